@@ -1,0 +1,45 @@
+# Everything is set up on first use in .venv, from the pinned requirements with hashes.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DEV    := $(VENV)/.installed-dev
+
+.PHONY: install demo test check format lint types contracts bench lock clean
+
+install: $(STAMP)
+demo: $(STAMP)
+	$(BIN)/smarthost demo
+test: $(DEV)
+	$(BIN)/pytest -n auto -q
+check: format lint types contracts test
+format: $(DEV)
+	$(BIN)/ruff format --check .
+lint: $(DEV)
+	$(BIN)/ruff check .
+types: $(DEV)
+	$(BIN)/mypy
+contracts: $(DEV)
+	$(BIN)/lint-imports
+bench: $(DEV)
+	$(BIN)/python -m bench
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(DEV): requirements-dev.txt $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	touch $@
+
+# The lock: pinned versions with hashes, naming no index host. Needs uv (pip install uv).
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q pyproject.toml --extra rich -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q pyproject.toml --extra rich --group dev -o requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/out

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""A smart host: the mail relay that every other node hands its mail to."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The vocabulary every stage shares: frozen values, and nothing that acts."""

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""Addresses: text exactly as received, plus a derived Domain for routing (lower case, A-label).
+
+`%`, `!` and everything else in a local part are opaque. Nothing here accepts or refuses mail: smtp.grammar parses paths,
+accept.policy decides.
+"""
+
+from typing import NewType
+
+import idna
+from msgspec import Struct
+
+Domain = NewType("Domain", str)  # lower-case A-labels without a trailing dot, or an address literal in brackets
+
+DOMAIN_OCTETS = 255  # RFC 5321 4.5.3.1.2
+
+
+class Address(Struct, frozen=True, gc=False):
+    """A mailbox: `text` as received (valid UTF-8), `domain` derived; domain is "" only for a bare `postmaster`."""
+
+    text: str
+    domain: Domain
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def to_domain(text: str) -> Domain:
+    """Derive the Domain of a domain name or address literal as written in a mailbox.
+
+    Raises: ValueError: not a name DNS could hold (RFC 5321 4.5.3.1.2, RFC 5891); too long is checked before IDNA runs.
+    """
+    if text.startswith("["):
+        return Domain(text.lower())
+    lowered = text.lower() if text.isascii() else text
+    name = lowered.removesuffix(".")
+    if not name or len(name) > DOMAIN_OCTETS:
+        raise ValueError(f"a domain has 1 to {DOMAIN_OCTETS} octets")
+    if name.isascii():
+        if ".." in name or name.startswith("."):
+            raise ValueError("a domain has no empty label")
+        if any(len(label) > 63 for label in name.split(".")):
+            raise ValueError("a label has at most 63 octets")
+        return Domain(name)
+    try:
+        return Domain(idna.encode(name, uts46=True, transitional=False).decode("ascii"))
+    except idna.IDNAError as error:
+        raise ValueError(f"not an internationalised domain name: {error}") from error

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""A lease: the exclusive right to work on one message and at most 100 of its due recipients for one destination."""
+
+from msgspec import Struct
+
+from smarthost.mail.content import Content
+from smarthost.mail.envelope import Body
+
+LEASE_RECIPIENTS = 100  # RFC 5321 4.5.3.1.8: every host takes at least 100 recipients a transaction
+
+
+class LeasedRecipient(Struct, frozen=True, gc=False):
+    """A recipient under lease; `n` is its number within the message, `attempts` those already counted."""
+
+    n: int
+    address: str
+    domain: str
+    attempts: int = 0
+    last_reply: str = ""
+    last_status: str = ""
+
+
+class Lease(Struct, frozen=True, gc=False):
+    """One message's due recipients for one destination; `content` is None when it must be read back from the store."""
+
+    id: str
+    received_at: float
+    reverse_path: str
+    body: Body
+    smtputf8: bool
+    client: str
+    sender: str
+    prefix: bytes
+    octets: int  # of the content, without the prefix
+    content: Content | None
+    recipients: tuple[LeasedRecipient, ...]

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MIT
+"""A message as reception hands it to the store."""
+
+from msgspec import Struct
+
+from smarthost.mail.content import Content
+from smarthost.mail.envelope import Envelope
+
+
+class Message(Struct, frozen=True, gc=False):
+    """One accepted message.
+
+    `prefix` is what we put before the content (Received: and, in submission, Date and Message-ID), kept apart from the
+    content, which stays as received. `client` says who handed it to us (an address literal, or "local"); `sender` is
+    the key fairness counts by (authenticated user, else reverse-path, else client).
+    """
+
+    id: str
+    received_at: float
+    envelope: Envelope
+    prefix: bytes
+    content: Content
+    client: str
+    sender: str

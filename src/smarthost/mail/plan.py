@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""What routing says about one destination: hosts in order, or a reason why there are none."""
+
+from msgspec import Struct
+
+from smarthost.mail.hop import Host, SessionPolicy
+
+
+class Plan(Struct, frozen=True, gc=False):
+    """Ordered hosts for a destination, the policy of a session there, and the lane it shares.
+
+    `destination` is the route key: "hop:HOST:PORT" for a fixed next hop, else the recipient domain. `lane` names the set
+    of hosts, so that all domains at one provider share sessions and limits. `rule` says which route chose it.
+    `may_bounce_at_once` is False for a configured next hop, whose 5xx at the session level never bounces.
+    """
+
+    destination: str
+    lane: str
+    hosts: tuple[Host, ...]
+    policy: SessionPolicy
+    rule: str
+    evidence: tuple[str, ...] = ()
+
+
+class NoPlan(Struct, frozen=True, gc=False):
+    """No host to hand mail for `destination` to: permanent (bounce now) or temporary (defer).
+
+    `status` is an enhanced code such as "5.1.10"; `why` is one sentence that names the domain and what DNS said.
+    `until`: for a temporary verdict, when to ask again at the earliest (wall seconds), or None for the schedule.
+    """
+
+    destination: str
+    permanent: bool
+    status: str
+    why: str
+    until: float | None = None
+    evidence: tuple[str, ...] = ()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""A settlement: everything one attempt (or expiry, or cancellation) changes, to be committed in one transaction."""
+
+from enum import Enum
+
+from msgspec import Struct
+
+from smarthost.mail.record import Record
+
+
+class State(Enum):
+    """States of a recipient that a store keeps; "leased" is memory only (queue.states has the legal moves)."""
+
+    DEFERRED = "deferred"
+    HELD = "held"
+    RELAYED = "relayed"
+    BOUNCED = "bounced"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in (State.DEFERRED, State.HELD)
+
+
+class SettledRecipient(Struct, frozen=True, gc=False):
+    """One recipient's new state.
+
+    `due`: wall seconds of the next attempt (DEFERRED) or end of the hold (HELD), else 0.0. `attempts` is the new count.
+    `last_reply`: one line; `status`: enhanced code; `why`: one sentence. `report_owed`: a DSN is due for it.
+    """
+
+    n: int
+    address: str
+    domain: str
+    state: State
+    due: float
+    attempts: int
+    status: str
+    last_reply: str
+    why: str
+    report_owed: bool = False
+    host: str = ""
+
+
+class Settlement(Struct, frozen=True, gc=False):
+    """One message's settled recipients with their records (same order, one each)."""
+
+    id: str
+    recipients: tuple[SettledRecipient, ...]
+    records: tuple[Record, ...]
+
+
+class OwedReport(Struct, frozen=True, gc=False):
+    """A message for which a DSN is due, leased to who writes it: the envelope, and the recipients to be reported."""
+
+    id: str
+    received_at: float
+    reverse_path: str
+    smtputf8: bool
+    prefix: bytes
+    header: bytes  # first octets of the content, at most 64 KiB: the header section is cut out of it
+    failed: tuple[SettledRecipient, ...]

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""The Store protocol: the one promise everything else rests on.
+
+Crash contract, for every method that changes something: when its awaitable resolves, the change survives kill -9 and a
+power cut; when it raises StoreError, the change may or may not have happened, and repeating it is harmless; a crash
+before it resolves leaves the change wholly done or wholly undone. Leases are memory only: a crash gives them all back.
+`testing.check_store` is the conformance suite; memory, SQLite and PostgreSQL all pass it.
+"""
+
+from collections.abc import Awaitable, Collection, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from smarthost.mail.content import Content
+from smarthost.mail.lease import Lease
+from smarthost.mail.message import Message
+from smarthost.mail.record import Record
+from smarthost.mail.settlement import OwedReport, Settlement
+
+
+class DueDomain(Struct, frozen=True, gc=False):
+    """A recipient domain with unleased recipients; `due` is the earliest of their due times (wall seconds)."""
+
+    domain: str
+    due: float
+
+
+class DueScan(Struct, frozen=True, gc=False):
+    """Domains with something due now (earliest first), and when the next other thing will be, or None.
+
+    `next_at` <= the `now` asked with means that there was more than `n`: ask again when these are served.
+    """
+
+    domains: tuple[DueDomain, ...]
+    next_at: float | None
+
+
+class Filter(Struct, frozen=True, gc=False, kw_only=True):
+    """Which recipients; empty fields do not restrict, fields are joined by "and". Addresses compare without case."""
+
+    id: str = ""
+    reverse_path: str = ""
+    recipient: str = ""
+    domain: str = ""
+
+
+class StoredRecipient(Struct, frozen=True, gc=False):
+    """An unfinished (or not yet reported) recipient as an operator sees it."""
+
+    n: int
+    address: str
+    domain: str
+    state: str  # a mail.settlement.State value, or "leased"
+    due: float
+    attempts: int
+    last_reply: str
+    status: str
+    why: str
+
+
+class StoredMessage(Struct, frozen=True, gc=False):
+    """A message in the queue as an operator sees it, with the recipients that matched."""
+
+    id: str
+    received_at: float
+    reverse_path: str
+    client: str
+    sender: str
+    octets: int
+    recipients: tuple[StoredRecipient, ...]
+
+
+class Page(Struct, frozen=True, gc=False):
+    """One page of `find`; `cursor` is None after the last."""
+
+    messages: tuple[StoredMessage, ...]
+    cursor: str | None
+
+
+class Changed(Struct, frozen=True, gc=False):
+    """One chunk of `change`: what changed (message id, recipient number), which leased ones got a wish instead."""
+
+    recipients: tuple[tuple[str, int], ...]
+    wished: tuple[tuple[str, int], ...]
+    cursor: str | None
+
+
+class Draft(Protocol):
+    """Content being received that is too large to keep in memory; written in pieces, durable only after `add`."""
+
+    def write(self, octets: bytes) -> None:
+        """Append. Raises: StoreFull, StoreError: from then on the draft is useless; discard it."""
+
+    def finish(self) -> Content:
+        """End it and give the content to put into a Message; that message's `add` makes it durable."""
+
+    def discard(self) -> None:
+        """Forget it and its file; harmless when repeated or after `finish`, as long as it was not added."""
+
+
+class Store(Protocol):
+    """Keeps messages, recipients, reports owed and records. One owner; safe to use from one event loop."""
+
+    async def open(self) -> None:
+        """Take the state directory and recover. Raises: StoreLocked, StoreError (with a text for an operator)."""
+
+    async def close(self) -> None:
+        """Commit what was enqueued, give all leases back, let go of the directory. Harmless when repeated."""
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Why new mail cannot be taken now (a StoreError or StoreFull), or None."""
+
+    @property
+    def last_number(self) -> int:
+        """The highest store key ever committed (mail.identity), and the highest record seq; for IdSource. After `open`."""
+
+    def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
+        """File a message; its recipients in the domains of `lease` are leased to the caller at once.
+
+        Enqueues before it returns. Leases come in chunks of at most 100 recipients, across domains, with the content in
+        them unless it lives in a file. Raises (from the awaitable): StoreFull, StoreError.
+        """
+
+    def draft(self) -> Draft:
+        """Begin large content. Raises: StoreFull, StoreError."""
+
+    async def due(self, now: float, n: int) -> DueScan:
+        """Name at most `n` domains with unleased DEFERRED recipients due at or before `now`."""
+
+    async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
+        """Lease at most `n` messages' due recipients in these domains, earliest due first, content not loaded."""
+
+    def give_back(self, lease: Lease) -> None:
+        """End a lease without any change."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> Awaitable[None]:
+        """Commit settlements with their records and end their leases; enqueues before it returns.
+
+        A recipient that is gone or whose attempts count is not one below the settled one (or equal, when no attempt was
+        counted) is passed over: so repeating is harmless. A wish (cancel) upon a leased recipient is applied here to a
+        DEFERRED verdict; RELAYED and BOUNCED win. Deletes the message when no recipient and no owed report is left.
+        After a StoreError the settlement is kept and repeated by the store itself once it has reopened.
+        """
+
+    async def content(self, id: str) -> Content:
+        """Give the content of a message, without the prefix. Raises: StoreError when it cannot be read."""
+
+    async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
+        """Lease all recipients (whatever their due time, held ones not) of at most `n` messages older than that."""
+
+    async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
+        """Apply "retry" (due now) or "cancel" to at most `n` (up to 1,000) recipients after `cursor`; with records.
+
+        Raises: ValueError: an unknown verb or a damaged cursor. StoreError.
+        """
+
+    async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
+        """Give at most `n` messages (up to 1,000) with matching recipients, oldest first. Raises: ValueError: cursor."""
+
+    async def lease_report(self, now: float) -> OwedReport | None:
+        """Lease one owed report: no recipient of its message is leased, or the oldest debt is over 60 s old."""
+
+    def file_report(self, owed: OwedReport, report: Message | None, records: Sequence[Record]) -> Awaitable[None]:
+        """File `report` as a message of its own (None: nobody is to be told) and clear the debt, in one transaction."""
+
+    async def records(self, after: int, n: int) -> tuple[Record, ...]:
+        """Give at most `n` records with seq above `after`, in order."""
+
+    async def count(self) -> tuple[int, int]:
+        """Give (messages, unfinished recipients) in the store."""
+
+    async def load_note(self, name: str) -> bytes | None:
+        """Read a small named value (host health and the like)."""
+
+    def save_note(self, name: str, value: bytes) -> Awaitable[None]:
+        """Write a small named value."""

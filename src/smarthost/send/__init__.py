@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Stage 4: one attempt to hand a lease on."""

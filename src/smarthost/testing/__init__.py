@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Public test support: fakes that pass the same checks as the real things."""
