@@ -65,7 +65,7 @@ class Receiver(Protocol):
 
 
 class TlsRequest(Struct, frozen=True, gc=False):
-    """How to shake hands as a client: `server_name` for SNI and name check; `verified`: certificate and name must hold."""
+    """How to shake hands as a client: `server_name` for SNI and name; `verified`: certificate and name must hold."""
 
     server_name: str
     verified: bool
@@ -218,5 +218,3 @@ class Sink(Protocol):
 
     def note(self, level: str, what: str, **facts: object) -> None:
         """Tell about something else: level is "info", "warning" or "error"; `what` is a stable phrase."""
-
-

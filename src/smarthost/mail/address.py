@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Addresses: text exactly as received, plus a derived Domain for routing (lower case, A-label).
 
-`%`, `!` and everything else in a local part are opaque. Nothing here accepts or refuses mail: smtp.grammar parses paths,
-accept.policy decides.
+`%`, `!` and everything else in a local part are opaque. Nothing here accepts or refuses mail: smtp.grammar parses
+paths, accept.policy decides.
 """
 
 from typing import NewType

@@ -35,3 +35,16 @@ class InlineContent(Struct, frozen=True, gc=False):
 
     def chunks(self) -> Iterator[bytes]:
         yield self.body
+
+
+class Draft(Protocol):
+    """Content being received that is too large to keep in memory; written in pieces, durable only after `add`."""
+
+    def write(self, octets: bytes) -> None:
+        """Append. Raises: StoreFull, StoreError: from then on the draft is useless; discard it."""
+
+    def finish(self) -> Content:
+        """End it and give the content to put into a Message; that message's `add` makes it durable."""
+
+    def discard(self) -> None:
+        """Forget it and its file; harmless when repeated or after `finish`, as long as it was not added."""

@@ -9,9 +9,8 @@ from smarthost.mail.hop import Host, SessionPolicy
 class Plan(Struct, frozen=True, gc=False):
     """Ordered hosts for a destination, the policy of a session there, and the lane it shares.
 
-    `destination` is the route key: "hop:HOST:PORT" for a fixed next hop, else the recipient domain. `lane` names the set
-    of hosts, so that all domains at one provider share sessions and limits. `rule` says which route chose it.
-    `may_bounce_at_once` is False for a configured next hop, whose 5xx at the session level never bounces.
+    `destination` is the route key: "hop:HOST:PORT" for a fixed next hop, else the recipient domain. `lane` names the
+    set of hosts, so that all domains at one provider share sessions and limits. `rule` says which route chose it.
     """
 
     destination: str

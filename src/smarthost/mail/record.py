@@ -2,8 +2,6 @@
 """Records: what happened, kept. Each names a message and a recipient; the field names are stable (docs/records.md)."""
 
 from enum import Enum
-from typing import Any
-
 import msgspec
 from msgspec import Struct
 
@@ -60,6 +58,6 @@ class Record(Struct, frozen=True, gc=False, omit_defaults=True):
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: object) -> bytes:
     """Encode a record (or any Struct of ours) as one line of JSON without a newline."""
     return _encoder.encode(value)

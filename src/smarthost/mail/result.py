@@ -38,7 +38,7 @@ class Verdict(Struct, frozen=True, gc=False):
 
 
 class Timings(Struct, frozen=True, gc=False):
-    """Where the time went, in seconds: in the queue, on route and connection, on the session's set-up, on the transaction."""
+    """Where the time went, in seconds: in the queue, on connecting, on the session's set-up, on the transaction."""
 
     queued_s: float = 0.0
     connect_s: float = 0.0

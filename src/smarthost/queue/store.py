@@ -12,7 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from smarthost.mail.content import Content
+from smarthost.mail.content import Content, Draft
 from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
@@ -84,19 +84,6 @@ class Changed(Struct, frozen=True, gc=False):
     recipients: tuple[tuple[str, int], ...]
     wished: tuple[tuple[str, int], ...]
     cursor: str | None
-
-
-class Draft(Protocol):
-    """Content being received that is too large to keep in memory; written in pieces, durable only after `add`."""
-
-    def write(self, octets: bytes) -> None:
-        """Append. Raises: StoreFull, StoreError: from then on the draft is useless; discard it."""
-
-    def finish(self) -> Content:
-        """End it and give the content to put into a Message; that message's `add` makes it durable."""
-
-    def discard(self) -> None:
-        """Forget it and its file; harmless when repeated or after `finish`, as long as it was not added."""
 
 
 class Store(Protocol):

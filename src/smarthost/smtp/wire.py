@@ -7,7 +7,7 @@ from smarthost.mail.address import Address
 from smarthost.mail.envelope import Body
 from smarthost.mail.reply import Reply
 
-# -- server side: the client asked for something that policy must answer (SmtpServer.reply) ------------------------------
+# Server side: the client asked for something that policy must answer (SmtpServer.reply)
 
 
 class HelloReceived(Struct, frozen=True, gc=False):
@@ -77,7 +77,7 @@ ServerEvent = (
     | HangUp
 )
 
-# -- client side: the host answered ---------------------------------------------------------------------------------------
+# Client side: the host answered
 
 
 class BannerReceived(Struct, frozen=True, gc=False):

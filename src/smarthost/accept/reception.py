@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: MIT
+"""Drives smtp.server over a connection: mail comes in, policy answers, and 250 goes out only after the store committed.
+
+The one function that says 250 after data is `Reception._filed`. Any local failure is 4xx here, whatever it was; that is
+why this edge may catch Exception. Knows neither queue nor routes: `add` and `draft` are handed in.
+A crash before the commit leaves nothing but an orphan file, which the store sweeps; after it, the message is ours.
+"""
+
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+
+from smarthost.accept import replies, trace
+from smarthost.accept.policy import RelayPolicy
+from smarthost.mail.address import Address
+from smarthost.mail.content import Content, Draft, InlineContent
+from smarthost.mail.envelope import NULL_REVERSE_PATH, Envelope
+from smarthost.mail.errors import StoreError
+from smarthost.mail.message import Message
+from smarthost.mail.record import Kind, Record
+from smarthost.mail.reply import Reply
+from smarthost.ports import Clock, Connection, Sink
+from smarthost.smtp.limits import Limits
+from smarthost.smtp.server import ServerSettings, SmtpServer
+from smarthost.smtp.wire import (
+    ContentEnded,
+    ContentReceived,
+    DataReceived,
+    HangUp,
+    HelloReceived,
+    MailReceived,
+    QuitReceived,
+    RcptReceived,
+    ResetReceived,
+    ServerEvent,
+)
+
+RECEIVED_LIMIT = (
+    50  # design section 5; RFC 5321 6.3 asks for at least 100 as "large": Deviation, Postfix's hopcount_limit
+)
+BUFFERED_OCTETS = 256 * 1024  # what a client may pipeline while it waits for a reply
+
+
+class ReceptionTerms(Struct, frozen=True):
+    """What all receptions of one listener share.
+
+    `add` files a message and calls back with None once it is durable, or with what prevented it. `refusal` says why new
+    mail cannot be taken now, or None.
+    """
+
+    settings: ServerSettings
+    limits: Limits
+    policy: RelayPolicy
+    clock: Clock
+    sink: Sink
+    next_id: Callable[[], str]
+    add: Callable[[Message, Callable[[Exception | None], None]], None]
+    draft: Callable[[], Draft]
+    refusal: Callable[[], Exception | None]
+
+
+class Receptions:
+    """All open sessions with clients, and how many there may be; in all and for one client address."""
+
+    def __init__(self, terms: ReceptionTerms) -> None:
+        self.terms = terms
+        self._open: set[Reception] = set()
+        self._by_client: dict[str, int] = {}
+        self._is_closing = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def accept(self, connection: Connection) -> "Reception":
+        """Begin a session; it greets, or explains why not and closes."""
+        client = connection.peer[0]
+        refusal = self._refusal(client)
+        reception = Reception(connection, self, refusal)
+        self._open.add(reception)
+        self._by_client[client] = self._by_client.get(client, 0) + 1
+        reception.begin()
+        return reception
+
+    def _refusal(self, client: str) -> Reply | None:
+        limits = self.terms.limits
+        if self._is_closing:
+            return replies.SHUTTING_DOWN
+        if len(self._open) >= limits.connections:
+            return replies.TOO_BUSY
+        if self._by_client.get(client, 0) >= limits.connections_per_client:
+            return replies.TOO_MANY_CONNECTIONS
+        failure = self.terms.refusal()
+        return None if failure is None else replies.for_store_failure(failure, at_banner=True)
+
+    def forget(self, reception: "Reception", client: str) -> None:
+        """A session is over."""
+        self._open.discard(reception)
+        left = self._by_client.get(client, 0) - 1
+        if left > 0:
+            self._by_client[client] = left
+        else:
+            self._by_client.pop(client, None)
+
+    def close(self) -> Iterable["Reception"]:
+        """Greet nobody any more, send 421 to who is between transactions; give those still in the middle of one."""
+        self._is_closing = True
+        for reception in list(self._open):
+            reception.leave()
+        return tuple(self._open)
+
+
+class Reception:
+    """One session with one client."""
+
+    def __init__(self, connection: Connection, receptions: Receptions, refusal: Reply | None) -> None:
+        terms = receptions.terms
+        self._connection = connection
+        self._receptions = receptions
+        self._terms = terms
+        self._refused_with = refusal
+        self._client = connection.peer[0]
+        self._may_relay = terms.policy.may_relay(self._client)
+        self._machine = SmtpServer(terms.settings)
+        self._stamp = trace.ReceivedStamp(self._client, terms.settings.hostname)
+        self._mail: MailReceived | None = None
+        self._recipients: list[Address] = []
+        self._piece: bytes | None = None
+        self._draft: Draft | None = None
+        self._hops = 0
+        self._failure: Exception | None = None  # the draft's, told at the final dot
+        self._transaction_ends = 0.0
+        self._is_over = False
+        self._is_paused = False
+        self._is_leaving = False
+        self._deadline = terms.clock.deadline(terms.limits.command_timeout_s, self._timed_out)
+
+    def __repr__(self) -> str:
+        return f"<Reception from {self._client}>"
+
+    def begin(self) -> None:
+        """Attach to the connection and greet."""
+        self._connection.attach(self)
+        if self._refused_with is not None:
+            self._machine.greet(self._refused_with)
+            self._hang_up()
+            return
+        self._machine.greet(replies.greeting(self._terms.settings.hostname))
+        self._flush()
+
+    # What the connection says
+
+    def received(self, chunk: bytes) -> None:
+        """Take octets from the client."""
+        if self._is_over:
+            return
+        self._machine.receive(chunk)
+        self._restart_deadline()
+        self._advance()
+        if self._machine.buffered > BUFFERED_OCTETS and self._machine.is_waiting and not self._is_paused:
+            self._is_paused = True
+            self._connection.pause()
+
+    def _restart_deadline(self) -> None:
+        limits = self._terms.limits
+        if self._machine.is_receiving_content:
+            left = self._transaction_ends - self._terms.clock.monotonic()
+            self._deadline.restart(max(0.0, min(limits.content_timeout_s, left)))
+        else:
+            self._deadline.restart(limits.command_timeout_s)
+
+    def writable(self) -> None:
+        """The client reads its replies again."""
+        self._resume()
+        self._advance()
+
+    def secured(self, facts: object) -> None:
+        """Never called: TLS towards clients comes with the listeners' modes."""
+        raise AssertionError("no listener offers TLS yet")
+
+    def lost(self, why: Exception | None) -> None:
+        """The client is gone; a message not yet complete is forgotten, one being filed is filed all the same."""
+        self._is_over = True
+        self._deadline.cancel()
+        self._drop_content()
+        self._receptions.forget(self, self._client)
+
+    def _timed_out(self) -> None:
+        self._machine.reply_unasked(replies.TIMED_OUT)
+        self._hang_up()
+
+    def leave(self) -> None:
+        """Say 421 and close, at once or after the transaction under way."""
+        self._is_leaving = True
+        if not self._machine.in_transaction and not self._machine.is_waiting and not self._is_over:
+            self._machine.reply_unasked(replies.SHUTTING_DOWN)
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._is_over = True
+        self._deadline.cancel()
+        self._flush()
+        self._connection.close()
+
+    # The conversation
+
+    def _advance(self) -> None:
+        machine = self._machine
+        while not self._is_over and (event := machine.next_event()) is not None:
+            try:
+                self._answer(event)
+            except Exception as failure:  # reception's edge: whatever broke here is ours, and temporary to the client
+                self._broke(failure)
+        self._flush()
+
+    def _flush(self) -> None:
+        output = self._machine.take_output()
+        if output and not self._connection.write((output,)) and not self._is_paused:
+            self._is_paused = True  # the client does not read its replies: hear nothing more from it until it does
+            self._connection.pause()
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._connection.resume()
+
+    def _answer(self, event: ServerEvent) -> None:
+        match event:
+            case RcptReceived(recipient):
+                self._answer_rcpt(recipient)
+            case ContentReceived(octets):
+                self._take_piece(octets)
+            case ContentEnded(defect):
+                self._answer_content(defect)
+            case MailReceived():
+                self._answer_mail(event)
+            case DataReceived():
+                self._answer_data()
+            case HelloReceived(extended, name):
+                self._stamp.greeted(name, extended=extended)
+                self._machine.accept_hello()
+            case ResetReceived():
+                self._forget_transaction()
+            case QuitReceived():
+                self._hang_up()
+            case HangUp(why):
+                self._terms.sink.note("warning", "client hung up upon", client=self._client, why=why)
+                self._hang_up()
+
+    def _answer_mail(self, mail: MailReceived) -> None:
+        self._forget_transaction()
+        failure = self._terms.refusal()
+        if failure is not None:
+            self._machine.reply(replies.for_store_failure(failure))
+            return
+        self._mail = mail
+        self._machine.reply_encoded(replies.MAIL_OK_OCTETS, True)
+
+    def _answer_rcpt(self, recipient: Address) -> None:
+        policy = self._terms.policy
+        refusal = policy.refuse_recipient(recipient, self._client, may_relay=self._may_relay)
+        if refusal is not None:
+            self._terms.sink.note(
+                "warning", "recipient refused", client=self._client, recipient=recipient.text, reply=str(refusal)
+            )
+            self._machine.reply(refusal)
+            return
+        self._recipients.append(policy.route_recipient(recipient))
+        self._machine.reply_encoded(replies.RCPT_OK_OCTETS, True)
+
+    def _answer_data(self) -> None:
+        failure = self._terms.refusal()
+        if failure is not None:
+            self._machine.reply(replies.for_store_failure(failure))
+            return
+        self._transaction_ends = self._terms.clock.monotonic() + self._terms.limits.content_total_s
+        self._machine.accept_data()
+
+    def _take_piece(self, octets: bytes) -> None:
+        """Keep small content in memory; from the second piece on it goes to a draft."""
+        if self._failure is not None:
+            return
+        if self._piece is None and self._draft is None:
+            self._hops = trace.count_received(octets)
+            self._piece = octets
+            return
+        try:
+            if self._draft is None:
+                self._draft = self._terms.draft()
+                assert self._piece is not None, "the first piece was kept"
+                self._draft.write(self._piece)
+                self._piece = None
+            self._draft.write(octets)
+        except StoreError as failure:
+            self._failure = failure  # the rest is read and forgotten; the reply comes after the dot
+
+    def _answer_content(self, defect: Reply | None) -> None:
+        if self._failure is not None:
+            failure = self._failure
+            self._drop_content()
+            self._refuse_content(replies.for_store_failure(failure))
+        elif defect is not None:
+            self._refuse_content(defect)
+        elif self._hops >= RECEIVED_LIMIT:
+            self._refuse_content(replies.MAIL_LOOP)
+        else:
+            self._file()
+
+    def _refuse_content(self, reply: Reply) -> None:
+        mail = self._mail
+        reverse_path = mail.reverse_path.text if mail is not None and mail.reverse_path is not None else ""
+        self._terms.sink.note(
+            "warning", "content refused", client=self._client, reverse_path=reverse_path, reply=str(reply)
+        )
+        self._forget_transaction()
+        self._machine.reply(reply)
+
+    def _file(self) -> None:
+        terms, mail = self._terms, self._mail
+        assert mail is not None, "content follows MAIL"
+        recipients = tuple(self._recipients)
+        now = terms.clock.wall()
+        id = terms.next_id()
+        reverse_path = mail.reverse_path.text if mail.reverse_path is not None else NULL_REVERSE_PATH
+        content: Content = InlineContent(self._piece or b"") if self._draft is None else self._draft.finish()
+        envelope = Envelope(reverse_path, recipients, mail.body, mail.smtputf8)
+        prefix = self._stamp.write(id, now, recipients, smtputf8=mail.smtputf8)
+        message = Message(id, now, envelope, prefix, content, self._client, reverse_path or self._client)
+        self._draft = None  # the store's now
+        self._forget_transaction()
+        self._deadline.cancel()  # what we wait for now is ours to be late with
+        terms.add(message, lambda failure: self._filed(message, failure))
+
+    def _filed(self, message: Message, failure: Exception | None) -> None:
+        """Answer the final dot: the one place that says 250 after data, and only after the store committed."""
+        if failure is None:
+            self._note_accepted(message)
+        if self._is_over:
+            return
+        self._deadline.restart(self._terms.limits.command_timeout_s)
+        if failure is None:
+            self._machine.reply_encoded(replies.queued(message.id), True)
+        else:
+            self._terms.sink.note("error", "message not filed", id=message.id, client=self._client, why=str(failure))
+            self._machine.reply(replies.for_store_failure(failure))
+        self._resume()
+        self._advance()
+        if self._is_leaving:
+            self.leave()
+
+    def _note_accepted(self, message: Message) -> None:
+        envelope = message.envelope
+        for recipient in envelope.recipients:
+            self._terms.sink.record(
+                Record(
+                    0,
+                    Kind.ACCEPTED,
+                    message.received_at,
+                    message.id,
+                    recipient.text,
+                    envelope.reverse_path,
+                    octets=message.content.octets,
+                    client=self._client,
+                )
+            )
+
+    def _broke(self, failure: Exception) -> None:
+        self._terms.sink.note("error", "reception failed", client=self._client, why=repr(failure))
+        self._drop_content()
+        if self._machine.is_waiting:
+            self._machine.reply(replies.STORE_FAILED)
+        else:
+            self._machine.reply_unasked(replies.LOCAL_ERROR)
+            self._hang_up()
+
+    # What a transaction leaves behind
+
+    def _forget_transaction(self) -> None:
+        self._mail = None
+        self._recipients = []
+        self._drop_content()
+
+    def _drop_content(self) -> None:
+        self._piece = None
+        self._hops = 0
+        self._failure = None
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            draft.discard()

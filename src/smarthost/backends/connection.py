@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: MIT
+"""TcpConnection: ports.Connection over a transport of asyncio or uvloop, in clear or TLS. Made by backends.tcp.
+
+A receiver that raises loses its connection and nothing else; the bug goes to the loop's exception handler. TLS is done
+by backends.tls, on the octets. An end of stream by the peer ends the connection at once: what is written after it is
+dropped, for a client that has hung up hears no reply. With TLS that holds without close_notify too: SMTP marks the end
+of all it says itself, so a cut is never taken for an end.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from smarthost.backends.sockets import NOWHERE, SocketAddress, name_cause, to_address
+from smarthost.backends.tls import TlsContexts, TlsStream
+from smarthost.mail.errors import ConnectionLost, LocalProtocolError, TlsFailed
+from smarthost.mail.hop import TlsFacts
+from smarthost.ports import Clock, Connection, Deadline, Receiver, TlsRequest
+
+FLUSH_S = 30.0  # a close that has not flushed by then aborts; a peer that reads at all takes 64 KiB in that time
+
+
+class _Nobody:
+    """The receiver before one is attached and after it was told `lost`."""
+
+    def received(self, chunk: bytes) -> None: ...
+    def writable(self) -> None: ...
+    def secured(self, facts: TlsFacts) -> None: ...
+    def lost(self, why: Exception | None) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
+class TcpConnection(asyncio.Protocol):
+    """A Connection over TCP, and over TLS after `upgrade`."""
+
+    _transport: asyncio.Transport
+
+    def __init__(
+        self, clock: Clock, contexts: TlsContexts, accepted: Callable[[Connection], Receiver | None] | None = None
+    ) -> None:
+        self._clock = clock
+        self._contexts = contexts
+        self._accepted = accepted
+        self._receiver: Receiver = _NOBODY
+        self._take: Callable[[bytes], None] = self._hold
+        self._held: list[bytes] = []  # came in, but may not be told yet: nobody is attached, or receiving is paused
+        self._tls: TlsStream | None = None
+        self._peer = NOWHERE
+        self._paused = self._full = self._closing = self._lost = False
+        self._why: Exception | None = None  # overrules what the transport says
+        self._flush: Deadline | None = None
+
+    # -- ports.Connection ---------------------------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> SocketAddress:
+        return self._peer
+
+    @property
+    def local(self) -> SocketAddress:
+        return to_address(self._transport.get_extra_info("sockname"))
+
+    def attach(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        if self._lost:
+            asyncio.get_running_loop().call_soon(self._tell_lost)
+        elif self._held:
+            asyncio.get_running_loop().call_soon(self._tell_held)
+        else:
+            self._aim()
+
+    def write(self, buffers: Sequence[bytes]) -> bool:
+        """See ports.Connection; True once closed, since `writable` will not come any more."""
+        if self._closing:
+            return True
+        if self._tls is not None:
+            self._encrypt(self._tls, buffers)
+        elif len(buffers) == 1:
+            self._transport.write(buffers[0])
+        else:
+            self._transport.writelines(buffers)  # uvloop: one writev; asyncio joins. Joining here gained nothing
+        return not self._full
+
+    def pause(self) -> None:
+        self._paused = True
+        self._aim()
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._held:
+            asyncio.get_running_loop().call_soon(self._tell_held)
+        elif not self._closing:
+            self._aim()
+            self._transport.resume_reading()
+
+    def upgrade(self, tls: TlsRequest) -> None:
+        """See ports.Connection.
+
+        What comes in from now on is TLS, also what the peer sent in clear before it saw our first record.
+        Raises: LocalProtocolError: TLS has begun already.
+        """
+        if self._tls is not None:
+            raise LocalProtocolError("upgrade of a connection that has TLS already")
+        if self._closing:
+            return
+        try:
+            stream = self._contexts.client(tls)
+        except TlsFailed as error:
+            self._fail(error)
+        else:
+            self.begin_tls(stream)
+
+    def begin_tls(self, stream: TlsStream) -> None:
+        """Begin TLS on either side, as `stream` was made for; `secured` or `lost` follows."""
+        self._tls = stream
+        for chunk in self._held:  # nobody was told of it, so it is TLS, or fails as such
+            stream.feed(chunk)
+        self._held.clear()
+        self._aim()
+        if not self._paused:
+            self._transport.resume_reading()
+        self._shake(stream)
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        if self._tls is not None and self._tls.facts is not None:
+            self._tls.say_goodbye()
+            self._send_outgoing(self._tls)
+        self._end()
+
+    def abort(self) -> None:
+        self._closing = True
+        self._held.clear()
+        self._transport.abort()
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport), "a stream has a Transport"
+        self._transport = transport
+        self._peer = to_address(transport.get_extra_info("peername"))
+        if self._accepted is None:
+            return
+        accepted, self._accepted = self._accepted, None
+        receiver = None
+        if self._peer != NOWHERE:  # else it was reset while it waited to be accepted
+            try:
+                receiver = accepted(self)
+            except Exception as error:  # noqa: BLE001 - a bug costs one connection, not the listener
+                self._contain(error)
+        if receiver is None:
+            self.abort()
+        else:
+            self.attach(receiver)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._take(data)
+        except Exception as error:  # noqa: BLE001 - a bug costs one connection, not the process
+            self._contain(error)
+
+    def eof_received(self) -> None:
+        if self._tls is not None and self._tls.facts is None and not self._closing:
+            self._why = TlsFailed("the peer closed the connection during the handshake", step="tls")
+        self._end()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if not self._closing:
+            try:
+                self._receiver.writable()
+            except Exception as error:  # noqa: BLE001 - as in data_received
+                self._contain(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+        if exc is not None and self._why is None:
+            self._why = self._translate(exc)
+        self._closing = self._lost = True
+        self._held.clear()
+        if self._receiver is not _NOBODY:
+            self._tell_lost()
+
+    # -- telling the receiver -----------------------------------------------------------------------------------------
+
+    def _aim(self) -> None:
+        """Choose who takes what comes in next."""
+        if self._tls is not None:
+            self._take = self._decrypt
+        elif self._paused or self._receiver is _NOBODY:
+            self._take = self._hold
+        else:
+            self._take = self._receiver.received
+
+    def _hold(self, chunk: bytes) -> None:
+        """Keep what may not be told yet; uvloop starts reading after connection_made even if that paused it."""
+        self._held.append(chunk)
+        self._transport.pause_reading()
+
+    def _tell_held(self) -> None:
+        if self._paused or not self._held:
+            return
+        chunk = b"".join(self._held)
+        self._held.clear()
+        self._aim()
+        self._transport.resume_reading()
+        try:
+            self._receiver.received(chunk)
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._contain(error)
+        if self._tls is not None and self._tls.ended:
+            self.close()
+
+    def _tell_lost(self) -> None:
+        receiver, self._receiver = self._receiver, _NOBODY
+        self._take = _NOBODY.received  # breaks the cycle with the receiver: memory is freed without the collector
+        try:
+            receiver.lost(self._why)
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._report(error)
+
+    # -- TLS ----------------------------------------------------------------------------------------------------------
+
+    def _decrypt(self, chunk: bytes) -> None:
+        stream = self._tls
+        assert stream is not None, "aimed here only by TLS"
+        stream.feed(chunk)
+        if stream.facts is None:
+            self._shake(stream)
+        else:
+            self._read(stream)
+
+    def _shake(self, stream: TlsStream) -> None:
+        try:
+            facts = stream.shake()
+        except TlsFailed as error:
+            self._send_outgoing(stream)  # the alert, so that the peer's log says why
+            self._fail(error)
+            return
+        self._send_outgoing(stream)
+        if facts is not None:
+            self._receiver.secured(facts)
+            self._read(stream)
+
+    def _read(self, stream: TlsStream) -> None:
+        if self._closing:
+            return
+        try:
+            octets = stream.read()
+        except ConnectionLost as error:
+            self._fail(error)
+            return
+        self._send_outgoing(stream)  # a key update answers
+        if octets and self._paused:
+            self._held.append(octets)
+        elif octets:
+            self._receiver.received(octets)
+        if stream.ended and not self._held:
+            self.close()
+
+    def _encrypt(self, stream: TlsStream, buffers: Sequence[bytes]) -> None:
+        if stream.facts is None:
+            raise LocalProtocolError("write during a TLS handshake")
+        stream.encrypt(buffers)
+        self._send_outgoing(stream)
+
+    def _send_outgoing(self, stream: TlsStream) -> None:
+        octets = stream.take_outgoing()
+        if octets:
+            self._transport.write(octets)
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Close once all is flushed, but within FLUSH_S."""
+        if self._closing:
+            return
+        self._closing = True
+        self._held.clear()
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._flush = self._clock.deadline(FLUSH_S, self._stop_flushing)
+
+    def _stop_flushing(self) -> None:
+        if self._why is None:
+            self._why = ConnectionLost(f"the peer did not take within {FLUSH_S:g} s what we had written")
+        self._transport.abort()
+
+    def _fail(self, why: Exception) -> None:
+        self._why = why
+        self._end()
+
+    def _contain(self, error: Exception) -> None:
+        self._report(error)
+        self._why = ConnectionLost(f"dropped after an error of our own: {type(error).__name__}")
+        self.abort()
+
+    def _report(self, error: Exception) -> None:
+        asyncio.get_running_loop().call_exception_handler(
+            {
+                "message": "a receiver raised; its connection is dropped",
+                "exception": error,
+                "transport": self._transport,
+            }
+        )
+
+    def _translate(self, error: Exception) -> Exception:
+        text = name_cause(error)
+        if self._tls is not None and self._tls.facts is None:
+            return TlsFailed(f"{text} during the handshake", step="tls")
+        return ConnectionLost(text)

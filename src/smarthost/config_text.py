@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: MIT
+"""What a setting may look like: raw TOML value -> typed value, and where in the text a key stands.
+
+A reader takes what tomllib gave and answers the value or raises ValueError with a text that says what was expected; the
+caller adds key and line. Pure; only config.py calls it.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from smarthost.mail.address import to_domain
+from smarthost.mail.hop import TlsLevel
+
+T = TypeVar("T")
+Reader = Callable[[object], T]
+Network = IPv4Network | IPv6Network
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_OCTETS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")  # RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]
+_LEVELS = ("info", "warning", "error")
+
+
+class Endpoint(Struct, frozen=True):
+    """A host (name or IP address text) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def text(raw: object) -> str:
+    """Read a text that is not empty and has no control character."""
+    if not isinstance(raw, str):
+        raise ValueError(f"expected a text in quotes, got {_spell(raw)}")
+    if not raw or any(ord(character) < 32 or ord(character) == 127 for character in raw):
+        raise ValueError(f"expected a text without control characters that is not empty, got {_spell(raw)}")
+    return raw
+
+
+def boolean(raw: object) -> bool:
+    if not isinstance(raw, bool):
+        raise ValueError(f"expected true or false, got {_spell(raw)}")
+    return raw
+
+
+def whole(low: int, high: int, why: str = "") -> Reader[int]:
+    """Read a whole number within bounds; `why` names the source of the bound that is likely to be met."""
+
+    def read(raw: object) -> int:
+        if not isinstance(raw, int) or isinstance(raw, bool):
+            raise ValueError(f"expected a whole number, got {_spell(raw)}")
+        return _within(raw, low, high, f"{low} to {high}", why)
+
+    return read
+
+
+def fraction(raw: object) -> float:
+    """Read a part of one: 0 to below 1."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 <= raw < 1:
+        raise ValueError(f"expected a number from 0 to below 1, got {_spell(raw)}")
+    return float(raw)
+
+
+def duration(low_s: float, high_s: float, why: str = "") -> Reader[float]:
+    """Read seconds as a number, or a text such as "90s", "5m", "1h30m", "5d"."""
+
+    def read(raw: object) -> float:
+        if isinstance(raw, str) and _DURATION.fullmatch(raw):
+            seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(raw))
+        elif isinstance(raw, int | float) and not isinstance(raw, bool):
+            seconds = float(raw)
+        else:
+            raise ValueError(f'expected a duration such as "90s", "5m", "4h" or "5d", or seconds, got {_spell(raw)}')
+        return _within(seconds, low_s, high_s, f"{duration_text(low_s)} to {duration_text(high_s)}", why)
+
+    return read
+
+
+def size(low: int, high: int, why: str = "") -> Reader[int]:
+    """Read octets as a number, or a text such as "512KiB", "50MiB", "10MB"."""
+
+    def read(raw: object) -> int:
+        found = _SIZE.fullmatch(raw.strip()) if isinstance(raw, str) else None
+        if found is not None and found[2].upper() in _OCTETS:
+            octets = int(float(found[1]) * _OCTETS[found[2].upper()])
+        elif isinstance(raw, int) and not isinstance(raw, bool):
+            octets = raw
+        else:
+            raise ValueError(f'expected a size such as "512KiB" or "50MiB", or octets, got {_spell(raw)}')
+        return _within(octets, low, high, f"{size_text(low)} to {size_text(high)}", why)
+
+    return read
+
+
+def host_name(raw: object) -> str:
+    """Read a host name as EHLO and Received: need it: letters, digits, hyphens and dots, lower-cased."""
+    try:
+        name = str(to_domain(text(raw)))
+    except ValueError as error:
+        raise ValueError(f"not a host name: {_spell(raw)} ({error})") from None
+    if not all(_HOST_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f"not a host name: {_spell(raw)} (letters, digits, hyphens and dots only)")
+    return name
+
+
+def mailbox(raw: object) -> str:
+    """Read an address such as postmaster@example.org."""
+    local, at, domain = text(raw).rpartition("@")
+    if not at or not local or " " in local or "<" in local:
+        raise ValueError(f"not an address: {_spell(raw)} (expected local@domain)")
+    if not domain.startswith("["):
+        try:
+            host_name(domain)
+        except ValueError as error:
+            raise ValueError(f"not an address: {_spell(raw)} ({error})") from None
+    return text(raw)
+
+
+def network(raw: object) -> Network:
+    """Read a CIDR network or a single address; host bits must be clear, since a slip there opens a relay."""
+    try:
+        written = text(raw)
+        return ip_network(written)
+    except ValueError as error:
+        try:
+            meant = str(ip_network(str(raw), strict=False))
+        except ValueError:
+            raise ValueError(f'not a network: {_spell(raw)} (expected CIDR such as "10.0.0.0/8")') from error
+        raise ValueError(f'not a network: {_spell(raw)} has host bits set; did you mean "{meant}"?') from error
+
+
+def endpoint(default_port: int | None = None, *, numeric: bool = False, any_port: bool = False) -> Reader[Endpoint]:
+    """Read HOST:PORT ("[::1]:25" for IPv6); `numeric`: an IP address or localhost only; `any_port`: 0 is fine."""
+    form = "IP:PORT" if numeric else "HOST:PORT"
+
+    def read(raw: object) -> Endpoint:
+        host, port = _split_port(text(raw))
+        if port is None and default_port is None:
+            raise ValueError(f"expected {form}, got {_spell(raw)} (the port is missing)")
+        if port is not None and not (port.isascii() and port.isdecimal() and 0 <= int(port) <= 65535):
+            raise ValueError(f"expected {form}, got {_spell(raw)} (a port is a number from 0 to 65535)")
+        number = default_port if port is None else int(port)
+        if number is None or (number == 0 and not any_port):
+            raise ValueError(f"expected {form}, got {_spell(raw)} (port 0 means nothing here)")
+        return Endpoint(_numeric_host(host, form) if numeric else _named_host(host, form), number)
+
+    return read
+
+
+def hop_host(raw: object) -> str:
+    """Read the name or IP address of a host to hand mail to."""
+    return _named_host(text(raw).removeprefix("[").removesuffix("]"), "a host name or IP address")
+
+
+def tls_level(raw: object) -> TlsLevel:
+    known = [level.value for level in TlsLevel]
+    if not isinstance(raw, str) or raw not in known:
+        raise ValueError(f"expected one of {', '.join(known)}, got {_spell(raw)}")
+    return TlsLevel(raw)
+
+
+def log_level(raw: object) -> str:
+    if not isinstance(raw, str) or raw not in _LEVELS:
+        raise ValueError(f"expected one of {', '.join(_LEVELS)}, got {_spell(raw)}")
+    return raw
+
+
+def route_domain(raw: object) -> str:
+    """Read a recipient domain, or "*.domain" for everything below it."""
+    written = text(raw)
+    below = written.startswith("*.")
+    return "*." + host_name(written[2:]) if below else host_name(written)
+
+
+def path(raw: object) -> Path:
+    return Path(text(raw)).expanduser().absolute()
+
+
+def several(item: Reader[T], *, at_least: int = 0) -> Reader[tuple[T, ...]]:
+    """Read an array; the error names the element."""
+
+    def read(raw: object) -> tuple[T, ...]:
+        if not isinstance(raw, list | tuple):
+            raise ValueError(f"expected an array such as [...], got {_spell(raw)}")
+        if len(raw) < at_least:
+            raise ValueError(f"expected at least {at_least} element")
+        values, wrong = [], []
+        for index, element in enumerate(raw):
+            try:
+                values.append(item(element))
+            except ValueError as error:
+                wrong.append(f"element {index + 1}: {error}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return tuple(values)
+
+    return read
+
+
+def duration_text(seconds: float) -> str:
+    """Write seconds as the shortest exact text that `duration` reads."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{int(seconds / _SECONDS[unit])}{unit}"
+    return f"{seconds:g}s" if seconds >= 1 or not seconds else f"{seconds * 1000:g}ms"
+
+
+def size_text(octets: int) -> str:
+    """Write octets as the shortest exact text that `size` reads."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if octets and octets % _OCTETS[unit.upper()] == 0:
+            return f"{octets // _OCTETS[unit.upper()]}{unit}"
+    return f"{octets}B"
+
+
+# Where a key stands
+
+_NAME = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
+_DOTTED = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
+_HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]\]?\s*(?:#.*)?")
+_ASSIGNED = re.compile(rf"\s*({_DOTTED})\s*=")
+_SYNTAX_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+
+
+def key_lines(source: str) -> dict[str, int]:
+    """Give the line (from 1) of each dotted key and table header; elements of [[x]] are x[1], x[2]. First one wins.
+
+    tomllib keeps no positions; this looks at the form of lines only, so a key inside an inline table is not found.
+    """
+    lines: dict[str, int] = {}
+    tables: dict[str, int] = {}
+    prefix = ""
+    for number, line in enumerate(source.split("\n"), 1):
+        if header := _HEADER.fullmatch(line.rstrip("\r")):
+            prefix = _plain(header[2])
+            if header[1] == "[[":
+                tables[prefix] = tables.get(prefix, 0) + 1
+                lines.setdefault(prefix, number)
+                prefix = f"{prefix}[{tables[prefix]}]"
+            lines.setdefault(prefix, number)
+            prefix += "."
+        elif assigned := _ASSIGNED.match(line):
+            lines.setdefault(prefix + _plain(assigned[1]), number)
+    return lines
+
+
+def syntax_error(error: tomllib.TOMLDecodeError, source: str) -> tuple[str, int | None]:
+    """Give tomllib's text without its position, and the line."""
+    found = _SYNTAX_LINE.search(str(error))
+    if found is not None:
+        return str(error)[: found.start()], int(found[1])
+    return str(error).removesuffix(" (at end of document)"), max(1, source.rstrip("\n").count("\n") + 1)
+
+
+def _plain(dotted: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in dotted.split("."))
+
+
+def _spell(raw: object) -> str:
+    if isinstance(raw, bool):
+        return str(raw).lower()
+    if isinstance(raw, str):
+        return f'"{raw[:80]}"' if raw.isprintable() else ascii(raw[:80])
+    return {dict: "a table", list: "an array"}.get(type(raw)) or str(raw)[:80]
+
+
+def _within(number: Any, low: float, high: float, bounds: str, why: str) -> Any:
+    if not low <= number <= high:
+        raise ValueError(f"expected {bounds}{f' ({why})' if why else ''}, got {_spell(number)}")
+    return number
+
+
+def _split_port(written: str) -> tuple[str, str | None]:
+    if written.startswith("["):
+        host, _, rest = written[1:].partition("]")
+        return host, rest[1:] if rest.startswith(":") else (None if not rest else rest)
+    if written.count(":") > 1:  # an IPv6 address without brackets has no room for a port
+        return written, None
+    host, colon, port = written.partition(":")
+    return host, port if colon else None
+
+
+def _numeric_host(host: str, form: str) -> str:
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        raise ValueError(f"expected {form} such as 127.0.0.1:2525 or [::1]:2525, got host {_spell(host)}") from None
+
+
+def _named_host(host: str, form: str) -> str:
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        pass
+    if re.fullmatch(r"[0-9.]+", host):
+        raise ValueError(f"expected {form}, got {_spell(host)} (not an IP address)")
+    try:
+        return host_name(host)
+    except ValueError as error:
+        raise ValueError(f"expected {form}; {error}") from None

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: MIT
+"""Keeps destinations supplied with leases, within bounded memory; woken by events and by the next due time, never polls.
+
+Holds leases that nobody works on yet (fresh ones straight from `add`, and what was read back), and knows which
+domains have more on disk. A fresh message skips the disk only if its destination has nothing older due there.
+Opens no session and settles nothing; `relay.Journey` takes leases from it. A crash leaves nothing: all of it is a
+view of the store.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from msgspec.structs import replace
+
+from smarthost.mail.errors import StoreError
+from smarthost.mail.lease import Lease
+from smarthost.mail.message import Message
+from smarthost.ports import Clock, Sink
+from smarthost.queue.store import Store
+
+LEASES_HELD = 5_000  # ~2 KiB each without content: 10 MiB
+LEASES_HELD_PER_DESTINATION = 1_000  # one slow destination leaves room for the others
+CONTENT_OCTETS_HELD = 16 * 1024 * 1024  # design section 5; beyond it content is read back
+REFILL_LEASES = 50  # a read costs ~1 ms whatever its size; 50 keep 20 slots busy meanwhile
+SCAN_DOMAINS = 1_000
+RESCAN_S = 60.0  # a scan that nothing asked for, so that a lost wake-up costs a minute and never a message
+RETRY_STORE_S = 1.0
+
+
+class _Supply:
+    """What is at hand for one destination."""
+
+    __slots__ = ("asleep_until", "behind", "leases", "refill", "why_asleep")
+
+    def __init__(self) -> None:
+        self.leases: deque[Lease] = deque()
+        self.behind: dict[str, int] = {}  # domain -> mark of the newest unleased recipient known on disk
+        self.refill: asyncio.Future[None] | None = None
+        self.asleep_until: float = 0.0
+        self.why_asleep: str = ""
+
+
+class Feed:
+    """Supplies leases by destination. Mutable state of one event loop; only Journey touches it."""
+
+    def __init__(
+        self, store: Store, clock: Clock, sink: Sink, destination_of: Callable[[str], str], wake: Callable[[str], None]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._sink = sink
+        self._destination_of = destination_of
+        self._wake = wake
+        self._supplies: dict[str, _Supply] = {}
+        self._held = 0
+        self._content_octets = 0
+        self._mark = 0
+        self._bell = asyncio.Event()
+        self._next_scan: float = 0.0  # wall
+        self._alarm = clock.deadline(RESCAN_S, self._bell.set)
+
+    # Fresh mail
+
+    def leasable(self, message: Message) -> tuple[str, ...]:
+        """Give the domains of a message about to be added whose recipients may skip the disk."""
+        recipients = message.envelope.recipients
+        if self._held >= LEASES_HELD:
+            return ()
+        if len(recipients) == 1:
+            domain = recipients[0].domain
+            return (domain,) if self._has_room(domain) else ()
+        return tuple({recipient.domain for recipient in recipients if self._has_room(recipient.domain)})
+
+    def _has_room(self, domain: str) -> bool:
+        supply = self._supplies.get(self._destination_of(domain))
+        return supply is None or (not supply.behind and len(supply.leases) < LEASES_HELD_PER_DESTINATION)
+
+    def arrived(self, message: Message, leasable: tuple[str, ...], leases: tuple[Lease, ...]) -> None:
+        """A message was committed: hold its leases, remember what of it stayed on disk, wake whoever delivers it."""
+        recipients = message.envelope.recipients
+        if len(recipients) == 1 and leases:
+            self._hold(self._destination_of(recipients[0].domain), leases[0])
+            return
+        for lease in leases:
+            for destination, part in self._by_destination(lease):
+                self._hold(destination, part)
+        for domain in {recipient.domain for recipient in recipients}.difference(leasable):
+            self.left_behind(domain)
+
+    def left_behind(self, domain: str) -> None:
+        """Something for this domain is due on disk now."""
+        destination = self._destination_of(domain)
+        self._mark += 1
+        self._supply(destination).behind[domain] = self._mark
+        self._wake(destination)
+
+    def _hold(self, destination: str, lease: Lease) -> None:
+        if lease.content is not None:
+            if self._content_octets + lease.octets > CONTENT_OCTETS_HELD:
+                lease = replace(lease, content=None)
+            else:
+                self._content_octets += lease.octets
+        self._held += 1
+        self._supply(destination).leases.append(lease)
+        self._wake(destination)
+
+    def _by_destination(self, lease: Lease) -> Iterable[tuple[str, Lease]]:
+        parts: dict[str, list[int]] = {}
+        for index, recipient in enumerate(lease.recipients):
+            parts.setdefault(self._destination_of(recipient.domain), []).append(index)
+        if len(parts) == 1:
+            return [(destination, lease) for destination in parts]
+        return [
+            (destination, replace(lease, recipients=tuple(lease.recipients[index] for index in indices)))
+            for destination, indices in parts.items()
+        ]
+
+    # What slots ask
+
+    def take(self, destination: str) -> Lease | None:
+        """Give the next lease at hand; the caller owns it until it settles it or gives it back."""
+        supply = self._supplies.get(destination)
+        if supply is None or not supply.leases or supply.asleep_until:
+            return None
+        lease = supply.leases.popleft()
+        self._let_go(lease)
+        return lease
+
+    def _let_go(self, lease: Lease) -> None:
+        self._held -= 1
+        if lease.content is not None:
+            self._content_octets -= lease.octets
+
+    def has_more(self, destination: str) -> bool:
+        """Is there work at hand or on disk that may be taken now?"""
+        supply = self._supplies.get(destination)
+        return supply is not None and not supply.asleep_until and bool(supply.leases or supply.behind)
+
+    async def refill(self, destination: str) -> None:
+        """Read leases from disk if there are any and none is at hand; one read at a time for a destination."""
+        supply = self._supply(destination)
+        while supply.behind and not supply.leases and not supply.asleep_until:
+            if supply.refill is None:
+                supply.refill = asyncio.ensure_future(self._read(destination, supply))
+            await asyncio.shield(supply.refill)
+
+    async def _read(self, destination: str, supply: _Supply) -> None:
+        asked = dict(list(supply.behind.items())[:SCAN_DOMAINS])
+        try:
+            leases = await self._store.lease(asked.keys(), self._clock.wall(), REFILL_LEASES)
+        except StoreError as error:
+            self._sink.note("error", "store does not give leases", why=str(error))
+            supply.behind.clear()
+            self.due_at(self._clock.wall() + RETRY_STORE_S)  # the next scan finds them again
+            return
+        finally:
+            supply.refill = None
+        self._held += len(leases)
+        supply.leases.extend(leases)
+        if len(leases) < REFILL_LEASES:
+            for domain, mark in asked.items():
+                if supply.behind.get(domain) == mark:  # nothing newer was committed while we read
+                    del supply.behind[domain]
+
+    def forget(self, destination: str) -> None:
+        """Drop the bookkeeping of a destination that has nothing at hand; bounded memory for a million domains."""
+        supply = self._supplies.get(destination)
+        if supply is not None and not (supply.leases or supply.behind or supply.asleep_until or supply.refill):
+            del self._supplies[destination]
+
+    def _supply(self, destination: str) -> _Supply:
+        supply = self._supplies.get(destination)
+        if supply is None:
+            supply = self._supplies[destination] = _Supply()
+        return supply
+
+    # Waiting
+
+    def suspend(self, destination: str, until: float, why: str) -> None:
+        """Hand out nothing for this destination before `until` (wall): all its hosts are refused."""
+        supply = self._supply(destination)
+        supply.asleep_until = until
+        supply.why_asleep = why
+        self._give_back_all(supply)
+        supply.behind.clear()  # found again by the scan at `until`
+        self.due_at(until)
+
+    def resume(self, destination: str) -> None:
+        """A host of this destination works again: what waits for it is due at once."""
+        supply = self._supplies.get(destination)
+        if supply is not None and supply.asleep_until:
+            supply.asleep_until = 0.0
+            self.due_at(self._clock.wall())
+
+    def suspension(self, domain: str) -> tuple[float, str] | None:
+        """Give (until, why) when the destination of this recipient domain is suspended."""
+        supply = self._supplies.get(self._destination_of(domain))
+        if supply is None or not supply.asleep_until:
+            return None
+        return supply.asleep_until, supply.why_asleep
+
+    def due_at(self, when: float) -> None:
+        """Something will be due at `when` (wall seconds): scan then, or earlier."""
+        if when < self._next_scan:
+            self._next_scan = when
+            self._alarm.restart(max(0.0, when - self._clock.wall()))
+
+    async def run(self) -> None:
+        """Scan for what is due, whenever something becomes due; ends only by cancellation."""
+        while True:
+            self._bell.clear()
+            self._next_scan = self._clock.wall() + RESCAN_S
+            try:
+                next_at = await self._scan()
+            except StoreError as error:
+                self._sink.note("error", "store does not say what is due", why=str(error))
+                next_at = self._clock.wall() + RETRY_STORE_S
+            if next_at is not None and next_at < self._next_scan:
+                self._next_scan = next_at
+            self._alarm.restart(max(0.0, self._next_scan - self._clock.wall()))
+            await self._bell.wait()
+
+    async def _scan(self) -> float | None:
+        now = self._clock.wall()
+        for supply in self._supplies.values():
+            if supply.asleep_until and supply.asleep_until <= now:
+                supply.asleep_until = 0.0
+        scan = await self._store.due(now, SCAN_DOMAINS)
+        woken = set()
+        for due in scan.domains:
+            destination = self._destination_of(due.domain)
+            supply = self._supply(destination)
+            if not supply.asleep_until:
+                self._mark += 1
+                supply.behind[due.domain] = self._mark
+                woken.add(destination)
+        for destination in sorted(woken):
+            self._wake(destination)
+        asleep = [supply.asleep_until for supply in self._supplies.values() if supply.asleep_until]
+        next_at = scan.next_at
+        if next_at is not None and next_at <= now:
+            next_at = now + RETRY_STORE_S  # more domains are due than one scan names: come back soon
+        return min([*asleep, *([] if next_at is None else [next_at])], default=None)
+
+    def let_go_all(self) -> None:
+        """Give back all leases at hand, so that the store alone decides about them."""
+        for supply in self._supplies.values():
+            self._give_back_all(supply)
+
+    def _give_back_all(self, supply: _Supply) -> None:
+        while supply.leases:
+            lease = supply.leases.popleft()
+            self._let_go(lease)
+            self._store.give_back(lease)
+
+    def drain(self) -> None:
+        """Give back all leases at hand: we are shutting down."""
+        self._alarm.cancel()
+        self.let_go_all()

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""The journey of a message on one screen: accept, queue, route, send, settle; and the reports that follow.
+
+Joins the stages, which do not know each other. Everything it does is started by an event (mail came in, a due time
+came, a host works again) and ends in a settlement. What raises before `decide` defers the lease and is logged once.
+A crash at any point leaves the store as it was before the step or after it (queue.store's crash contract).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smarthost.mail.errors import StoreError
+from smarthost.mail.lease import Lease
+from smarthost.mail.message import Message
+from smarthost.mail.plan import NoPlan, Plan
+from smarthost.mail.result import AttemptResult, Outcome, Verdict
+from smarthost.mail.settlement import OwedReport, Settlement, State
+from smarthost.ports import Clock, HostGate, Random, Refused, Sink
+from smarthost.queue.fairness import Lane
+from smarthost.queue.feed import Feed
+from smarthost.queue.schedule import RetrySchedule
+from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
+from smarthost.send.verdict import for_no_plan
+from smarthost.settle import decide, dsn
+
+PLAN_AGE_S = 5.0  # a slot asks for a new plan then; the planner's own cache makes one cost 20 us ...
+PLAN_LEASES = 50  # ... and each draws anew among hosts of equal preference (RFC 5321 5.1)
+SWEEP_S = 60.0
+SWEEP_LEASES = 100
+REPORT_WAIT_S = 60.0  # reports wait that long for leased recipients of their message (queue.store)
+PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
+
+
+class JourneyTerms(Struct, frozen=True):
+    """The parts that the journey joins, and the operator's choices."""
+
+    store: Store
+    clock: Clock
+    random: Random
+    sink: Sink
+    gate: HostGate
+    destination_of: Callable[[str], str]
+    plan: Callable[[str], Awaitable[Plan | NoPlan]]
+    attempt: Callable[[Lease, Plan], Awaitable[AttemptResult]]
+    next_id: Callable[[], str]
+    next_seq: Callable[[], int]
+    hostname: str
+    schedule: RetrySchedule
+    sessions_per_lane: int = 20
+
+
+class _Route:
+    """A plan in use: on which lane, and for how long."""
+
+    __slots__ = ("lane", "leases_left", "plan", "valid_until")
+
+    def __init__(self, plan: Plan, lane: Lane, valid_until: float) -> None:
+        self.plan = plan
+        self.lane = lane
+        self.valid_until = valid_until
+        self.leases_left = PLAN_LEASES
+
+
+class Journey:
+    """Moves every message from 250 to its end. One event loop; `start` before, `stop` after use."""
+
+    def __init__(self, terms: JourneyTerms) -> None:
+        self._terms = terms
+        self._store = terms.store
+        self._clock = terms.clock
+        self._sink = terms.sink
+        self._feed = Feed(terms.store, terms.clock, terms.sink, terms.destination_of, self._wake)
+        self._lanes: dict[str, Lane] = {}
+        self._routes: dict[str, _Route] = {}
+        self._planning: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._owing: set[str] = set()  # ids of messages that owe a report
+        self._report_bell = asyncio.Event()
+        self._is_stopping = False
+
+    async def start(self) -> None:
+        """Begin to deliver what the store holds."""
+        for loop in (self._feed.run(), self._expire_old_mail(), self._file_reports()):
+            self._spawn(loop)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take up no new work, let attempts under way end within `grace_s`, then give up on them."""
+        self._is_stopping = True
+        self._feed.drain()
+        deadline = self._clock.monotonic() + grace_s
+        while any(lane.active for lane in self._lanes.values()) and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.02)
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # 1 accept, 2 queue
+
+    def add(self, message: Message, filed: Callable[[Exception | None], None]) -> None:
+        """Make a message durable, tell `filed`, and start on its way what of it may skip the disk."""
+        leasable = () if self._is_stopping else self._feed.leasable(message)
+        adding = asyncio.ensure_future(self._store.add(message, leasable))
+
+        def added(adding: asyncio.Future[tuple[Lease, ...]]) -> None:
+            failure = StoreError("the store was closed") if adding.cancelled() else adding.exception()
+            if failure is None:
+                filed(None)
+                self._feed.arrived(message, leasable, adding.result())
+            else:
+                filed(failure if isinstance(failure, Exception) else StoreError(repr(failure)))
+
+        adding.add_done_callback(added)
+
+    # 3 route
+
+    def _wake(self, destination: str) -> None:
+        """This destination has work: put it on its lane, and start a slot if one is free."""
+        if self._is_stopping:
+            return
+        route = self._routes.get(destination)
+        if route is not None and route.leases_left > 0 and route.valid_until > self._clock.monotonic():
+            route.lane.want(destination)
+            self._start_slot(route.lane)
+        elif destination not in self._planning:
+            self._planning.add(destination)
+            self._spawn(self._plan(destination))
+
+    async def _plan(self, destination: str) -> None:
+        try:
+            plan = await self._terms.plan(destination)
+        except Exception as failure:  # around an attempt: planning is its first part
+            self._sink.note("error", "planning failed", destination=destination, why=repr(failure))
+            self._feed.suspend(destination, self._clock.wall() + PAUSE_S, f"planning failed: {failure!r}")
+            return
+        finally:
+            self._planning.discard(destination)
+        if isinstance(plan, NoPlan):
+            await self._settle_unroutable(destination, plan)
+        elif not self._must_sleep(destination, plan):
+            lane = self._lanes.get(plan.lane)
+            if lane is None:
+                lane = self._lanes[plan.lane] = Lane(plan.lane, self._terms.sessions_per_lane)
+            self._routes[destination] = _Route(plan, lane, self._clock.monotonic() + PLAN_AGE_S)
+            self._wake(destination)
+
+    def _must_sleep(self, destination: str, plan: Plan) -> bool:
+        """Suspend a destination while none of its hosts may be dialled; its recipients stay as they are."""
+        refusals = []
+        for host in plan.hosts:
+            for address in host.addresses:
+                refused = self._terms.gate.usable(plan.policy.source, address)
+                if refused is None:
+                    return False
+                refusals.append(refused)
+        earliest: Refused = min(refusals, key=lambda refused: refused.until)
+        self._feed.suspend(destination, earliest.until, earliest.why)
+        return True
+
+    async def _settle_unroutable(self, destination: str, no_plan: NoPlan) -> None:
+        verdict = for_no_plan(no_plan)
+        while (lease := await self._next_lease(destination)) is not None and not self._is_stopping:
+            self._settle(self._same_verdict(lease, verdict))
+
+    # 4 send
+
+    def _start_slot(self, lane: Lane) -> None:
+        if lane.start():
+            self._spawn(self._slot(lane))
+
+    async def _slot(self, lane: Lane) -> None:
+        """Serve the destinations of a lane in turn until none has work."""
+        try:
+            while not self._is_stopping and (destination := lane.turn()) is not None:
+                route = self._routes[destination]
+                if route.leases_left <= 0 or route.valid_until <= self._clock.monotonic():
+                    lane.leave(destination)
+                    self._wake(destination)  # plans anew
+                    continue
+                lease = await self._next_lease(destination)
+                if lease is None:
+                    lane.leave(destination)
+                    continue
+                if self._feed.has_more(destination):
+                    self._start_slot(lane)
+                route.leases_left -= 1
+                await self._deliver(lease, destination, route.plan)
+        finally:
+            lane.finish()
+            if lane.is_idle:
+                self._forget_lane(lane)
+
+    async def _next_lease(self, destination: str) -> Lease | None:
+        lease = self._feed.take(destination)
+        if lease is None and self._feed.has_more(destination):
+            await self._feed.refill(destination)
+            lease = self._feed.take(destination)
+        return lease
+
+    async def _deliver(self, lease: Lease, destination: str, plan: Plan) -> None:
+        try:
+            result = await self._terms.attempt(lease, plan)
+        except Exception as failure:  # unknown means temporary: logged once, deferred, never bounced
+            self._sink.note("error", "attempt failed", id=lease.id, destination=destination, why=repr(failure))
+            result = self._same_verdict(lease, Verdict(Outcome.DEFERRED, "4.3.0", f"local failure: {failure!r}"))
+        self._settle(result)
+        if any(verdict.outcome is Outcome.POSTPONED for verdict in result.verdicts):
+            self._must_sleep(destination, plan)
+
+    def _same_verdict(self, lease: Lease, verdict: Verdict) -> AttemptResult:
+        return AttemptResult(lease=lease, at=self._clock.wall(), verdicts=(verdict,) * len(lease.recipients))
+
+    def _forget_lane(self, lane: Lane) -> None:
+        """Keep nothing of a lane without work but the plans that are still good (bounded by their age)."""
+        now = self._clock.monotonic()
+        for destination in [name for name, route in self._routes.items() if route.valid_until <= now]:
+            del self._routes[destination]
+            self._feed.forget(destination)
+
+    # 5 settle
+
+    def _settle(self, result: AttemptResult) -> None:
+        self._commit(
+            decide.decide(result, now=self._clock.wall(), retry_at=self._retry_at, next_seq=self._terms.next_seq)
+        )
+
+    def _retry_at(self, attempts: int, received_at: float) -> float | None:
+        terms, now = self._terms, self._clock.wall()
+        if terms.schedule.is_expired(received_at, now):
+            return None
+        return terms.schedule.next_attempt(attempts, now, received_at, terms.random)
+
+    def _commit(self, settlement: Settlement) -> None:
+        """Hand a settlement to the store, which keeps it whatever happens; tell what happened."""
+        settling = asyncio.ensure_future(self._store.settle((settlement,)))
+        settling.add_done_callback(self._settled)
+        for record in settlement.records:
+            self._sink.record(record)
+        for recipient in settlement.recipients:
+            if recipient.state is State.DEFERRED:
+                self._feed.due_at(recipient.due)
+            if recipient.report_owed:
+                self._owing.add(settlement.id)
+        if settlement.id in self._owing:
+            self._report_bell.set()
+
+    def _settled(self, settling: asyncio.Future[None]) -> None:
+        if not settling.cancelled() and (failure := settling.exception()) is not None:
+            self._sink.note("error", "settlement waits for the store", why=str(failure))
+
+    async def _expire_old_mail(self) -> None:
+        """Expire what is too old, whatever state it is in, also when it was never attempted."""
+        while True:
+            try:
+                leases = await self._store.sweep(self._terms.schedule.sweep_before(self._clock.wall()), SWEEP_LEASES)
+            except StoreError as failure:
+                self._sink.note("error", "store does not say what is old", why=str(failure))
+                leases = ()
+            for lease in leases:
+                self._commit(decide.expire(lease, now=self._clock.wall(), next_seq=self._terms.next_seq))
+            if len(leases) < SWEEP_LEASES:
+                await self._clock.sleep(SWEEP_S)
+
+    async def _file_reports(self) -> None:
+        """Write the reports that are owed, each as a message of its own, until none is left; then wait for the next."""
+        alarm = self._clock.deadline(REPORT_WAIT_S, self._report_bell.set)
+        while True:
+            self._report_bell.clear()
+            try:
+                owed = await self._store.lease_report(self._clock.wall())
+                if owed is not None:
+                    await self._file_report(owed)
+                    continue
+            except Exception as failure:  # around a report: a bug in a DSN must not stop the mail
+                self._sink.note("error", "report not filed", why=repr(failure))
+                await self._clock.sleep(PAUSE_S)
+            alarm.restart(REPORT_WAIT_S)
+            await self._report_bell.wait()
+
+    async def _file_report(self, owed: OwedReport) -> None:
+        terms = self._terms
+        report = dsn.report_message(owed, id=terms.next_id(), now=self._clock.wall(), reporting_mta=terms.hostname)
+        records = dsn.report_records(owed, report, now=self._clock.wall(), next_seq=terms.next_seq)
+        await self._store.file_report(owed, report, records)
+        self._owing.discard(owed.id)
+        for record in records:
+            self._sink.record(record)
+        if report is not None:
+            self._feed.left_behind(report.envelope.recipients[0].domain)
+
+    # What operators see and change
+
+    async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
+        """Give a page of the queue; who waits for a suspended destination says so, with when it is tried again."""
+        page = await self._store.find(which, cursor, n)
+        return Page(tuple(self._with_suspensions(message) for message in page.messages), page.cursor)
+
+    def _with_suspensions(self, message: StoredMessage) -> StoredMessage:
+        now = self._clock.wall()
+        return replace(message, recipients=tuple(self._with_suspension(each, now) for each in message.recipients))
+
+    def _with_suspension(self, recipient: StoredRecipient, now: float) -> StoredRecipient:
+        suspension = self._feed.suspension(recipient.domain)
+        if suspension is None or recipient.state != State.DEFERRED.value or recipient.due > now:
+            return recipient
+        until, why = suspension
+        return replace(recipient, due=until, why=why)
+
+    async def change(self, which: Filter, verb: str, cursor: str | None, n: int) -> Changed:
+        """Apply a verb to one chunk of matching recipients; leases nobody works on are given back first."""
+        self._feed.let_go_all()
+        try:
+            return await self._store.change(which, verb, self._clock.wall(), cursor, n)
+        finally:
+            self._feed.due_at(self._clock.wall())

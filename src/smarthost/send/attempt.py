@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: MIT
+"""One attempt: walks the hosts of a Plan, in order and bounded, until each recipient of a lease has a verdict.
+
+Takes sessions from the pool or opens them, asking HostGate at each dial, and lets verdict judge what came of it.
+Raises only what is not the hosts' doing (content that cannot be read): the caller defers the lease then.
+A crash in the middle leaves the recipients deferred in the store; at worst a host that said 250 gets them again.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smarthost.mail.content import Content
+from smarthost.mail.errors import ConnectFailed, ConnectionLost, DeadlinePassed
+from smarthost.mail.hop import Host, TlsFacts, TlsLevel
+from smarthost.mail.lease import Lease
+from smarthost.mail.plan import Plan
+from smarthost.mail.result import AttemptResult, Outcome, Timings, Verdict
+from smarthost.ports import Clock, Dialer, HostGate, Permit, Refused, Sink
+from smarthost.send import verdict
+from smarthost.send.egress import EgressWatch
+from smarthost.send.pool import Pool
+from smarthost.send.session import Session, SessionKey, SetupFailed, TransactionLost
+from smarthost.smtp import limits
+from smarthost.smtp.client import Transaction
+from smarthost.smtp.wire import TransactionEnded
+
+DIALS_PER_ATTEMPT = 5  # Postfix's smtp_mx_address_limit; at 10 s each a dead site costs a slot 50 s at most
+CLEAR_MEMORY_S = 3600.0  # how long a host whose opportunistic handshake failed is spoken to in clear
+CLEAR_MEMORY_HOSTS = 10_000
+
+
+class AttemptTerms(Struct, frozen=True):
+    """What attempts share: the world they act on, and the operator's choices."""
+
+    dialer: Dialer
+    gate: HostGate
+    pool: Pool
+    clock: Clock
+    sink: Sink
+    read_content: Callable[[str], Awaitable[Content]]
+    soft_bounce: bool = False
+    connect_timeout_s: float = limits.CONNECT_S
+
+
+class Sender:
+    """Makes attempts. Remembers for an hour which hosts break the opportunistic handshake; nothing else."""
+
+    def __init__(self, terms: AttemptTerms) -> None:
+        self._terms = terms
+        self._clear_until: dict[str, float] = {}
+        self._egress = EgressWatch(terms.sink)
+
+    async def attempt(self, lease: Lease, plan: Plan) -> AttemptResult:
+        """Give every recipient of the lease a verdict.
+
+        Raises: StoreError: the content cannot be read.
+        """
+        content = lease.content
+        if content is None:
+            content = await self._terms.read_content(lease.id)
+        walk = _Walk(self, lease, plan, content)
+        for host in plan.hosts:
+            for address in host.addresses:
+                if not walk.pending or walk.dials >= DIALS_PER_ATTEMPT:
+                    return walk.result()
+                await walk.visit(host, address)
+        return walk.result()
+
+    # Opening sessions
+
+    async def open(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed | Refused:
+        """Dial and set up; a failed opportunistic handshake is tried again in clear on a new connection."""
+        name, address, policy = key
+        permit = self._terms.gate.admit(policy.source, address)
+        if isinstance(permit, Refused):
+            return permit
+        strict = self._admit_strict(key)
+        if isinstance(strict, Refused):
+            permit.withdrawn()
+            return strict
+        opened = await self._open(key, walk)
+        if (
+            isinstance(opened, SetupFailed)
+            and opened.step == "tls"
+            and policy.tls is TlsLevel.OPPORTUNISTIC
+            and not policy.implicit_tls
+        ):
+            walk.tried(name, address, f"TLS failed ({opened.error}), again in clear")
+            self._remember_clear(address)
+            opened = await self._open((name, address, replace(policy, tls=TlsLevel.NONE)), walk)
+        _close_permits(permit, strict, opened)
+        return opened
+
+    def _admit_strict(self, key: SessionKey) -> Permit | Refused | None:
+        """A password or a TLS demand that fails must not count against the host for mail that has none of these."""
+        _, address, policy = key
+        if policy.credentials is None and policy.tls in (TlsLevel.NONE, TlsLevel.OPPORTUNISTIC):
+            return None
+        user = policy.credentials.username if policy.credentials is not None else ""
+        return self._terms.gate.admit(f"{policy.source}|{policy.tls.value}|{user}", address)
+
+    async def _open(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed:
+        _, address, policy = key
+        terms, clock = self._terms, self._terms.clock
+        started = clock.monotonic()
+        walk.dials += 1
+        try:
+            connection = await terms.dialer.dial(
+                address, policy.port, source=policy.source, timeout_s=terms.connect_timeout_s
+            )
+        except ConnectFailed as error:
+            self._egress.connect_failed(address, policy.port, str(error))
+            return SetupFailed("connect", error=error)
+        finally:
+            walk.connect_s += clock.monotonic() - started
+        self._egress.connected(policy.port)
+        started = clock.monotonic()
+        session = Session(connection, clock, key)
+        failure = await session.set_up()
+        walk.handshake_s += clock.monotonic() - started
+        return session if failure is None else failure
+
+    def _remember_clear(self, address: str) -> None:
+        if len(self._clear_until) >= CLEAR_MEMORY_HOSTS:
+            self._clear_until.clear()
+        self._clear_until[address] = self._terms.clock.monotonic() + CLEAR_MEMORY_S
+
+    def key_for(self, host: Host, address: str, plan: Plan) -> SessionKey:
+        """Give the key of the session this plan wants with this host, in clear where TLS is known to break."""
+        policy = plan.policy
+        if self._clear_until and policy.tls is TlsLevel.OPPORTUNISTIC:
+            until = self._clear_until.get(address)
+            if until is not None and until > self._terms.clock.monotonic():
+                policy = replace(policy, tls=TlsLevel.NONE)
+        return (host.name, address, policy)
+
+    @property
+    def terms(self) -> AttemptTerms:
+        return self._terms
+
+
+def _close_permits(permit: Permit, strict: Permit | None, opened: Session | SetupFailed) -> None:
+    """Only connect and handshake failures count against a host; its demands on us count against those demands."""
+    if not isinstance(opened, SetupFailed):
+        permit.succeeded()
+        if strict is not None:
+            strict.succeeded()
+        return
+    detail = str(opened.reply or opened.error)
+    is_hosts_fault = opened.step in ("connect", "banner", "ehlo") or isinstance(
+        opened.error, ConnectionLost | DeadlinePassed
+    )
+    if is_hosts_fault or strict is None:
+        permit.failed(opened.step, detail)
+        if strict is not None:
+            strict.withdrawn()
+        return
+    permit.succeeded()
+    strict.failed(opened.step, detail)
+
+
+class _Walk:
+    """One attempt's way along the hosts; it knows who still needs a verdict."""
+
+    __slots__ = (
+        "_at",
+        "_content",
+        "_lease",
+        "_lines",
+        "_plan",
+        "_refusals",
+        "_sender",
+        "_tls",
+        "_verdicts",
+        "connect_s",
+        "dials",
+        "handshake_s",
+        "pending",
+        "transfer_s",
+    )
+
+    def __init__(self, sender: Sender, lease: Lease, plan: Plan, content: Content) -> None:
+        self._sender = sender
+        self._lease = lease
+        self._plan = plan
+        self._content = content
+        self._at = sender.terms.clock.wall()
+        self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
+        self._refusals: list[Refused] = []
+        self._lines: list[str] = []
+        self._tls: TlsFacts | None = None
+        self.pending = list(range(len(lease.recipients)))
+        self.dials = 0
+        self.connect_s = self.handshake_s = self.transfer_s = 0.0
+
+    def tried(self, host: str, address: str, what: str) -> None:
+        """Note one stop of the walk for the record."""
+        self._lines.append(f"{host} [{address}]: {what}")
+
+    async def visit(self, host: Host, address: str) -> None:
+        """Try one address of one host for the recipients that still need a verdict."""
+        key = self._sender.key_for(host, address, self._plan)
+        pool = self._sender.terms.pool
+        session = pool.take(key)
+        ended: TransactionEnded | TransactionLost | None = None
+        if session is not None:
+            ended = await self._transact(session)
+            if isinstance(ended, TransactionLost) and ended.heard_nothing and not ended.after_dot:
+                session = None  # it had been closed while idle: not the host's fault, and nobody's attempt
+        if session is None:
+            opened = await self._sender.open(key, self)
+            if isinstance(opened, Refused):
+                self._refusals.append(opened)
+                self.tried(host.name, address, f"not dialled, {opened.why}")
+                return
+            if isinstance(opened, SetupFailed):
+                self._judge_setup(opened, host.name, address)
+                return
+            session = opened
+            ended = await self._transact(session)
+        assert ended is not None, "a session was used"
+        self._tls = session.tls
+        self._judge_transaction(ended, host.name, address)
+        pool.keep(session)
+
+    async def _transact(self, session: Session) -> TransactionEnded | TransactionLost | None:
+        lease, clock = self._lease, self._sender.terms.clock
+        recipients = tuple(lease.recipients[index].address for index in self.pending)
+        transaction = Transaction(
+            lease.reverse_path, recipients, lease.octets + len(lease.prefix), lease.body, lease.smtputf8
+        )
+        started = clock.monotonic()
+        try:
+            return await session.transact(transaction, self._content, lease.prefix)
+        finally:
+            self.transfer_s += clock.monotonic() - started
+
+    # Judging
+
+    def _judge_setup(self, failed: SetupFailed, host: str, address: str) -> None:
+        said = failed.reply if failed.reply is not None else failed.error
+        assert said is not None, "a failed set-up names its reason"
+        judged = verdict.after_session_failure(failed.step, said, host, address)
+        self.tried(host, address, judged.verdict.why)
+        if judged.is_alarming:
+            self._sender.terms.sink.note(
+                "error",
+                "host refuses our sessions",
+                host=host,
+                address=address,
+                step=failed.step,
+                why=judged.verdict.why,
+            )
+        for index in self.pending:
+            self._verdicts[index] = verdict.combine(self._verdicts[index], judged.verdict)
+
+    def _judge_transaction(self, ended: TransactionEnded | TransactionLost, host: str, address: str) -> None:
+        soft_bounce = self._sender.terms.soft_bounce
+        if isinstance(ended, TransactionLost):
+            one = verdict.after_lost_transaction(ended.step, ended.error, ended.after_dot, host, address)
+            judged = (one,) * len(self.pending)
+            self.tried(host, address, one.verdict.why)
+        else:
+            judged = verdict.after_transaction(ended, len(self.pending), host, address, soft_bounce)
+        still = []
+        for index, each in zip(self.pending, judged, strict=True):
+            self._verdicts[index] = verdict.combine(self._verdicts[index], each.verdict)
+            if each.try_next_host:
+                still.append(index)
+        self.pending = still
+
+    def result(self) -> AttemptResult:
+        """Give the verdicts; who was never tried waits for the earliest host that may be dialled again."""
+        if any(each is None for each in self._verdicts):
+            postponed = self._postponed()
+            self._verdicts = [each if each is not None else postponed for each in self._verdicts]
+        return AttemptResult(
+            lease=self._lease,
+            at=self._at,
+            verdicts=tuple(each for each in self._verdicts if each is not None),
+            timings=Timings(self._at - self._lease.received_at, self.connect_s, self.handshake_s, self.transfer_s),
+            tls=self._tls,
+            lane=self._plan.lane,
+            walk=tuple(self._lines),
+        )
+
+    def _postponed(self) -> Verdict:
+        if not self._refusals:
+            return Verdict(Outcome.DEFERRED, "4.4.1", "no host was left to try")
+        earliest = min(self._refusals, key=lambda refusal: refusal.until)
+        return Verdict(
+            Outcome.POSTPONED, "4.4.1", f"all hosts wait for their next probe: {earliest.why}", until=earliest.until
+        )

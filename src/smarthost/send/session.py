@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: MIT
+"""One connection to one host: EHLO, STARTTLS, AUTH, then transactions, in this order; this is the home of TLS order.
+
+Drives smtp.client over a ports.Connection. Awaits once to be set up and once per transaction, never per command.
+Answers with values: what the host said, or which step failed. Judges nothing (verdict does) and never reconnects.
+A crash in the middle leaves the recipients deferred in the store.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from smarthost.mail.content import Content, InlineContent
+from smarthost.mail.errors import ConnectionLost, DeadlinePassed, RemoteProtocolError, SmarthostError, TlsFailed
+from smarthost.mail.hop import SessionPolicy, TlsFacts, TlsLevel
+from smarthost.mail.reply import Reply
+from smarthost.ports import Clock, Connection, TlsRequest
+from smarthost.smtp import limits
+from smarthost.smtp.client import SmtpClient, Transaction
+from smarthost.smtp.extensions import Extensions
+from smarthost.smtp.wire import (
+    AuthAnswered,
+    BannerReceived,
+    ClientEvent,
+    ClosingReceived,
+    ContentWanted,
+    HelloAnswered,
+    StarttlsAnswered,
+    TransactionEnded,
+)
+
+SessionKey: TypeAlias = tuple[str, str, SessionPolicy]  # host name (certificates are judged by it), address, policy
+
+
+class SetupFailed(Struct, frozen=True, gc=False):
+    """The session could not be set up: at which step, and what the host said or what broke."""
+
+    step: str  # "banner", "ehlo", "starttls", "tls", "auth"
+    reply: Reply | None = None
+    error: SmarthostError | None = None
+
+
+class TransactionLost(Struct, frozen=True, gc=False):
+    """The connection, a deadline or the protocol broke inside a transaction; `after_dot`: the host may have the mail.
+
+    `heard_nothing`: the host said nothing at all since the transaction began, as when it had closed an idle session.
+    """
+
+    step: str
+    after_dot: bool
+    heard_nothing: bool
+    error: SmarthostError
+
+
+class Session:
+    """An SMTP session as a client. One transaction at a time; owned by one slot, or idle in the pool."""
+
+    def __init__(self, connection: Connection, clock: Clock, key: SessionKey) -> None:
+        self.key = key
+        self.transactions = 0
+        self.tls: TlsFacts | None = None
+        self._connection = connection
+        self._host, _, self._policy = key
+        self._machine = SmtpClient()
+        self._step = "banner"
+        self._wanted: asyncio.Future[SetupFailed | None] | None = None
+        self._ended: asyncio.Future[TransactionEnded | TransactionLost] | None = None
+        self._content: Iterator[bytes] | None = None
+        self._inline: tuple[bytes, bytes] | None = None
+        self._heard = False
+        self._is_lost = False
+        self._retire: Callable[[Session], None] | None = None
+        self._deadline = clock.deadline(limits.BANNER_S, self._expired)
+        connection.attach(self)
+
+    def __repr__(self) -> str:
+        return f"<Session {self._host} [{self.key[1]}] {self._step}, {self.transactions} transactions>"
+
+    @property
+    def extensions(self) -> Extensions | None:
+        return self._machine.extensions
+
+    @property
+    def is_reusable(self) -> bool:
+        return not self._is_lost and self._machine.is_idle
+
+    # Set-up
+
+    async def set_up(self) -> SetupFailed | None:
+        """Go from connected to ready for a transaction; None when ready."""
+        assert self._wanted is None, "a session is set up once"
+        self._wanted = asyncio.get_running_loop().create_future()
+        if self._policy.implicit_tls:
+            self._start_tls()
+        return await self._wanted
+
+    def _start_tls(self) -> None:
+        self._enter("tls", limits.TLS_HANDSHAKE_S)
+        self._connection.upgrade(TlsRequest(self._host, verified=self._policy.tls is TlsLevel.VERIFIED))
+
+    def secured(self, facts: TlsFacts) -> None:
+        """Say EHLO again inside TLS; everything learned in clear is forgotten (RFC 3207 4.2)."""
+        self.tls = facts
+        if self._policy.implicit_tls:
+            self._enter("banner", limits.BANNER_S)
+            return
+        self._machine.secured()
+        self._say_hello()
+
+    def _say_hello(self) -> None:
+        self._enter("ehlo", limits.HELLO_S)
+        self._machine.hello(self._policy.helo)
+
+    def _advance_setup(self, event: ClientEvent) -> None:
+        match event:
+            case BannerReceived(reply):
+                if reply.code != 220:
+                    self._set_up_failed(reply)
+                else:
+                    self._say_hello()
+            case HelloAnswered(reply):
+                if not reply.is_positive:
+                    self._set_up_failed(reply)
+                else:
+                    self._after_hello()
+            case StarttlsAnswered(reply):
+                self._after_starttls(reply)
+            case AuthAnswered(reply):
+                if reply.code != 235:
+                    self._set_up_failed(reply)
+                else:
+                    self._ready()
+            case ClosingReceived(reply):
+                self._set_up_failed(reply)
+            case _:
+                self._fail(RemoteProtocolError(f"unexpected {type(event).__name__} at {self._step}"))
+
+    def _after_hello(self) -> None:
+        policy, offered = self._policy, self._machine.extensions
+        assert offered is not None, "a positive EHLO leaves its extensions"
+        if self.tls is None and policy.tls is not TlsLevel.NONE:
+            if offered.starttls:
+                self._enter("starttls", limits.STARTTLS_S)
+                self._machine.starttls()
+                return
+            if policy.tls is not TlsLevel.OPPORTUNISTIC:
+                self._fail(TlsFailed("the host does not offer STARTTLS, which the policy demands", step="starttls"))
+                return
+        self._after_protection()
+
+    def _after_starttls(self, reply: Reply) -> None:
+        if reply.code == 220:
+            if self._machine.has_buffered:  # RFC 3207 6: a command or reply injected before the handshake
+                self._fail(RemoteProtocolError("octets after the reply to STARTTLS: injected, session closed"))
+                return
+            self._start_tls()
+        elif self._policy.tls is TlsLevel.OPPORTUNISTIC:
+            self._after_protection()
+        else:
+            self._set_up_failed(reply)
+
+    def _after_protection(self) -> None:
+        credentials = self._policy.credentials
+        if credentials is None:
+            self._ready()
+            return
+        # RFC 4954 4: the password only inside TLS that was verified, or where the operator chose the level himself.
+        if self.tls is None and self._policy.tls is not TlsLevel.NONE:
+            self._fail(TlsFailed("no password is sent without TLS", step="auth"))
+            return
+        self._enter("auth", limits.AUTH_S)
+        self._machine.auth_plain(credentials)
+
+    def _ready(self) -> None:
+        self._enter("idle", limits.MAIL_S)
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not wanted.done():
+            wanted.set_result(None)
+
+    def _set_up_failed(self, reply: Reply) -> None:
+        step = self._step
+        self._answer(SetupFailed(step, reply=reply))
+        self.quit()
+
+    # Transactions
+
+    async def transact(
+        self, transaction: Transaction, content: Content, prefix: bytes
+    ) -> TransactionEnded | TransactionLost:
+        """Run one transaction; safe to cancel: the connection is aborted then."""
+        assert self._ended is None, "one transaction at a time"
+        self._retire = None
+        if self._is_lost:
+            return TransactionLost("mail", False, True, ConnectionLost("the host closed the idle session", step="mail"))
+        self.transactions += 1
+        self._heard = False
+        self._ended = asyncio.get_running_loop().create_future()
+        self._inline = (prefix, content.body) if isinstance(content, InlineContent) else None
+        self._content = _with_prefix(prefix, content)
+        self._enter("mail", limits.MAIL_S)
+        self._machine.begin(transaction)
+        self._flush()
+        try:
+            return await self._ended
+        except asyncio.CancelledError:
+            self._connection.abort()
+            raise
+        finally:
+            self._ended = None
+            self._content = self._inline = None
+
+    def _advance_transaction(self, event: ClientEvent) -> None:
+        match event:
+            case ContentWanted():
+                self._enter("content", limits.CONTENT_BLOCK_S)
+                self._send_content()
+            case TransactionEnded():
+                self._enter("idle", limits.MAIL_S)
+                if self._ended is not None and not self._ended.done():
+                    self._ended.set_result(event)
+            case ClosingReceived(reply):
+                self._fail(ConnectionLost(f"the host closed the session: {reply}", step=self._step))
+            case _:
+                self._fail(RemoteProtocolError(f"unexpected {type(event).__name__} at {self._step}"))
+
+    def _send_content(self) -> None:
+        content, machine = self._content, self._machine
+        assert content is not None, "content is sent inside a transaction"
+        if self._inline is not None:  # small content and its final dot leave in one write
+            buffers = machine.content(self._inline)
+            self._content = None
+            self._enter("final dot", limits.FINAL_DOT_S)
+            machine.content_end()
+            buffers.append(machine.take_output())
+            self._connection.write(buffers)
+            return
+        for chunk in content:
+            if not self._connection.write(self._machine.content((chunk,))):
+                self._deadline.restart(limits.CONTENT_BLOCK_S)
+                return  # goes on in `writable`
+        self._content = None
+        self._enter("final dot", limits.FINAL_DOT_S)
+        self._machine.content_end()
+
+    def writable(self) -> None:
+        """Go on with content that the connection could not take at once."""
+        if self._content is not None and self._step == "content" and not self._is_lost:
+            self._guard(self._send_content)
+            self._flush()
+
+    # What the connection says
+
+    def received(self, chunk: bytes) -> None:
+        """Take octets from the host."""
+        self._heard = True
+        self._machine.receive(chunk)
+        self._guard(self._advance)
+        self._flush()
+
+    def _advance(self) -> None:
+        machine = self._machine
+        while (event := machine.next_event()) is not None:
+            if self._ended is not None:
+                self._advance_transaction(event)
+            elif self._wanted is not None:
+                self._advance_setup(event)
+            else:  # 421 upon an idle session, or the answer to QUIT
+                self._fail(ConnectionLost("the host ended the idle session", step="idle"))
+            if self._is_lost or self._step == "tls":
+                return
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        """The host's errors of protocol, and content that cannot be read, end the session, not the program."""
+        try:
+            step()
+        except SmarthostError as error:
+            self._fail(error)
+
+    def _flush(self) -> None:
+        output = self._machine.take_output()
+        if output and not self._is_lost:
+            self._connection.write((output,))
+
+    def _enter(self, step: str, timeout_s: float) -> None:
+        self._step = step
+        self._deadline.restart(timeout_s)
+
+    def _expired(self) -> None:
+        if self._retire is not None:
+            self._leave_pool()
+            return
+        self._fail(DeadlinePassed(f"no progress in time at {self._step}", step=self._step))
+
+    def lost(self, why: Exception | None) -> None:
+        """The connection is gone."""
+        if isinstance(why, SmarthostError):
+            self._fail(why)
+        else:
+            self._fail(ConnectionLost(f"connection lost at {self._step}", step=self._step))
+
+    def _fail(self, error: SmarthostError) -> None:
+        """End the session for good, and answer whoever waits for it."""
+        if self._is_lost:
+            return
+        self._is_lost = True
+        step = self._step
+        self._answer(SetupFailed(step, error=error))
+        if self._ended is not None and not self._ended.done():
+            after_dot = step == "final dot"
+            self._ended.set_result(TransactionLost(step, after_dot, not self._heard, error))
+        self._leave_pool()
+        self._deadline.cancel()
+        self._connection.abort()
+
+    def _answer(self, failure: SetupFailed) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not wanted.done():
+            wanted.set_result(failure)
+
+    # The end
+
+    def rest(self, idle_s: float, retire: Callable[["Session"], None]) -> None:
+        """Be idle for at most `idle_s`; `retire` is called when that is over, or when the host ends the session."""
+        self._retire = retire
+        self._deadline.restart(idle_s)
+
+    def _leave_pool(self) -> None:
+        retire, self._retire = self._retire, None
+        if retire is not None:
+            retire(self)
+
+    def quit(self) -> None:
+        """Say QUIT and close without waiting for the answer (RFC 5321 4.1.1.10 would have us wait; nothing depends on it)."""
+        if self._is_lost:
+            return
+        if self._machine.is_idle:
+            self._machine.quit()
+            self._flush()
+        self._is_lost = True
+        self._deadline.cancel()
+        self._connection.close()
+
+
+def _with_prefix(prefix: bytes, content: Content) -> Iterator[bytes]:
+    if prefix:
+        yield prefix
+    yield from content.chunks()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""What an attempt's result changes: a Settlement, with one recipient and one record for each recipient of the lease.
+
+Pure and total: every verdict at every time gives a state with a next event, or an end. Never decides what a reply means
+(send.verdict did) nor when to retry (`retry_at` does). Called by relay.py; what it returns is one transaction of the
+store, so a crash before the commit leaves the recipients deferred as they were.
+"""
+
+from collections.abc import Callable
+
+from smarthost.mail.errors import LocalProtocolError
+from smarthost.mail.lease import Lease, LeasedRecipient
+from smarthost.mail.result import AttemptResult, Outcome, Verdict
+from smarthost.mail.settlement import SettledRecipient, Settlement, State
+from smarthost.settle.notify import is_report_owed
+from smarthost.settle.record import describe_tls, record_expiry, record_verdict
+
+# RFC 3463 3.5: X.4.7 "delivery time expired", and class 4 is the one that "sending in the future may be successful"
+# (2.3.4 of RFC 3464 allows it with action failed). Postfix repeats the last reply's status instead: that hides why we
+# gave up; the last reply itself is kept beside it.
+EXPIRED_STATUS = "4.4.7"
+
+POSTPONED_LEAST_S = 1.0  # a time already past must not make a recipient spin
+POSTPONED_MOST_S = 3600.0  # the schedule's own ceiling is about as long; queue.schedule.sweep_before must exceed it
+
+RetryAt = Callable[[int, float], float | None]  # (attempts, received_at) -> next attempt, or None: expired
+
+
+def decide(result: AttemptResult, *, now: float, retry_at: RetryAt, next_seq: Callable[[], int]) -> Settlement:
+    """Turn the verdicts of an attempt into a settlement, recipients and records in the lease's order.
+
+    Raises: LocalProtocolError: not as many verdicts as recipients; nobody can say whose is missing.
+    """
+    lease, verdicts = result.lease, result.verdicts
+    if len(verdicts) != len(lease.recipients):
+        raise LocalProtocolError(f"{len(verdicts)} verdicts for {len(lease.recipients)} recipients of {lease.id}")
+    tls = describe_tls(result.tls)
+    recipients = []
+    records = []
+    for recipient, verdict in zip(lease.recipients, verdicts, strict=True):
+        said = "" if verdict.reply is None else str(verdict.reply)
+        if verdict.outcome is Outcome.RELAYED:
+            settled = _relay(recipient, verdict, said)
+        elif verdict.outcome is Outcome.BOUNCED:
+            settled = _bounce(recipient, verdict, said, lease)
+        else:
+            settled = _defer(recipient, verdict, said, lease, now, retry_at)
+        recipients.append(settled)
+        records.append(record_verdict(result, verdict, settled, said=said, tls=tls, seq=next_seq()))
+    return Settlement(lease.id, tuple(recipients), tuple(records))
+
+
+def expire(lease: Lease, *, now: float, next_seq: Callable[[], int]) -> Settlement:
+    """Give up on every recipient of a lease that the sweep found too old, also if it was never attempted."""
+    recipients = []
+    records = []
+    for recipient in lease.recipients:
+        last = recipient.last_reply or recipient.last_status
+        if not last:
+            last = "a failure without a reply" if recipient.attempts else "never attempted"
+        settled = _expire(recipient, lease, now, recipient.attempts, last, recipient.last_reply, "")
+        recipients.append(settled)
+        records.append(record_expiry(lease, settled, at=now, seq=next_seq()))
+    return Settlement(lease.id, tuple(recipients), tuple(records))
+
+
+def _relay(recipient: LeasedRecipient, verdict: Verdict, said: str) -> SettledRecipient:
+    return SettledRecipient(
+        recipient.n,
+        recipient.address,
+        recipient.domain,
+        State.RELAYED,
+        0.0,
+        recipient.attempts + 1,
+        verdict.status,
+        said,
+        verdict.why,
+        False,
+        verdict.host,
+    )
+
+
+def _bounce(recipient: LeasedRecipient, verdict: Verdict, said: str, lease: Lease) -> SettledRecipient:
+    """End with this verdict's words only: an earlier temporary reply is not why it bounces."""
+    return SettledRecipient(
+        recipient.n,
+        recipient.address,
+        recipient.domain,
+        State.BOUNCED,
+        0.0,
+        recipient.attempts + 1,
+        verdict.status,
+        said,
+        verdict.why,
+        is_report_owed(lease.reverse_path, State.BOUNCED),
+        verdict.host,
+    )
+
+
+def _defer(
+    recipient: LeasedRecipient, verdict: Verdict, said: str, lease: Lease, now: float, retry_at: RetryAt
+) -> SettledRecipient:
+    """Deferred or postponed: to be tried again, or expired if its time is over."""
+    is_counted = verdict.outcome is Outcome.DEFERRED
+    attempts = recipient.attempts + is_counted
+    due = retry_at(attempts, lease.received_at)
+    if due is None:
+        last = said or (verdict.why if is_counted else recipient.last_reply or verdict.why)
+        return _expire(recipient, lease, now, attempts, last, said or recipient.last_reply, verdict.host)
+    if not is_counted:
+        until = due if verdict.until is None else verdict.until
+        due = min(now + POSTPONED_MOST_S, max(now + POSTPONED_LEAST_S, until))
+    return SettledRecipient(
+        recipient.n,
+        recipient.address,
+        recipient.domain,
+        State.DEFERRED,
+        due,
+        attempts,
+        verdict.status,
+        said or recipient.last_reply,
+        verdict.why,
+        False,
+        verdict.host,
+    )
+
+
+def _expire(
+    recipient: LeasedRecipient, lease: Lease, now: float, attempts: int, last: str, last_reply: str, host: str
+) -> SettledRecipient:
+    return SettledRecipient(
+        recipient.n,
+        recipient.address,
+        recipient.domain,
+        State.EXPIRED,
+        0.0,
+        attempts,
+        EXPIRED_STATUS,
+        last_reply,
+        f"not delivered within {_describe_age(now - lease.received_at)}; last: {last}",
+        is_report_owed(lease.reverse_path, State.EXPIRED),
+        host,
+    )
+
+
+def _describe_age(seconds: float) -> str:
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size:
+            n = int(seconds // size)
+            return f"{n} {unit}" if n == 1 else f"{n} {unit}s"
+    return "a second"
