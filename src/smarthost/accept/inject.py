@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The programmatic door: library callers, `smarthost send` and DSNs hand mail in as code, without an SMTP session.
+"""The programmatic door: library callers and `smarthost send` hand mail in as values, without an SMTP session.
 
-The same duties as reception: durable before a receipt, Received: prepended, loops refused. Who may call it is decided by
-whoever holds the door (the control socket checks peer credentials). A crash before the commit leaves nothing.
+The same duties as reception, and the same replies: addresses by the one grammar, content by the one rule for line ends,
+loops refused, Received: prepended, durable before a receipt. Who may call it is decided by whoever holds the door (the
+control socket checks peer credentials). A crash before the commit leaves nothing.
 """
 
 import asyncio
@@ -11,18 +12,125 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from smarthost.accept import replies, trace
+from smarthost.mail.address import Address
 from smarthost.mail.content import InlineContent
 from smarthost.mail.envelope import NULL_REVERSE_PATH, Body, Envelope
-from smarthost.mail.errors import RemoteProtocolError, SubmissionRefused
+from smarthost.mail.errors import SubmissionRefused
 from smarthost.mail.message import Message
-from smarthost.mail.reply import reply
+from smarthost.mail.reply import Reply, reply
 from smarthost.ports import Clock
-from smarthost.smtp import grammar
+from smarthost.smtp import grammar, lines
 from smarthost.smtp.limits import Limits
-"""TODO"""
+
+TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients in one submission")
+NO_RECIPIENTS = reply(554, "5.5.1", "No recipients")
 
 
 class Receipt(Struct, frozen=True):
     """Proof that a message is durable: its id."""
 
     id: str
+
+
+class Injection:
+    """Takes messages from code. `add` is that of the journey: it calls back once the message is durable."""
+
+    def __init__(
+        self,
+        *,
+        hostname: str,
+        limits: Limits,
+        clock: Clock,
+        next_id: Callable[[], str],
+        add: Callable[[Message, Callable[[Exception | None], None]], None],
+        route_recipient: Callable[[Address], Address],
+        refuse_recipient: Callable[[Address], Reply | None],
+    ) -> None:
+        self._hostname = hostname
+        self._limits = limits
+        self._clock = clock
+        self._next_id = next_id
+        self._add = add
+        self._route_recipient = route_recipient
+        self._refuse_recipient = refuse_recipient
+
+    async def submit(
+        self, octets: bytes, reverse_path: str, recipients: Sequence[str], *, client: str = "local"
+    ) -> Receipt:
+        """File one message; returns when it is durable. Cancelling does not withdraw it.
+
+        Raises: SubmissionRefused, StoreError.
+        """
+        self._check_content(octets)
+        sender = _read_reverse_path(reverse_path, self._limits.message_octets)
+        addresses = self._read_recipients(recipients)
+        is_utf8 = not (reverse_path.isascii() and all(address.text.isascii() for address in addresses))
+        body = Body.SEVEN_BIT if octets.isascii() else Body.EIGHT_BIT_MIME
+        id, now = self._next_id(), self._clock.wall()
+        stamp = trace.ReceivedStamp(client, self._hostname).write(id, now, addresses, smtputf8=is_utf8)
+        message = Message(
+            id,
+            now,
+            Envelope(sender, addresses, body, is_utf8),
+            stamp,
+            InlineContent(octets),
+            client,
+            sender or client,
+        )
+        await self._file(message)
+        return Receipt(id)
+
+    def _check_content(self, octets: bytes) -> None:
+        defect = lines.find_defect(octets)
+        if defect is None and len(octets) > self._limits.message_octets:
+            defect = lines.TOO_LARGE
+        if defect is None and trace.count_received(octets) >= trace.RECEIVED_LIMIT:
+            defect = replies.MAIL_LOOP
+        if defect is not None:
+            raise SubmissionRefused(defect)
+
+    def _read_recipients(self, recipients: Sequence[str]) -> tuple[Address, ...]:
+        if not recipients:
+            raise SubmissionRefused(NO_RECIPIENTS)
+        if len(recipients) > self._limits.recipients:
+            raise SubmissionRefused(TOO_MANY_RECIPIENTS)
+        addresses = []
+        for text in recipients:
+            read = grammar.parse_rcpt(b"TO:<" + _to_octets(text) + b">", True)
+            refusal = read if isinstance(read, Reply) else self._refuse_recipient(read.recipient)
+            if refusal is not None:
+                raise SubmissionRefused(_naming(refusal, text))
+            assert not isinstance(read, Reply), "a refusal was raised"
+            addresses.append(self._route_recipient(read.recipient))
+        return tuple(addresses)
+
+    async def _file(self, message: Message) -> None:
+        durable = asyncio.get_running_loop().create_future()
+
+        def filed(failure: Exception | None) -> None:
+            if durable.done():
+                return
+            if failure is None:
+                durable.set_result(None)
+            else:
+                durable.set_exception(failure)
+
+        self._add(message, filed)
+        await durable
+
+
+def _read_reverse_path(text: str, max_octets: int) -> str:
+    read = grammar.parse_mail(b"FROM:<" + _to_octets(text) + b"> SMTPUTF8", max_octets)
+    if isinstance(read, Reply):
+        raise SubmissionRefused(_naming(read, text))
+    return NULL_REVERSE_PATH if read.reverse_path is None else read.reverse_path.text
+
+
+def _to_octets(text: str) -> bytes:
+    """Give an address as octets; what could end the path early, or is no text, is refused by the grammar afterwards."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _naming(refusal: Reply, text: str) -> Reply:
+    shown = "".join(character if character.isprintable() else "?" for character in text[:256])
+    return Reply(refusal.code, refusal.enhanced, (*refusal.lines, f"Address: {shown}"))

@@ -6,7 +6,7 @@ why this edge may catch Exception. Knows neither queue nor routes: `add` and `dr
 A crash before the commit leaves nothing but an orphan file, which the store sweeps; after it, the message is ours.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -39,6 +39,7 @@ RECEIVED_LIMIT = (
     50  # design section 5; RFC 5321 6.3 asks for at least 100 as "large": Deviation, Postfix's hopcount_limit
 )
 BUFFERED_OCTETS = 256 * 1024  # what a client may pipeline while it waits for a reply
+DRAIN_STEP_S = 0.02
 
 
 class ReceptionTerms(Struct, frozen=True):
@@ -101,12 +102,17 @@ class Receptions:
         else:
             self._by_client.pop(client, None)
 
-    def close(self) -> Iterable["Reception"]:
-        """Greet nobody any more, send 421 to who is between transactions; give those still in the middle of one."""
+    async def drain(self, grace_s: float) -> None:
+        """Greet nobody any more, send 421 to who is between transactions, wait for the others at most `grace_s`."""
         self._is_closing = True
+        clock = self.terms.clock
+        until = clock.monotonic() + grace_s
         for reception in list(self._open):
             reception.leave()
-        return tuple(self._open)
+        while self._open and clock.monotonic() < until:
+            await clock.sleep(DRAIN_STEP_S)
+        for reception in list(self._open):
+            reception.drop()
 
 
 class Reception:
@@ -194,6 +200,11 @@ class Reception:
         if not self._machine.in_transaction and not self._machine.is_waiting and not self._is_over:
             self._machine.reply_unasked(replies.SHUTTING_DOWN)
             self._hang_up()
+
+    def drop(self) -> None:
+        """End the session at once; a message being filed is filed all the same, its client never hears so."""
+        self._is_over = True
+        self._connection.abort()
 
     def _hang_up(self) -> None:
         self._is_over = True
@@ -300,7 +311,7 @@ class Reception:
             self._refuse_content(replies.for_store_failure(failure))
         elif defect is not None:
             self._refuse_content(defect)
-        elif self._hops >= RECEIVED_LIMIT:
+        elif self._hops >= trace.RECEIVED_LIMIT:
             self._refuse_content(replies.MAIL_LOOP)
         else:
             self._file()

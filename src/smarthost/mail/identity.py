@@ -57,3 +57,15 @@ class IdSource:
             number = self._last + 1
         self._last = number
         return encode_id(number, self._tag)
+
+
+class SequenceSource:
+    """Gives record numbers that rise, also across restarts: from the clock at start, then one by one."""
+
+    def __init__(self, now: float, last_number: int = 0) -> None:
+        self._last = max(last_number, int(now * 1000) << _SEQUENCE_BITS)
+
+    def next(self) -> int:
+        """Give the next number."""
+        self._last += 1
+        return self._last

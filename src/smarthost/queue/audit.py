@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The progress invariant: every unfinished recipient has exactly one owner and one next event with a deadline.
 
-Pure: claims in, findings out. Whoever owns recipients (store, feed, lanes, suspensions, the sweep of holds) claims them;
-the auditor only compares. It repairs nothing, and knows no state: a recipient that nobody moves is stuck whatever it is
-called.
+Pure: claims in, findings out. Whoever owns recipients (store, feed, lanes, suspensions, the sweep of holds) claims
+them; the auditor only compares. It repairs nothing, and knows no state: a recipient that nobody moves is stuck whatever
+it is called.
 """
 
 import math

@@ -19,9 +19,9 @@ _DAY_S = 24 * _HOUR_S
 class RetrySchedule(Struct, frozen=True, gc=False, kw_only=True):
     """Delays that double from `first_s` to `longest_s`, each `jitter` shorter or longer; expiry; the delay warning.
 
-    The defaults are what operators of Postfix are used to (minimal_backoff_time, maximal_backoff_time, 5 days), which lies
-    within RFC 5321 4.5.4.1: give-up time 4 to 5 days at least. Its 30 minutes between tries are a SHOULD "in general"
-    that no large relay keeps for the first tries: Deviation. Raises: ConfigError: names the key.
+    The defaults are Postfix's (minimal_backoff_time, maximal_backoff_time, maximal_queue_lifetime). RFC 5321 4.5.4.1: give
+    up after 4 to 5 days at least. Deviation: its 30 minutes between tries, a SHOULD "in general", are not kept for the
+    first ones, as no large relay does. Raises: ConfigError: names the key.
     """
 
     first_s: float = 300.0
@@ -46,8 +46,8 @@ class RetrySchedule(Struct, frozen=True, gc=False, kw_only=True):
     def next_attempt(self, attempts: int, now: float, received_at: float, random: Random) -> float:
         """Give the time of the next attempt after `attempts` of them; always later than `now`.
 
-        An attempt that would come after expiry is placed at expiry: mail is not given up without a last try at the end of
-        its time. Ask `is_expired` first: past expiry this goes on with the plain delays.
+        An attempt that would come after expiry is placed at expiry: mail is not given up without a last try at the end
+        of its time. Ask `is_expired` first: past expiry this goes on with the plain delays.
         """
         # At 2**32 every first_s has passed every longest_s that makes sense; the bound keeps 2.0**n from overflowing.
         delay = min(self.first_s * 2.0 ** min(max(attempts - 1, 0), 32), self.longest_s)
@@ -60,13 +60,13 @@ class RetrySchedule(Struct, frozen=True, gc=False, kw_only=True):
         return received_at + self.expire_after_s
 
     def is_expired(self, received_at: float, now: float) -> bool:
-        """Has the message run out of time? True at `expires_at` already, so that the attempt placed there is the last."""
+        """Has the message run out of time? True at `expires_at` already: the attempt placed there is the last."""
         return now >= received_at + self.expire_after_s
 
     def sweep_before(self, now: float) -> float:
         """Give the `received_before` for Store.sweep: what is so old that its last attempt, too, must be over.
 
-        A sweep at expiry itself would race with the attempt placed there. The grace is one longest delay: it must exceed the
-        hour that settle.decide lets a postponed recipient wait, or half an hour of an attempt's deadlines.
+        A sweep at expiry itself would race with the attempt placed there. The grace is one longest delay: it must not be
+        below the hour for which settle.decide may postpone, and exceeds an attempt's deadlines (RFC 5321 4.5.3.2).
         """
         return now - self.expire_after_s - max(self.longest_s, _HOUR_S)

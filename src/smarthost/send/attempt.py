@@ -6,7 +6,7 @@ Raises only what is not the hosts' doing (content that cannot be read): the call
 A crash in the middle leaves the recipients deferred in the store; at worst a host that said 250 gets them again.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -24,11 +24,13 @@ from smarthost.send.pool import Pool
 from smarthost.send.session import Session, SessionKey, SetupFailed, TransactionLost
 from smarthost.smtp import limits
 from smarthost.smtp.client import Transaction
+from smarthost.smtp.steps import Step
 from smarthost.smtp.wire import TransactionEnded
 
 DIALS_PER_ATTEMPT = 5  # Postfix's smtp_mx_address_limit; at 10 s each a dead site costs a slot 50 s at most
 CLEAR_MEMORY_S = 3600.0  # how long a host whose opportunistic handshake failed is spoken to in clear
 CLEAR_MEMORY_HOSTS = 10_000
+_HOST_STEPS = (Step.CONNECT, Step.BANNER, Step.EHLO, Step.HELO)
 
 
 class AttemptTerms(Struct, frozen=True):
@@ -83,11 +85,11 @@ class Sender:
         opened = await self._open(key, walk)
         if (
             isinstance(opened, SetupFailed)
-            and opened.step == "tls"
+            and opened.step is Step.TLS
             and policy.tls is TlsLevel.OPPORTUNISTIC
             and not policy.implicit_tls
         ):
-            walk.tried(name, address, f"TLS failed ({opened.error}), again in clear")
+            walk.tried(name, address, f"TLS failed ({opened.said}), again in clear")
             self._remember_clear(address)
             opened = await self._open((name, address, replace(policy, tls=TlsLevel.NONE)), walk)
         _close_permits(permit, strict, opened)
@@ -112,7 +114,7 @@ class Sender:
             )
         except ConnectFailed as error:
             self._egress.connect_failed(address, policy.port, str(error))
-            return SetupFailed("connect", error=error)
+            return SetupFailed(Step.CONNECT, error)
         finally:
             walk.connect_s += clock.monotonic() - started
         self._egress.connected(policy.port)
@@ -148,10 +150,8 @@ def _close_permits(permit: Permit, strict: Permit | None, opened: Session | Setu
         if strict is not None:
             strict.succeeded()
         return
-    detail = str(opened.reply or opened.error)
-    is_hosts_fault = opened.step in ("connect", "banner", "ehlo") or isinstance(
-        opened.error, ConnectionLost | DeadlinePassed
-    )
+    detail = str(opened.said)
+    is_hosts_fault = opened.step in _HOST_STEPS or isinstance(opened.said, ConnectionLost | DeadlinePassed)
     if is_hosts_fault or strict is None:
         permit.failed(opened.step, detail)
         if strict is not None:
@@ -202,32 +202,33 @@ class _Walk:
     async def visit(self, host: Host, address: str) -> None:
         """Try one address of one host for the recipients that still need a verdict."""
         key = self._sender.key_for(host, address, self._plan)
-        pool = self._sender.terms.pool
-        session = pool.take(key)
-        ended: TransactionEnded | TransactionLost | None = None
-        if session is not None:
-            ended = await self._transact(session)
-            if isinstance(ended, TransactionLost) and ended.heard_nothing and not ended.after_dot:
-                session = None  # it had been closed while idle: not the host's fault, and nobody's attempt
-        if session is None:
-            opened = await self._sender.open(key, self)
-            if isinstance(opened, Refused):
-                self._refusals.append(opened)
-                self.tried(host.name, address, f"not dialled, {opened.why}")
-                return
-            if isinstance(opened, SetupFailed):
-                self._judge_setup(opened, host.name, address)
-                return
-            session = opened
-            ended = await self._transact(session)
-        assert ended is not None, "a session was used"
-        self._tls = session.tls
-        self._judge_transaction(ended, host.name, address)
-        pool.keep(session)
+        session = self._sender.terms.pool.take(key)
+        if session is not None and await self._use(session, host.name, address, is_stale_tolerable=True):
+            return
+        opened = await self._sender.open(key, self)
+        if isinstance(opened, Refused):
+            self._refusals.append(opened)
+            self.tried(host.name, address, f"not dialled, {opened.why}")
+        elif isinstance(opened, SetupFailed):
+            self._judge_setup(opened, host.name, address)
+        else:
+            await self._use(opened, host.name, address, is_stale_tolerable=False)
 
-    async def _transact(self, session: Session) -> TransactionEnded | TransactionLost | None:
+    async def _use(self, session: Session, host: str, address: str, *, is_stale_tolerable: bool) -> bool:
+        """Run the transaction in this session; False: the session had died while idle, which is nobody's attempt."""
+        asked = self._judge_offer(session, host, address)
+        if asked:
+            ended = await self._transact(session, asked)
+            if is_stale_tolerable and isinstance(ended, TransactionLost) and ended.was_stale:
+                return False
+            self._tls = session.tls
+            self._judge_transaction(ended, asked, host, address)
+        self._sender.terms.pool.keep(session)
+        return True
+
+    async def _transact(self, session: Session, asked: list[int]) -> TransactionEnded | TransactionLost:
         lease, clock = self._lease, self._sender.terms.clock
-        recipients = tuple(lease.recipients[index].address for index in self.pending)
+        recipients = tuple([lease.recipients[index].address for index in asked])
         transaction = Transaction(
             lease.reverse_path, recipients, lease.octets + len(lease.prefix), lease.body, lease.smtputf8
         )
@@ -240,11 +241,9 @@ class _Walk:
     # Judging
 
     def _judge_setup(self, failed: SetupFailed, host: str, address: str) -> None:
-        said = failed.reply if failed.reply is not None else failed.error
-        assert said is not None, "a failed set-up names its reason"
-        judged = verdict.after_session_failure(failed.step, said, host, address)
+        judged = verdict.after_session_failure(failed.step, failed.said, host, address)
         self.tried(host, address, judged.verdict.why)
-        if judged.is_alarming:
+        if judged.alarm:
             self._sender.terms.sink.note(
                 "error",
                 "host refuses our sessions",
@@ -256,20 +255,58 @@ class _Walk:
         for index in self.pending:
             self._verdicts[index] = verdict.combine(self._verdicts[index], judged.verdict)
 
-    def _judge_transaction(self, ended: TransactionEnded | TransactionLost, host: str, address: str) -> None:
+    def _judge_transaction(
+        self, ended: TransactionEnded | TransactionLost, asked: list[int], host: str, address: str
+    ) -> None:
         soft_bounce = self._sender.terms.soft_bounce
         if isinstance(ended, TransactionLost):
-            one = verdict.after_lost_transaction(ended.step, ended.error, ended.after_dot, host, address)
-            judged = (one,) * len(self.pending)
-            self.tried(host, address, one.verdict.why)
+            judged = verdict.after_lost_transaction(
+                ended.step, ended.error, ended.heard, len(asked), host, address, soft_bounce
+            )
+            self.tried(host, address, f"lost at {ended.step}: {ended.error}")
         else:
-            judged = verdict.after_transaction(ended, len(self.pending), host, address, soft_bounce)
-        still = []
-        for index, each in zip(self.pending, judged, strict=True):
+            judged = verdict.after_transaction(ended, len(asked), host, address, soft_bounce)
+        self._take_verdicts(asked, judged)
+
+    def _take_verdicts(self, indices: list[int], judged: Sequence[verdict.RecipientVerdict]) -> None:
+        """Join what this host said with what better hosts said; who may not go on leaves the walk."""
+        done = set()
+        for index, each in zip(indices, judged, strict=True):
             self._verdicts[index] = verdict.combine(self._verdicts[index], each.verdict)
-            if each.try_next_host:
-                still.append(index)
-        self.pending = still
+            if not each.try_next_host:
+                done.add(index)
+            if each.alarm:
+                self._sender.terms.sink.note(
+                    "error", "host refuses our sessions", host=each.verdict.host, why=each.verdict.why
+                )
+        self.pending = [index for index in self.pending if index not in done]
+
+    def _judge_offer(self, session: Session, host: str, address: str) -> list[int]:
+        """Judge what this host cannot take before anything is sent to it; give the recipients it can be asked for."""
+        offered, lease = session.extensions, self._lease
+        asked = self.pending
+        if offered is None:  # it has ended the session; the transaction will say so
+            return asked
+        soft_bounce = self._sender.terms.soft_bounce
+        if offered.size is not None and offered.refuses_size(octets := lease.octets + len(lease.prefix)):
+            one = verdict.for_oversize(octets, offered.size, host, address, soft_bounce)
+            self._take_verdicts(asked, (one,) * len(asked))
+            return []
+        if lease.smtputf8 and not offered.smtputf8:
+            return self._judge_smtputf8(asked, host, address)
+        return asked
+
+    def _judge_smtputf8(self, asked: list[int], host: str, address: str) -> list[int]:
+        lease, able = self._lease, []
+        for index in asked:
+            judged = verdict.for_smtputf8_missing(
+                lease.reverse_path, lease.recipients[index].address, host, address, self._sender.terms.soft_bounce
+            )
+            if judged is None:
+                able.append(index)
+            else:
+                self._take_verdicts([index], (judged,))
+        return able
 
     def result(self) -> AttemptResult:
         """Give the verdicts; who was never tried waits for the earliest host that may be dialled again."""

@@ -20,6 +20,7 @@ from smarthost.ports import Clock, Connection, TlsRequest
 from smarthost.smtp import limits
 from smarthost.smtp.client import SmtpClient, Transaction
 from smarthost.smtp.extensions import Extensions
+from smarthost.smtp.steps import Step
 from smarthost.smtp.wire import (
     AuthAnswered,
     BannerReceived,
@@ -37,21 +38,21 @@ SessionKey: TypeAlias = tuple[str, str, SessionPolicy]  # host name (certificate
 class SetupFailed(Struct, frozen=True, gc=False):
     """The session could not be set up: at which step, and what the host said or what broke."""
 
-    step: str  # "banner", "ehlo", "starttls", "tls", "auth"
-    reply: Reply | None = None
-    error: SmarthostError | None = None
+    step: Step
+    said: Reply | SmarthostError
 
 
 class TransactionLost(Struct, frozen=True, gc=False):
-    """The connection, a deadline or the protocol broke inside a transaction; `after_dot`: the host may have the mail.
+    """The connection, a deadline or the protocol broke inside a transaction.
 
-    `heard_nothing`: the host said nothing at all since the transaction began, as when it had closed an idle session.
+    `step`: where the machine stood (Step.FINAL: the host may have the mail). `heard`: what the host had said by then.
+    `was_stale`: it said nothing at all since the transaction began, as when it had closed an idle session.
     """
 
-    step: str
-    after_dot: bool
-    heard_nothing: bool
+    step: Step
     error: SmarthostError
+    heard: TransactionEnded | None
+    was_stale: bool
 
 
 class Session:
@@ -64,7 +65,7 @@ class Session:
         self._connection = connection
         self._host, _, self._policy = key
         self._machine = SmtpClient()
-        self._step = "banner"
+        self._step = Step.BANNER
         self._wanted: asyncio.Future[SetupFailed | None] | None = None
         self._ended: asyncio.Future[TransactionEnded | TransactionLost] | None = None
         self._content: Iterator[bytes] | None = None
@@ -97,20 +98,20 @@ class Session:
         return await self._wanted
 
     def _start_tls(self) -> None:
-        self._enter("tls", limits.TLS_HANDSHAKE_S)
+        self._enter(Step.TLS, limits.TLS_HANDSHAKE_S)
         self._connection.upgrade(TlsRequest(self._host, verified=self._policy.tls is TlsLevel.VERIFIED))
 
     def secured(self, facts: TlsFacts) -> None:
         """Say EHLO again inside TLS; everything learned in clear is forgotten (RFC 3207 4.2)."""
         self.tls = facts
         if self._policy.implicit_tls:
-            self._enter("banner", limits.BANNER_S)
+            self._enter(Step.BANNER, limits.BANNER_S)
             return
         self._machine.secured()
         self._say_hello()
 
     def _say_hello(self) -> None:
-        self._enter("ehlo", limits.HELLO_S)
+        self._enter(Step.EHLO, limits.HELLO_S)
         self._machine.hello(self._policy.helo)
 
     def _advance_setup(self, event: ClientEvent) -> None:
@@ -142,11 +143,11 @@ class Session:
         assert offered is not None, "a positive EHLO leaves its extensions"
         if self.tls is None and policy.tls is not TlsLevel.NONE:
             if offered.starttls:
-                self._enter("starttls", limits.STARTTLS_S)
+                self._enter(Step.STARTTLS, limits.STARTTLS_S)
                 self._machine.starttls()
                 return
             if policy.tls is not TlsLevel.OPPORTUNISTIC:
-                self._fail(TlsFailed("the host does not offer STARTTLS, which the policy demands", step="starttls"))
+                self._fail(TlsFailed("the host does not offer STARTTLS, which the policy demands", step=Step.STARTTLS))
                 return
         self._after_protection()
 
@@ -168,20 +169,20 @@ class Session:
             return
         # RFC 4954 4: the password only inside TLS that was verified, or where the operator chose the level himself.
         if self.tls is None and self._policy.tls is not TlsLevel.NONE:
-            self._fail(TlsFailed("no password is sent without TLS", step="auth"))
+            self._fail(TlsFailed("no password is sent without TLS", step=Step.AUTH))
             return
-        self._enter("auth", limits.AUTH_S)
+        self._enter(Step.AUTH, limits.AUTH_S)
         self._machine.auth_plain(credentials)
 
     def _ready(self) -> None:
-        self._enter("idle", limits.MAIL_S)
+        self._enter(Step.IDLE, limits.MAIL_S)
         wanted, self._wanted = self._wanted, None
         if wanted is not None and not wanted.done():
             wanted.set_result(None)
 
     def _set_up_failed(self, reply: Reply) -> None:
         step = self._step
-        self._answer(SetupFailed(step, reply=reply))
+        self._answer(SetupFailed(step, reply))
         self.quit()
 
     # Transactions
@@ -193,13 +194,15 @@ class Session:
         assert self._ended is None, "one transaction at a time"
         self._retire = None
         if self._is_lost:
-            return TransactionLost("mail", False, True, ConnectionLost("the host closed the idle session", step="mail"))
+            return TransactionLost(
+                Step.MAIL, ConnectionLost("the host closed the idle session", step=Step.MAIL), None, True
+            )
         self.transactions += 1
         self._heard = False
         self._ended = asyncio.get_running_loop().create_future()
         self._inline = (prefix, content.body) if isinstance(content, InlineContent) else None
         self._content = _with_prefix(prefix, content)
-        self._enter("mail", limits.MAIL_S)
+        self._enter(Step.MAIL, limits.MAIL_S)
         self._machine.begin(transaction)
         self._flush()
         try:
@@ -214,10 +217,10 @@ class Session:
     def _advance_transaction(self, event: ClientEvent) -> None:
         match event:
             case ContentWanted():
-                self._enter("content", limits.CONTENT_BLOCK_S)
+                self._enter(Step.CONTENT, limits.CONTENT_BLOCK_S)
                 self._send_content()
             case TransactionEnded():
-                self._enter("idle", limits.MAIL_S)
+                self._enter(Step.IDLE, limits.MAIL_S)
                 if self._ended is not None and not self._ended.done():
                     self._ended.set_result(event)
             case ClosingReceived(reply):
@@ -231,7 +234,7 @@ class Session:
         if self._inline is not None:  # small content and its final dot leave in one write
             buffers = machine.content(self._inline)
             self._content = None
-            self._enter("final dot", limits.FINAL_DOT_S)
+            self._enter(Step.FINAL, limits.FINAL_DOT_S)
             machine.content_end()
             buffers.append(machine.take_output())
             self._connection.write(buffers)
@@ -241,12 +244,12 @@ class Session:
                 self._deadline.restart(limits.CONTENT_BLOCK_S)
                 return  # goes on in `writable`
         self._content = None
-        self._enter("final dot", limits.FINAL_DOT_S)
+        self._enter(Step.FINAL, limits.FINAL_DOT_S)
         self._machine.content_end()
 
     def writable(self) -> None:
         """Go on with content that the connection could not take at once."""
-        if self._content is not None and self._step == "content" and not self._is_lost:
+        if self._content is not None and self._step is Step.CONTENT and not self._is_lost:
             self._guard(self._send_content)
             self._flush()
 
@@ -267,8 +270,8 @@ class Session:
             elif self._wanted is not None:
                 self._advance_setup(event)
             else:  # 421 upon an idle session, or the answer to QUIT
-                self._fail(ConnectionLost("the host ended the idle session", step="idle"))
-            if self._is_lost or self._step == "tls":
+                self._fail(ConnectionLost("the host ended the idle session", step=Step.IDLE))
+            if self._is_lost or self._step is Step.TLS:
                 return
 
     def _guard(self, step: Callable[[], None]) -> None:
@@ -283,7 +286,7 @@ class Session:
         if output and not self._is_lost:
             self._connection.write((output,))
 
-    def _enter(self, step: str, timeout_s: float) -> None:
+    def _enter(self, step: Step, timeout_s: float) -> None:
         self._step = step
         self._deadline.restart(timeout_s)
 
@@ -305,11 +308,10 @@ class Session:
         if self._is_lost:
             return
         self._is_lost = True
-        step = self._step
-        self._answer(SetupFailed(step, error=error))
+        self._answer(SetupFailed(self._step, error))
         if self._ended is not None and not self._ended.done():
-            after_dot = step == "final dot"
-            self._ended.set_result(TransactionLost(step, after_dot, not self._heard, error))
+            machine = self._machine
+            self._ended.set_result(TransactionLost(machine.step, error, machine.heard, not self._heard))
         self._leave_pool()
         self._deadline.cancel()
         self._connection.abort()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Every number of RFC 5321 4.5.3 in one place, for both roles, with its source; and the limits an operator may set.
 
-Sizes are octets with the CRLF, times are seconds. Constants are fixed by protocol or design; `Limits` is what a listener
-allows, and `check_limits` refuses values below what the RFC demands or beyond what the machines can keep.
+Sizes are octets with the CRLF, times are seconds. Constants are fixed by protocol or design; `Limits` is what a
+listener allows, and `check_limits` refuses values below what the RFC demands or beyond what the machines can keep.
 """
 
 from math import isfinite
@@ -24,7 +24,7 @@ PATH_OCTETS = 256  # 4.5.3.1.3, with the angle brackets
 COMMAND_LINE_OCTETS = 2048
 # What is read and thrown away of a line that is too long, in the hope of its CRLF; enough for a paste of header fields.
 DISCARD_OCTETS = 64 * KIBIBYTE
-# Content of up to this many octets on the wire comes in one piece; larger content in pieces of at least about this size.
+# Content of up to this many octets on the wire comes in one piece, larger content in pieces of at least about this size.
 CONTENT_PIECE_OCTETS = 64 * KIBIBYTE
 MESSAGE_OCTETS_FLOOR = 64 * KIBIBYTE  # 4.5.3.1.7
 MESSAGE_OCTETS_CEILING = 10**18  # SIZE has 20 digits (RFC 1870 3); the store counts octets in 63 bits
@@ -97,7 +97,8 @@ def check_limits(limits: Limits, section: str = "limits") -> None:
             raise ConfigError(f"{value:g} is below {floor:g}, the least allowed ({why})", key=f"{section}.{field}")
     if limits.message_octets > MESSAGE_OCTETS_CEILING:
         raise ConfigError(
-            f"{limits.message_octets} is above {MESSAGE_OCTETS_CEILING}, the most allowed", key=f"{section}.message_octets"
+            f"{limits.message_octets} is above {MESSAGE_OCTETS_CEILING}, the most allowed",
+            key=f"{section}.message_octets",
         )
     if limits.content_total_s < limits.content_timeout_s:
         raise ConfigError(

@@ -16,6 +16,8 @@ NUL_OCTET = reply(550, "5.6.11", "The content has a NUL octet")
 TOO_LARGE = reply(552, "5.3.4", "The message is larger than what is accepted here")
 
 _END = b"\r\n.\r\n"
+# Chunks that wait before they are joined: each costs some 40 octets more, which is much if a client sends two at a time.
+_PARTS = 256
 
 
 class Fault(Enum):
@@ -66,13 +68,13 @@ class InputBuffer:
         self._join()
         return self._discard() if self._is_discarding else self._take_slowly()
 
-    def take_rest(self) -> tuple[bytes, int]:
+    def unread(self) -> tuple[bytes, int]:
         """Give octets and the index from which they are unread; `consume` says how far they were used."""
         self._join()
         return self._octets, self._at
 
     def consume(self, end: int) -> None:
-        """Forget everything before index `end` of the octets that `take_rest` gave."""
+        """Forget everything before index `end` of the octets that `unread` gave."""
         self._at = end
 
     def _join(self) -> None:
@@ -180,6 +182,8 @@ class ContentReader:
         if self.defect is None:
             self._parts.append(octets)
             self._held += len(octets)
+            if len(self._parts) > _PARTS:
+                self._parts = [b"".join(self._parts)]
 
     def _hold_last(self, octets: bytes, at: int, end: int) -> None:
         """Hold the content up to index `end`, which lies before `at` when the end of data straddles chunks."""

@@ -119,18 +119,21 @@ def _read_text(line: bytes, code: int) -> tuple[str, str]:
     """Give (enhanced code or "", clean text)."""
     text = line[4:].decode("utf-8", "replace")
     if not text.isprintable():
-        # Controls, line and paragraph separators, direction overrides: anything that could forge a line or move a cursor
+        # Controls, line separators, direction overrides: whatever could forge a line or move a cursor
         text = "".join([c if c.isprintable() else " " if c == "\t" else "\ufffd" for c in text])
+    if text[1:2] != ".":
+        return "", text
     enhanced, _, rest = text.partition(" ")
-    return (enhanced, rest) if _is_enhanced(enhanced, code // 100) else ("", text)
+    if len(enhanced) <= 9 and _is_enhanced(enhanced, code // 100):
+        return enhanced, rest
+    return "", text
 
 
+@lru_cache(maxsize=256)  # the same dozen codes all day
 def _is_enhanced(token: str, digit: int) -> bool:
     # RFC 2034 4, RFC 3463 2: class "." subject "." detail, the class being the reply's first digit
-    if len(token) > 9 or not token.startswith(("2.", "4.", "5.")) or int(token[0]) != digit:
-        return False
     parts = token.split(".")
-    return len(parts) == 3 and all(_is_short_number(part) for part in parts[1:])
+    return parts[0] == str(digit) and digit != 3 and len(parts) == 3 and all(map(_is_short_number, parts[1:]))
 
 
 def _is_short_number(part: str) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The server's states and moves, as data: which command may come when, where it leads, and what is said to the others.
+"""The server's states and moves, as data: which command may come when, where it leads, what is said to the others.
 
 `MOVES[state][verb]` is the state after a positive answer, or the Reply that refuses the verb in that state. What is not
 in a row is not a command. smtp.server only follows this table; the diagram in the documents is drawn from it. A
@@ -34,10 +34,16 @@ MAIL_OPEN = reply(503, "5.5.1", "A transaction is open already: end it with DATA
 NOT_OFFERED = reply(502, "5.5.1", "Command not implemented")
 NO_VALID_RECIPIENT = reply(554, "5.5.1", "No valid recipient")  # RFC 5321 3.3; for RCPT_FIRST when all were refused
 
-_UNOFFERED: Row = {
-    verb: NOT_OFFERED
-    for verb in (b"AUTH", b"BDAT", b"STARTTLS", b"EXPN", b"TURN", b"ETRN", b"ATRN", b"SEND", b"SOML", b"SAML")
-}
+UNKNOWN = reply(500, "5.5.2", "Command not recognized")
+OVERLONG = reply(500, "5.5.2", "Line too long")
+NO_ARGUMENT = reply(501, "5.5.4", "This command takes no argument")
+VRFY_SYNTAX = reply(501, "5.5.4", "Syntax: VRFY address")
+TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10: never 552
+TOO_MANY_ERRORS = reply(421, "4.7.0", "Too many errors")
+TOO_MUCH_JUNK = reply(421, "4.7.0", "Too many commands without a message")
+NOT_SMTP = reply(421, "4.7.0", "This is SMTP")
+
+_UNOFFERED = (b"AUTH", b"BDAT", b"STARTTLS", b"EXPN", b"TURN", b"ETRN", b"ATRN", b"SEND", b"SOML", b"SAML")
 
 
 def _row(state: State, mail: State | Reply, rcpt: State | Reply, data: State | Reply) -> Row:
@@ -53,7 +59,7 @@ def _row(state: State, mail: State | Reply, rcpt: State | Reply, data: State | R
         b"VRFY": state,
         b"HELP": state,
         b"QUIT": State.CLOSED,
-        **_UNOFFERED,
+        **dict.fromkeys(_UNOFFERED, NOT_OFFERED),
     }
 
 

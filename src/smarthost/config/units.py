@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""What a setting may look like: raw TOML value -> typed value, and where in the text a key stands.
+"""What one value may look like: raw TOML value -> typed value.
 
-A reader takes what tomllib gave and answers the value or raises ValueError with a text that says what was expected; the
-caller adds key and line. Pure; only config.py calls it.
+A reader takes what tomllib gave and answers the value, or raises ValueError with a text that says what was expected and
+what was there; the caller adds key and line. Pure.
 """
 
 import re
-import tomllib
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from msgspec import Struct
-
+from smarthost.config.values import Endpoint, Network
 from smarthost.mail.address import to_domain
 from smarthost.mail.hop import TlsLevel
 
 T = TypeVar("T")
 Reader = Callable[[object], T]
-Network = IPv4Network | IPv6Network
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
@@ -28,16 +25,6 @@ _OCTETS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")  # RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]
 _LEVELS = ("info", "warning", "error")
-
-
-class Endpoint(Struct, frozen=True):
-    """A host (name or IP address text) and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def text(raw: object) -> str:
@@ -61,7 +48,8 @@ def whole(low: int, high: int, why: str = "") -> Reader[int]:
     def read(raw: object) -> int:
         if not isinstance(raw, int) or isinstance(raw, bool):
             raise ValueError(f"expected a whole number, got {_spell(raw)}")
-        return _within(raw, low, high, f"{low} to {high}", why)
+        _check_bounds(raw, low, high, f"{low} to {high}", why)
+        return raw
 
     return read
 
@@ -83,7 +71,8 @@ def duration(low_s: float, high_s: float, why: str = "") -> Reader[float]:
             seconds = float(raw)
         else:
             raise ValueError(f'expected a duration such as "90s", "5m", "4h" or "5d", or seconds, got {_spell(raw)}')
-        return _within(seconds, low_s, high_s, f"{duration_text(low_s)} to {duration_text(high_s)}", why)
+        _check_bounds(seconds, low_s, high_s, f"{duration_text(low_s)} to {duration_text(high_s)}", why)
+        return seconds
 
     return read
 
@@ -99,7 +88,8 @@ def size(low: int, high: int, why: str = "") -> Reader[int]:
             octets = raw
         else:
             raise ValueError(f'expected a size such as "512KiB" or "50MiB", or octets, got {_spell(raw)}')
-        return _within(octets, low, high, f"{size_text(low)} to {size_text(high)}", why)
+        _check_bounds(octets, low, high, f"{size_text(low)} to {size_text(high)}", why)
+        return octets
 
     return read
 
@@ -225,67 +215,25 @@ def size_text(octets: int) -> str:
     return f"{octets}B"
 
 
-# Where a key stands
-
-_NAME = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
-_DOTTED = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
-_HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]\]?\s*(?:#.*)?")
-_ASSIGNED = re.compile(rf"\s*({_DOTTED})\s*=")
-_SYNTAX_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
-
-
-def key_lines(source: str) -> dict[str, int]:
-    """Give the line (from 1) of each dotted key and table header; elements of [[x]] are x[1], x[2]. First one wins.
-
-    tomllib keeps no positions; this looks at the form of lines only, so a key inside an inline table is not found.
-    """
-    lines: dict[str, int] = {}
-    tables: dict[str, int] = {}
-    prefix = ""
-    for number, line in enumerate(source.split("\n"), 1):
-        if header := _HEADER.fullmatch(line.rstrip("\r")):
-            prefix = _plain(header[2])
-            if header[1] == "[[":
-                tables[prefix] = tables.get(prefix, 0) + 1
-                lines.setdefault(prefix, number)
-                prefix = f"{prefix}[{tables[prefix]}]"
-            lines.setdefault(prefix, number)
-            prefix += "."
-        elif assigned := _ASSIGNED.match(line):
-            lines.setdefault(prefix + _plain(assigned[1]), number)
-    return lines
-
-
-def syntax_error(error: tomllib.TOMLDecodeError, source: str) -> tuple[str, int | None]:
-    """Give tomllib's text without its position, and the line."""
-    found = _SYNTAX_LINE.search(str(error))
-    if found is not None:
-        return str(error)[: found.start()], int(found[1])
-    return str(error).removesuffix(" (at end of document)"), max(1, source.rstrip("\n").count("\n") + 1)
-
-
-def _plain(dotted: str) -> str:
-    return ".".join(part.strip().strip("\"'") for part in dotted.split("."))
-
-
 def _spell(raw: object) -> str:
     if isinstance(raw, bool):
         return str(raw).lower()
     if isinstance(raw, str):
         return f'"{raw[:80]}"' if raw.isprintable() else ascii(raw[:80])
-    return {dict: "a table", list: "an array"}.get(type(raw)) or str(raw)[:80]
+    if isinstance(raw, dict):
+        return "a table"
+    return "an array" if isinstance(raw, list) else str(raw)[:80]
 
 
-def _within(number: Any, low: float, high: float, bounds: str, why: str) -> Any:
-    if not low <= number <= high:
-        raise ValueError(f"expected {bounds}{f' ({why})' if why else ''}, got {_spell(number)}")
-    return number
+def _check_bounds(number: float, low: float, high: float, bounds: str, why: str) -> None:
+    if not low <= number <= high:  # also false for nan, which TOML has
+        raise ValueError(f"expected {bounds}{f' ({why})' if why else ''}, got {number:g}")
 
 
 def _split_port(written: str) -> tuple[str, str | None]:
     if written.startswith("["):
         host, _, rest = written[1:].partition("]")
-        return host, rest[1:] if rest.startswith(":") else (None if not rest else rest)
+        return host, rest[1:] if rest.startswith(":") else (rest or None)
     if written.count(":") > 1:  # an IPv6 address without brackets has no room for a port
         return written, None
     host, colon, port = written.partition(":")

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: MIT
+"""Config -> a running relay with real backends: what `serve`, the demo and a library user open.
+
+The only module that knows both the stages and the world. Starts in the order lock, store, journey, listeners, and stops
+in the reverse order, so that nothing is accepted that could not be kept. A crash leaves what queue.store says.
+"""
+
+import asyncio
+import os
+import random
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from email.message import EmailMessage
+from email.policy import SMTP
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from msgspec.structs import replace
+
+from smarthost.accept.inject import Injection, Receipt
+from smarthost.accept.policy import RelayPolicy
+from smarthost.accept.reception import Receptions, ReceptionTerms
+from smarthost.backends.clock import SystemClock
+from smarthost.backends.dns import DnsResolver
+from smarthost.backends.logs import LoggingSink
+from smarthost.backends.sqlite.store import SqliteStore
+from smarthost.backends.tcp import TcpDialer, TcpListener
+from smarthost.config import Config, parse_config
+from smarthost.mail.errors import StoreError
+from smarthost.mail.identity import IdSource, SequenceSource
+from smarthost.ports import Sink
+from smarthost.queue.schedule import RetrySchedule
+from smarthost.queue.store import Changed, Filter, Page, Store
+from smarthost.relay import Journey, JourneyTerms
+from smarthost.route.health import HostHealth
+from smarthost.route.plan import Planner
+from smarthost.route.table import RouteTable
+from smarthost.send.attempt import AttemptTerms, Sender
+from smarthost.send.pool import Pool
+from smarthost.smtp.limits import Limits
+from smarthost.smtp.server import ServerSettings
+
+Returned = TypeVar("Returned")
+
+STOP_GRACE_S = 30.0
+
+
+class Relay:
+    """A relay in this process: `async with Relay(state_dir=..., next_hop=...) as relay: await relay.submit(...)`.
+
+    One event loop. It listens nowhere unless `listen` is given; mail is handed in by `submit`. What is in the state
+    directory from an earlier run is delivered too.
+    """
+
+    def __init__(
+        self,
+        *,
+        state_dir: str | Path,
+        next_hop: str | None = None,
+        hostname: str | None = None,
+        listen: Sequence[str] = (),
+        sink: Sink | None = None,
+        settings: str = "",
+    ) -> None:
+        """`settings` is a TOML text as in docs/configuration.md. Raises: ConfigError: names the key."""
+        flags: dict[str, object] = {"state_dir": str(state_dir)}
+        if next_hop is not None:
+            flags["next_hop"] = next_hop
+        if hostname is not None:
+            flags["hostname"] = hostname
+        if listen:
+            flags["listen"] = list(listen)
+        config = parse_config(settings, flags)
+        self._take(config if listen else replace(config, listen=()), sink or LoggingSink())
+
+    @classmethod
+    def from_config(cls, config: Config, sink: Sink) -> Self:
+        """Build from a Config as it is; nothing is opened before `start`."""
+        relay = cls.__new__(cls)
+        relay._take(config, sink)
+        return relay
+
+    def _take(self, config: Config, sink: Sink) -> None:
+        self.config = config
+        self.bound: tuple[tuple[str, int], ...] = ()
+        self._sink = sink
+        self._running: _Running | None = None
+
+    @property
+    def store(self) -> Store:
+        """The open store. Raises: StoreError: not started."""
+        return self._parts.store
+
+    @property
+    def _parts(self) -> "_Running":
+        if self._running is None:
+            raise StoreError("the relay is not started")
+        return self._running
+
+    async def start(self) -> None:
+        """Open the store, deliver what it holds, listen. Raises: ConfigError, StoreLocked, StoreError."""
+        running = _Running(self.config, self._sink)
+        await running.open()
+        self._running = running
+        try:
+            await running.listen(self.config)
+        except BaseException:
+            await self.stop(0.0)
+            raise
+        self.bound = tuple(running.bound)
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Take no new mail, let what is under way end within `grace_s`, close the store. Harmless when repeated."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.close(grace_s)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def submit(
+        self, content: bytes | EmailMessage, reverse_path: str, recipients: Sequence[str], *, client: str = "local"
+    ) -> Receipt:
+        """Take responsibility for a message: when it returns, the message is durable.
+
+        `content` is an EmailMessage, or octets with CRLF line ends; `reverse_path` may be "" (null).
+        Raises: SubmissionRefused: carries the reply an SMTP client would have read. StoreError: try again later.
+        """
+        octets = content.as_bytes(policy=SMTP) if isinstance(content, EmailMessage) else content
+        return await self._parts.injection.submit(octets, reverse_path, recipients, client=client)
+
+    async def find(self, which: Filter = Filter(), cursor: str | None = None, n: int = 100) -> Page:
+        """Give one page of the queue. Raises: ValueError: a damaged cursor. StoreError."""
+        return await self._parts.journey.find(which, cursor, n)
+
+    async def change(self, which: Filter, verb: str, cursor: str | None = None, n: int = 1000) -> Changed:
+        """Apply "retry" or "cancel" to one chunk. Raises: ValueError: an unknown verb, a damaged cursor. StoreError."""
+        return await self._parts.journey.change(which, verb, cursor, n)
+
+
+class _Running:
+    """The parts of a relay that runs, built from a Config."""
+
+    def __init__(self, config: Config, sink: Sink) -> None:
+        self.bound: list[tuple[str, int]] = []
+        self.store = SqliteStore(config.state_dir, on_trouble=partial(sink.note, "error"))
+        self._config = config
+        self._sink = sink
+        self._clock = SystemClock()
+        self._listener = TcpListener(self._clock)
+
+    async def open(self) -> None:
+        """Open the store and begin to deliver."""
+        config, clock, sink, store = self._config, self._clock, self._sink, self.store
+        await store.open()
+        chance = random.SystemRandom()
+        next_id = IdSource(clock.wall, chance.getrandbits(15), store.last_number).next
+        gate = HostHealth(clock, chance)
+        self._pool = Pool(clock, idle_s=config.limits.idle_session_s, transactions=config.limits.messages_per_session)
+        sender = Sender(
+            AttemptTerms(
+                dialer=TcpDialer(clock),
+                gate=gate,
+                pool=self._pool,
+                clock=clock,
+                sink=sink,
+                read_content=store.content,
+                soft_bounce=config.soft_bounce,
+            )
+        )
+        table = RouteTable(config)
+        planner = Planner(table, DnsResolver(), gate)
+        self.journey = Journey(
+            JourneyTerms(
+                store=store,
+                clock=clock,
+                random=chance,
+                sink=sink,
+                gate=gate,
+                destination_of=table.destination_of,
+                plan=planner.plan,
+                attempt=sender.attempt,
+                next_id=next_id,
+                next_seq=SequenceSource(clock.wall(), store.last_number).next,
+                hostname=config.hostname,
+                schedule=_schedule(config),
+                sessions_per_lane=config.limits.sessions_per_lane,
+            )
+        )
+        limits = _limits(config)
+        policy = RelayPolicy((str(network) for network in config.relay_from), config.postmaster)
+        self.injection = Injection(
+            hostname=config.hostname,
+            limits=limits,
+            clock=clock,
+            next_id=next_id,
+            add=self.journey.add,
+            route_recipient=policy.route_recipient,
+            refuse_recipient=lambda recipient: policy.refuse_recipient(recipient, "local", may_relay=True),
+        )
+        self._receptions = Receptions(
+            ReceptionTerms(
+                settings=ServerSettings(),
+                limits=limits,
+                policy=policy,
+                clock=clock,
+                sink=sink,
+                next_id=next_id,
+                add=self.journey.add,
+                draft=store.draft,
+                refusal=lambda: store.refusal,
+            )
+        )
+        await self.journey.start()
+
+    async def listen(self, config: Config) -> None:
+        """Accept mail on the configured addresses."""
+        for endpoint in config.listen:
+            self.bound.append(await self._listener.listen(endpoint.host, endpoint.port, self._receptions.accept))
+
+    async def close(self, grace_s: float) -> None:
+        """Stop in the reverse order of the start."""
+        await self._listener.close()
+        await self._receptions.drain(grace_s)
+        await self.journey.stop(grace_s)
+        self._pool.close()
+        await self.store.close()
+
+
+def _schedule(config: Config) -> RetrySchedule:
+    retry = config.retry
+    return RetrySchedule(
+        first_s=retry.first_s, longest_s=retry.longest_s, jitter=retry.jitter, expire_after_s=retry.expire_after_s
+    )
+
+
+def _limits(config: Config) -> Limits:
+    limits = config.limits
+    return Limits(
+        message_octets=limits.message_octets,
+        recipients=limits.recipients,
+        errors=limits.errors,
+        connections=limits.connections,
+        connections_per_client=limits.connections_per_client,
+    )
+
+
+class BlockingRelay:
+    """The same door for programs without an event loop: a relay on a thread of its own.
+
+    `with BlockingRelay(state_dir=..., next_hop=...) as relay: relay.submit(...)`; safe to call from any thread.
+    """
+
+    def __init__(self, **arguments: object) -> None:
+        self._arguments = arguments
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="smarthost", daemon=True)
+        self._relay: Relay
+
+    def __enter__(self) -> Self:
+        self._relay = Relay(**self._arguments)  # type: ignore[arg-type]
+        self._thread.start()
+        try:
+            self._run(self._relay.start())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._run(self._relay.stop())
+        finally:
+            self._end()
+
+    def submit(self, content: bytes | EmailMessage, reverse_path: str, recipients: Sequence[str]) -> Receipt:
+        """See Relay.submit."""
+        return self._run(self._relay.submit(content, reverse_path, recipients))
+
+    def _run(self, work: Coroutine[None, None, Returned]) -> Returned:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: MIT
+"""The questions the child answers, on a read-only connection of its own, so that no read ever delays a commit.
+
+Runs in a thread of the child. Every answer is bounded: by the n asked for, and where a filter could match rarely by
+SCAN_MESSAGES, after which it gives what it has with a cursor. Knows no leases: the question names them.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from smarthost.backends.sqlite import wire
+from smarthost.mail.identity import encode_id
+
+LEASE_RECIPIENTS = 100  # mail.lease, not imported here: the child stays small
+SCAN_MESSAGES = 20_000  # rows a filter looks at in one answer: ~20 ms
+SCAN_ROWS = 5_000  # rows in order of due time read before the loose scan over domains takes over: ~5 ms
+PAGE_RECIPIENTS = 10_000  # a page of find ends early beyond this
+HEADER_OCTETS = 64 * 1024  # mail.settlement.OwedReport
+DEBTS = 100
+
+# The first due time of each domain without reading its rows: a loose index scan, two seeks a domain.
+LOOSE_SCAN = """
+WITH RECURSIVE each (domain) AS (
+    SELECT min(domain) FROM recipient WHERE state = 'deferred'
+    UNION ALL
+    SELECT (SELECT min(domain) FROM recipient WHERE state = 'deferred' AND domain > each.domain)
+    FROM each WHERE each.domain IS NOT NULL)
+SELECT domain, (SELECT min(due) FROM recipient AS r WHERE r.state = 'deferred' AND r.domain = each.domain) AS first
+FROM each WHERE domain IS NOT NULL AND first <= ? ORDER BY first
+"""
+IN_DUE_ORDER = "SELECT due, message, n, domain FROM recipient WHERE state = 'deferred' AND due {} ? ORDER BY due"
+DOMAIN_IN_DUE_ORDER = """
+SELECT due, message, n FROM recipient WHERE state = 'deferred' AND domain = ? AND due <= ? ORDER BY due, message, n"""
+OLD_MESSAGES = """
+SELECT key FROM message WHERE received_at < ? AND EXISTS (
+    SELECT 1 FROM recipient WHERE message = key AND state = 'deferred') ORDER BY received_at, key"""
+DEFERRED_OF = """
+SELECT n, address, domain, attempts, last_reply, status, due FROM recipient
+WHERE message = ? AND state = 'deferred' ORDER BY n"""
+MESSAGE = """
+SELECT key, tag, received_at, reverse_path, body, smtputf8, client, sender, octets, prefix FROM message WHERE key = ?"""
+RECIPIENT_FIELDS = "n, address, domain, state, due, attempts, last_reply, status, why, host"
+MATCH = """
+SELECT m.key, m.tag, m.received_at, m.reverse_path, m.client, m.sender, m.octets,
+    r.n, r.address, r.domain, r.state, r.due, r.attempts, r.last_reply, r.status, r.why, r.host
+FROM message AS m CROSS JOIN recipient AS r ON r.message = m.key
+WHERE m.key >= :first AND m.key <= :last AND (m.key, r.n) > (:after_key, :after_n)
+    AND (:key = -1 OR m.tag = :tag)
+    AND (:reverse_path = '' OR m.reverse_path = :reverse_path COLLATE NOCASE)
+    AND (:recipient = '' OR r.address = :recipient COLLATE NOCASE)
+    AND (:domain = '' OR r.domain = :domain COLLATE NOCASE)
+    AND (NOT :unfinished OR r.state IN ('deferred', 'held'))
+ORDER BY m.key, r.n
+"""
+END_OF_KEYS = (1 << 63) - 1
+
+
+class Unreadable(Exception):
+    """There is no answer; the text says why."""
+
+
+class Reads:
+    """Answers questions from one read-only connection; used by one thread."""
+
+    def __init__(self, db: apsw.Connection, content: Path) -> None:
+        self._db = db
+        self._content = content
+        self._answers: dict[type, Callable[[Any], object]] = {
+            wire.AskDue: self._due,
+            wire.AskLease: self._lease,
+            wire.AskSweep: self._sweep,
+            wire.AskContent: self._read_content,
+            wire.AskFind: self._find,
+            wire.AskChangeable: self._changeable,
+            wire.AskDebts: self._debts,
+            wire.AskDebt: self._debt,
+            wire.AskRecords: self._records,
+            wire.AskCount: self._count,
+            wire.AskNote: self._note,
+        }
+
+    def answer(self, question: wire.Question) -> object:
+        """Answer from one consistent snapshot. Raises: Unreadable, apsw.Error."""
+        self._db.execute("BEGIN")
+        try:
+            return self._answers[type(question)](question)
+        finally:
+            self._db.execute("COMMIT")
+
+    def _due(self, ask: wire.AskDue) -> wire.DueRows:
+        leased = {(key, n) for key, n, _ in ask.leased}
+        later = self._db.execute(IN_DUE_ORDER.format(">"), (ask.now,))
+        next_at = next((due for due, key, n, _ in later if (key, n) not in leased), None)
+        later.close()
+        first: dict[str, float] = {}
+        limit = SCAN_ROWS + len(leased)
+        rows = self._db.execute(f"{IN_DUE_ORDER.format('<=')} LIMIT {limit}", (ask.now,)).fetchall()
+        for due, key, n, domain in rows:
+            if domain not in first and (key, n) not in leased:
+                if len(first) == ask.n:
+                    return wire.DueRows(list(first.items()), due)
+                first[domain] = due
+        if len(rows) == limit:
+            first = self._first_of_domains(ask, leased)
+            if len(first) > ask.n:
+                ordered = list(first.items())
+                return wire.DueRows(ordered[: ask.n], ordered[ask.n][1])
+        return wire.DueRows(list(first.items()), next_at)
+
+    def _first_of_domains(self, ask: wire.AskDue, leased: set[tuple[int, int]]) -> dict[str, float]:
+        crowded = {domain for _, _, domain in ask.leased}
+        found = []
+        for domain, due in self._db.execute(f"{LOOSE_SCAN} LIMIT {ask.n + 1 + len(crowded)}", (ask.now,)).fetchall():
+            if domain not in crowded:
+                found.append((due, domain))
+                continue
+            rows = self._db.execute(DOMAIN_IN_DUE_ORDER, (domain, ask.now))
+            free = next((due for due, key, n in rows if (key, n) not in leased), None)
+            rows.close()
+            if free is not None:
+                found.append((free, domain))
+        return {domain: due for due, domain in sorted(found)}
+
+    def _lease(self, ask: wire.AskLease) -> list[wire.LeaseRow]:
+        leased = set(ask.leased)
+        earliest: dict[int, float] = {}
+        for domain in ask.domains:
+            of_domain: set[int] = set()
+            rows = self._db.execute(DOMAIN_IN_DUE_ORDER, (domain, ask.now))
+            for due, key, n in rows:
+                if (key, n) not in leased:
+                    of_domain.add(key)
+                    if due < earliest.get(key, float("inf")):
+                        earliest[key] = due
+                    if len(of_domain) == ask.n:
+                        break
+            rows.close()
+        domains = set(ask.domains)
+        found: list[wire.LeaseRow] = []
+        for key in sorted(earliest, key=lambda key: (earliest[key], key)):
+            found += self._leases_of(key, leased, lambda domain, due: domain in domains and due <= ask.now)
+            if len(found) >= ask.n:
+                break
+        return found[: ask.n]
+
+    def _sweep(self, ask: wire.AskSweep) -> list[wire.LeaseRow]:
+        leased = set(ask.leased)
+        found: list[wire.LeaseRow] = []
+        messages = 0
+        rows = self._db.execute(OLD_MESSAGES, (ask.received_before,))
+        for (key,) in rows:
+            leases = self._leases_of(key, leased, lambda domain, due: True)
+            found += leases
+            messages += bool(leases)
+            if messages == ask.n:
+                break
+        rows.close()
+        return found
+
+    def _leases_of(
+        self, key: int, leased: set[tuple[int, int]], wanted: Callable[[str, float], bool]
+    ) -> Iterator[wire.LeaseRow]:
+        recipients = [
+            row[:6]
+            for row in self._db.execute(DEFERRED_OF, (key,)).fetchall()
+            if (key, row[0]) not in leased and wanted(row[2], row[6])
+        ]
+        if not recipients:
+            return
+        message = self._db.execute(MESSAGE, (key,)).fetchone()
+        if message is None:
+            raise Unreadable(f"message {key} has recipients but no row; the database is damaged")
+        for start in range(0, len(recipients), LEASE_RECIPIENTS):
+            yield wire.LeaseRow(*message, recipients[start : start + LEASE_RECIPIENTS])
+
+    def _read_content(self, ask: wire.AskContent) -> wire.ContentRow:
+        rows = self._db.execute(
+            "SELECT m.octets, m.in_file, c.octets FROM message AS m LEFT JOIN content AS c ON c.key = m.key"
+            " WHERE m.key = ? AND m.tag = ?",
+            (ask.key, ask.tag),
+        ).fetchall()
+        if not rows:
+            raise Unreadable(f"message {encode_id(ask.key, ask.tag)} is not in the queue")
+        octets, in_file, body = rows[0]
+        if body is None and not in_file:
+            raise Unreadable(f"message {encode_id(ask.key, ask.tag)} has lost its content; the database is damaged")
+        return wire.ContentRow(octets, body)
+
+    def _matches(self, ask: wire.AskFind, unfinished: bool) -> tuple[Iterator[tuple[Any, ...]], int | None]:
+        """Give matching rows, and the last key looked at when that is not the end of the queue."""
+        first, last, stopped = max(ask.after_key, 0), END_OF_KEYS, None
+        if ask.key != -1:
+            first = max(first, ask.key)
+            last = ask.key
+        else:
+            for (key,) in self._db.execute(
+                f"SELECT key FROM message WHERE key >= ? ORDER BY key LIMIT 1 OFFSET {SCAN_MESSAGES}", (first,)
+            ).fetchall():
+                last = stopped = key
+        bindings = {
+            "first": first,
+            "last": last,
+            "after_key": ask.after_key,
+            "after_n": ask.after_n,
+            "key": ask.key,
+            "tag": ask.tag,
+            "reverse_path": ask.reverse_path,
+            "recipient": ask.recipient,
+            "domain": ask.domain,
+            "unfinished": unfinished,
+        }
+        return self._db.execute(MATCH, bindings), stopped
+
+    def _find(self, ask: wire.AskFind) -> wire.FoundRows:
+        rows, stopped = self._matches(ask, unfinished=False)
+        found: list[wire.MessageRow] = []
+        count = 0
+        for row in rows:
+            if not found or found[-1].key != row[0]:
+                if len(found) == ask.n or count >= PAGE_RECIPIENTS:
+                    return wire.FoundRows(found, (found[-1].key, END_OF_KEYS))
+                found.append(wire.MessageRow(*row[:7], []))
+            found[-1].recipients.append(wire.RecipientRow(*row[7:]))
+            count += 1
+        return wire.FoundRows(found, None if stopped is None else (stopped, END_OF_KEYS))
+
+    def _changeable(self, ask: wire.AskChangeable) -> wire.FoundRows:
+        rows, stopped = self._matches(ask, unfinished=True)
+        found: list[wire.MessageRow] = []
+        for count, row in enumerate(rows):
+            if count == ask.n:
+                return wire.FoundRows(found, (found[-1].key, found[-1].recipients[-1].n))
+            if not found or found[-1].key != row[0]:
+                found.append(wire.MessageRow(*row[:7], []))
+            found[-1].recipients.append(wire.RecipientRow(*row[7:]))
+        return wire.FoundRows(found, None if stopped is None else (stopped, END_OF_KEYS))
+
+    def _debts(self, ask: wire.AskDebts) -> list[tuple[int, int, float]]:
+        """Give (key, tag, oldest debt) of messages that owe a report, oldest debt first."""
+        exclude = set(ask.exclude)
+        oldest: dict[int, float] = {}
+        rows = self._db.execute("SELECT message, owed_at FROM recipient WHERE owed_at IS NOT NULL ORDER BY owed_at")
+        for key, owed_at in rows:
+            if key not in exclude and key not in oldest:
+                oldest[key] = owed_at
+                if len(oldest) == DEBTS:
+                    break
+        rows.close()
+        tags = {
+            key: self._db.execute("SELECT tag FROM message WHERE key = ?", (key,)).fetchall()[0][0] for key in oldest
+        }
+        return [(key, tags[key], owed_at) for key, owed_at in oldest.items()]
+
+    def _debt(self, ask: wire.AskDebt) -> wire.DebtRow | None:
+        failed = self._db.execute(
+            f"SELECT {RECIPIENT_FIELDS} FROM recipient WHERE message = ? AND owed_at IS NOT NULL ORDER BY n",
+            (ask.key,),
+        ).fetchall()
+        message = self._db.execute(
+            "SELECT key, tag, received_at, reverse_path, smtputf8, prefix, in_file FROM message WHERE key = ?",
+            (ask.key,),
+        ).fetchone()
+        if not failed or message is None:
+            return None
+        *fields, in_file = message
+        header = self._file_header(message[0], message[1]) if in_file else self._inline_header(ask.key)
+        return wire.DebtRow(*fields, header, [wire.RecipientRow(*row) for row in failed])
+
+    def _inline_header(self, key: int) -> bytes:
+        rows = self._db.execute(f"SELECT substr(octets, 1, {HEADER_OCTETS}) FROM content WHERE key = ?", (key,))
+        found: bytes = rows.fetchall()[0][0]
+        return found
+
+    def _file_header(self, key: int, tag: int) -> bytes:
+        path = self._content / encode_id(key, tag)
+        try:
+            with path.open("rb") as file:
+                return file.read(HEADER_OCTETS)
+        except OSError as error:
+            raise Unreadable(f"content file {path} cannot be read: {error.strerror}") from error
+
+    def _records(self, ask: wire.AskRecords) -> list[bytes]:
+        tables = self._db.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'record_[0-9]*' ORDER BY name"
+        ).fetchall()
+        found: list[tuple[int, str]] = []
+        for (table,) in tables:
+            found += self._db.execute(
+                f"SELECT seq, body FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608 - the name is ours
+                (ask.after, ask.n),
+            ).fetchall()
+        found.sort()
+        return [body.encode() for _, body in found[: ask.n]]
+
+    def _count(self, ask: wire.AskCount) -> tuple[int, int]:
+        messages = self._db.execute("SELECT count(*) FROM message").fetchall()[0][0]
+        deferred = self._db.execute("SELECT count(*) FROM recipient WHERE state = 'deferred'").fetchall()[0][0]
+        held = self._db.execute("SELECT count(*) FROM recipient WHERE state = 'held'").fetchall()[0][0]
+        return messages, deferred + held
+
+    def _note(self, ask: wire.AskNote) -> bytes | None:
+        rows = self._db.execute("SELECT value FROM note WHERE name = ?", (ask.name,)).fetchall()
+        return rows[0][0] if rows else None

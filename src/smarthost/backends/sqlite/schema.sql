@@ -1,0 +1,52 @@
+-- SPDX-License-Identifier: MIT
+-- The queue, version 1. One database, one writer (child.py); operators may read it, nobody else may write.
+-- Integer keys are the upper 63 bits of message ids (mail.identity); `tag` is the rest of the id.
+-- Times are wall seconds since 1970. No foreign keys: the only writer is the trigger of batch.sql, which inserts a
+-- message with its recipients and content in one statement and deletes them together; checking that again would cost
+-- an index look-up for each row.
+
+CREATE TABLE migration (version INTEGER PRIMARY KEY, what TEXT NOT NULL) STRICT;
+INSERT INTO migration VALUES (1, 'first schema');
+
+CREATE TABLE message (
+    key INTEGER PRIMARY KEY,
+    tag INTEGER NOT NULL,
+    received_at REAL NOT NULL,
+    reverse_path TEXT NOT NULL,         -- '' is the null path <>
+    body TEXT NOT NULL,                 -- 7BIT or 8BITMIME
+    smtputf8 INTEGER NOT NULL,
+    client TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    octets INTEGER NOT NULL,            -- of the content, without the prefix
+    in_file INTEGER NOT NULL,           -- 1: the content is content/<id>
+    prefix BLOB NOT NULL
+) STRICT;
+CREATE INDEX message_received ON message (received_at);  -- sweep; and what count(*) reads instead of the prefixes
+
+CREATE TABLE content (key INTEGER PRIMARY KEY, octets BLOB NOT NULL) STRICT;
+
+CREATE TABLE recipient (
+    message INTEGER NOT NULL,
+    n INTEGER NOT NULL,                 -- position in the envelope
+    address TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'deferred',
+    due REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    last_reply TEXT NOT NULL DEFAULT '',
+    status TEXT NOT NULL DEFAULT '',
+    why TEXT NOT NULL DEFAULT '',
+    host TEXT NOT NULL DEFAULT '',
+    owed_at REAL,                       -- a report is owed since then
+    PRIMARY KEY (message, n)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX recipient_domain ON recipient (domain, due) WHERE state = 'deferred';
+CREATE INDEX recipient_due ON recipient (due, domain) WHERE state = 'deferred';  -- costs 0.5 us of 33 a message
+CREATE INDEX recipient_owed ON recipient (owed_at, message) WHERE owed_at IS NOT NULL;
+
+CREATE TABLE note (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE highest (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
+INSERT INTO highest VALUES (1, 0);
+
+-- Records live in one table a day, made by child.py: record_YYYYMMDD (seq, message, at, body).

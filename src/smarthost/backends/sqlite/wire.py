@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: MIT
+"""What the store and its child say to each other: frames, questions, answers.
+
+A frame is its length (4 octets) and that many octets. The child imports this module, so it knows only msgspec and the
+standard library. Rows travel as arrays: field order is the format, and both ends are always of the same release.
+"""
+
+import socket
+import struct
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+LENGTH = struct.Struct("<I")
+FRAME_OCTETS = 256 * 1024 * 1024  # more is a bug, not a frame
+
+
+class BatchHead(NamedTuple):
+    """The start of a batch's frame; after it the parts follow, with the lengths given."""
+
+    number: int
+    day: int  # YYYYMMDD of its records; 0: none
+    highest: int  # the highest number it mentions
+    messages: int
+    recipients: int
+    octets: int
+    settles: int
+    extras: int
+
+
+BATCH_HEAD = struct.Struct("<QQQIIIII")
+
+OK, FULL, FAULTY, FATAL = 0, 1, 2, 3  # a batch: committed; no space; a row is wrong; the connection cannot go on
+
+
+class Hello(Struct, array_like=True):
+    """The child's first word: why it cannot serve, or "" and the highest number ever committed."""
+
+    trouble: str
+    last_number: int
+
+
+class Outcome(Struct, array_like=True):
+    """What became of a batch; `gone` are the messages (key, tag) whose content files have no row any more."""
+
+    number: int
+    code: int
+    text: str
+    gone: list[tuple[int, int]]
+
+
+Leased = list[tuple[int, int]]  # (key, n)
+
+
+class AskDue(Struct, array_like=True, tag="due"):
+    now: float
+    n: int
+    leased: list[tuple[int, int, str]]
+
+
+class AskLease(Struct, array_like=True, tag="lease"):
+    domains: list[str]
+    now: float
+    n: int
+    leased: Leased
+
+
+class AskSweep(Struct, array_like=True, tag="sweep"):
+    received_before: float
+    n: int
+    leased: Leased
+
+
+class AskContent(Struct, array_like=True, tag="content"):
+    key: int
+    tag: int
+
+
+class AskFind(Struct, array_like=True, tag="find"):
+    """`key` and `tag` are -1 for any; texts are "" for any."""
+
+    key: int
+    tag: int
+    reverse_path: str
+    recipient: str
+    domain: str
+    after_key: int
+    after_n: int
+    n: int
+
+
+class AskChangeable(AskFind, array_like=True, tag="changeable"):
+    """As AskFind, but for unfinished recipients behind (after_key, after_n)."""
+
+
+class AskDebts(Struct, array_like=True, tag="debts"):
+    exclude: list[int]
+
+
+class AskDebt(Struct, array_like=True, tag="debt"):
+    key: int
+
+
+class AskRecords(Struct, array_like=True, tag="records"):
+    after: int
+    n: int
+
+
+class AskCount(Struct, array_like=True, tag="count"):
+    pass
+
+
+class AskNote(Struct, array_like=True, tag="note"):
+    name: str
+
+
+Question = (
+    AskDue
+    | AskLease
+    | AskSweep
+    | AskContent
+    | AskFind
+    | AskChangeable
+    | AskDebts
+    | AskDebt
+    | AskRecords
+    | AskCount
+    | AskNote
+)
+
+
+class Keep(Struct, array_like=True, tag="keep"):
+    """Make a draft file durable under its final name."""
+
+    draft: str
+    name: str
+
+
+class Drop(Struct, array_like=True, tag="drop"):
+    """Forget content files."""
+
+    names: list[str]
+
+
+FileOrder = Keep | Drop
+
+
+class DueRows(Struct, array_like=True):
+    domains: list[tuple[str, float]]
+    next_at: float | None
+
+
+class LeaseRow(Struct, array_like=True):
+    """A message with the recipients to lease: (n, address, domain, attempts, last_reply, status)."""
+
+    key: int
+    tag: int
+    received_at: float
+    reverse_path: str
+    body: str
+    smtputf8: int
+    client: str
+    sender: str
+    octets: int
+    prefix: bytes
+    recipients: list[tuple[int, str, str, int, str, str]]
+
+
+class RecipientRow(Struct, array_like=True):
+    n: int
+    address: str
+    domain: str
+    state: str
+    due: float
+    attempts: int
+    last_reply: str
+    status: str
+    why: str
+    host: str
+
+
+class MessageRow(Struct, array_like=True):
+    key: int
+    tag: int
+    received_at: float
+    reverse_path: str
+    client: str
+    sender: str
+    octets: int
+    recipients: list[RecipientRow]
+
+
+class FoundRows(Struct, array_like=True):
+    """Where the scan stopped: (key, n), or None at the end."""
+
+    messages: list[MessageRow]
+    cursor: tuple[int, int] | None
+
+
+class ContentRow(Struct, array_like=True):
+    """`body` is None when the content lives in a file."""
+
+    octets: int
+    body: bytes | None
+
+
+class DebtRow(Struct, array_like=True):
+    key: int
+    tag: int
+    received_at: float
+    reverse_path: str
+    smtputf8: int
+    prefix: bytes
+    header: bytes
+    failed: list[RecipientRow]
+
+
+def frame(payload: bytes) -> bytes:
+    """Give the payload as a frame."""
+    return LENGTH.pack(len(payload)) + payload
+
+
+def answer(value: object) -> bytes:
+    """Give the frame of a good answer."""
+    return frame(b"\0" + msgspec.msgpack.encode(value))
+
+
+def refuse(text: str) -> bytes:
+    """Give the frame that says why there is no answer."""
+    return frame(b"\1" + text.encode())
+
+
+def read_exactly(sock: socket.socket, length: int) -> memoryview | None:
+    """Block until `length` octets are there; None: the other end is gone."""
+    view = memoryview(bytearray(length))
+    got = 0
+    while got < length:
+        count = sock.recv_into(view[got:])
+        if not count:
+            return None
+        got += count
+    return view
+
+
+def read_frame(sock: socket.socket) -> memoryview | None:
+    """Block until a frame is there and give its payload; None: the other end is gone."""
+    head = read_exactly(sock, LENGTH.size)
+    if head is None:
+        return None
+    (length,) = LENGTH.unpack(head)
+    assert length <= FRAME_OCTETS, "both ends speak the same frames"
+    return read_exactly(sock, length)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""Text -> frozen Config; every error names its key, and its line where known.
+
+`parse_config` for embedders and assemble, `read_config_file` for commands: TOML, flags over it, what the machine says
+beneath it. A key that keys.py does not list is an error; a test holds docs/configuration.md to that list.
+"""
+
+from smarthost.config.file import DEFAULT_FILE, find_state_dir, read_config_file
+from smarthost.config.read import accept, parse_config, read_config
+from smarthost.config.show import config_json, config_toml
+from smarthost.config.surroundings import Surroundings, default_state_dir
+from smarthost.config.values import (
+    Config,
+    DnsSection,
+    Endpoint,
+    LimitsSection,
+    LogSection,
+    MxSection,
+    Network,
+    NextHopSection,
+    Reading,
+    RetrySection,
+    RouteSection,
+)
+
+__all__ = [
+    "DEFAULT_FILE",
+    "Config",
+    "DnsSection",
+    "Endpoint",
+    "LimitsSection",
+    "LogSection",
+    "MxSection",
+    "Network",
+    "NextHopSection",
+    "Reading",
+    "RetrySection",
+    "RouteSection",
+    "Surroundings",
+    "accept",
+    "config_json",
+    "config_toml",
+    "default_state_dir",
+    "find_state_dir",
+    "parse_config",
+    "read_config",
+    "read_config_file",
+]

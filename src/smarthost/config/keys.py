@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Every key an operator may write: its place, its field, how its value is read. Pure.
+
+docs/configuration.md explains each; a test holds it to these tables.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from smarthost.config import units as read
+from smarthost.config.values import DAY_S, DnsSection, LimitsSection, LogSection, MxSection, RetrySection
+
+
+class Setting(NamedTuple):
+    """A key's field and how its value is read."""
+
+    field: str
+    read: Callable[[object], Any]
+
+
+_PORT = read.whole(1, 65535)
+TOP_KEYS: Mapping[str, Setting] = {
+    "hostname": Setting("hostname", read.host_name),
+    "state_dir": Setting("state_dir", read.path),
+    "listen": Setting("listen", read.several(read.endpoint(numeric=True, any_port=True), at_least=1)),
+    "relay_from": Setting("relay_from", read.several(read.network)),
+    "postmaster": Setting("postmaster", read.mailbox),
+    "soft_bounce": Setting("soft_bounce", read.boolean),
+}
+SECTION_KEYS: Mapping[str, tuple[type[Struct], Mapping[str, Setting]]] = {
+    "dns": (
+        DnsSection,
+        {
+            "servers": Setting("servers", read.several(read.endpoint(53, numeric=True))),
+            "timeout": Setting("timeout_s", read.duration(0.1, 30)),  # ports.Resolver: an answer within 30 s
+        },
+    ),
+    "mx": (MxSection, {"port": Setting("port", _PORT), "allow_private": Setting("allow_private", read.boolean)}),
+    "retry": (
+        RetrySection,
+        {
+            "first": Setting("first_s", read.duration(0.1, DAY_S)),
+            "longest": Setting("longest_s", read.duration(0.1, 7 * DAY_S)),
+            "jitter": Setting("jitter", read.fraction),
+            "expire_after": Setting("expire_after_s", read.duration(1, 30 * DAY_S)),
+        },
+    ),
+    "limits": (
+        LimitsSection,
+        {
+            "message_size": Setting(
+                "message_octets", read.size(64 << 10, 2 << 30, "RFC 5321 4.5.3.1.7: 64 KiB at least")
+            ),
+            "recipients": Setting("recipients", read.whole(100, 100_000, "RFC 5321 4.5.3.1.8: 100 at least")),
+            "errors": Setting("errors", read.whole(1, 10_000)),
+            "connections": Setting("connections", read.whole(1, 100_000)),
+            "connections_per_client": Setting("connections_per_client", read.whole(1, 100_000)),
+            "sessions_per_lane": Setting("sessions_per_lane", read.whole(1, 1000)),
+            "messages_per_session": Setting("messages_per_session", read.whole(1, 100_000)),
+            # RFC 5321 4.5.3.2.7: a host hangs up after five idle minutes, so a longer wait keeps dead sessions
+            "idle_session": Setting("idle_session_s", read.duration(0, 300)),
+        },
+    ),
+    "log": (LogSection, {"level": Setting("level", read.log_level), "accepted": Setting("accepted", read.boolean)}),
+}
+NEXT_HOP_KEYS: Mapping[str, Setting] = {
+    "host": Setting("host", read.hop_host),
+    "port": Setting("port", _PORT),
+    "tls": Setting("tls", read.tls_level),
+    "implicit_tls": Setting("implicit_tls", read.boolean),
+    "username": Setting("username", read.text),
+    "password": Setting("password", read.text),
+    "password_file": Setting("password_file", read.path),
+    "ca_file": Setting("ca_file", read.path),
+}
+ROUTE_KEYS: Mapping[str, Setting] = {
+    "domains": Setting("domains", read.several(read.route_domain, at_least=1)),
+    "refuse": Setting("refuse", read.text),
+}
+TABLES = ("next_hop", "route", *SECTION_KEYS)

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+"""Text -> Config: TOML, flags laid over it, what the machine says beneath it; all errors of a text in one pass.
+
+An operator mends a file once. Reads password files, nothing else of the world.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from ipaddress import ip_address
+from typing import Any
+
+from smarthost.config import units
+from smarthost.config.keys import NEXT_HOP_KEYS, ROUTE_KEYS, SECTION_KEYS, TABLES, TOP_KEYS, Setting
+from smarthost.config.lines import key_lines, syntax_error
+from smarthost.config.surroundings import Surroundings
+from smarthost.config.values import Config, NextHopSection, Reading, RouteSection
+from smarthost.mail.errors import ConfigError
+from smarthost.mail.hop import Credentials, TlsLevel
+
+
+def parse_config(text: str, flags: Mapping[str, object] = {}, surroundings: Surroundings | None = None) -> Config:
+    """Give the Config of a TOML text with `flags` (dotted key -> raw value) laid over it.
+
+    Raises: ConfigError: the first error with its key and line; where there are more, its text lists all, one a line.
+    """
+    return accept(read_config(text, flags, surroundings=surroundings))
+
+
+def accept(reading: Reading) -> Config:
+    """Give the Config of a Reading. Raises: ConfigError: as `parse_config`."""
+    if reading.config is not None:
+        return reading.config
+    first = reading.errors[0]
+    if len(reading.errors) == 1:
+        raise first
+    others = "".join(f"\n{error}" for error in reading.errors[1:])
+    raise ConfigError(first.detail + others, key=first.key, line=first.line)
+
+
+def read_config(
+    text: str,
+    flags: Mapping[str, object] = {},
+    spelled: Mapping[str, str] = {},
+    *,
+    surroundings: Surroundings | None = None,
+    file: str = "",
+) -> Reading:
+    """Read a TOML text; `spelled` says how an error calls a key that a flag has set, such as "--dns"."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        detail, line = syntax_error(error, text)
+        return Reading(None, (ConfigError(f"not TOML: {detail}", line=line),), file)
+    reader = _Reader(key_lines(text), {key: spelled.get(key, key) for key in flags})
+    _lay_over(tables, flags)
+    config = reader.whole(tables, surroundings or Surroundings.look(), file)
+    errors = sorted(reader.errors, key=lambda error: error.line or 0)
+    return Reading(None if errors else config, tuple(errors), file)
+
+
+def _lay_over(tables: dict[str, Any], flags: Mapping[str, object]) -> None:
+    for dotted, value in flags.items():
+        section, _, key = dotted.rpartition(".")
+        table = tables.setdefault(section, {}) if section else tables
+        if isinstance(table, dict):  # if not, the section's own error says so
+            table[key] = value
+
+
+class _Reader:
+    """Reads the tables of one text and gathers what is wrong with them."""
+
+    def __init__(self, lines: Mapping[str, int], flags: Mapping[str, str]) -> None:
+        self.errors: list[ConfigError] = []
+        self._lines = lines
+        self._flags = flags
+
+    def refuse(self, key: str, detail: str) -> None:
+        """Keep an error; a key without a line of its own (an inline table's) has that of its nearest parent."""
+        if key in self._flags:
+            self.errors.append(ConfigError(detail, key=self._flags[key]))
+            return
+        known = key
+        while known and known not in self._lines:
+            known = known.rpartition(".")[0]
+        self.errors.append(ConfigError(detail, key=key, line=self._lines.get(known)))
+
+    def whole(self, tables: Mapping[str, Any], surroundings: Surroundings, file: str) -> Config | None:
+        values = self.keys("", tables, TOP_KEYS, also=TABLES)
+        for name, (section, settings) in SECTION_KEYS.items():
+            values[name] = section(**self.keys(name, tables.get(name, {}), settings))
+        if "next_hop" in tables:
+            values["next_hop"] = self.next_hop("next_hop", tables["next_hop"])
+        values["routes"] = tuple(self.routes(tables.get("route", [])))
+        values.setdefault("hostname", _speakable(surroundings.host_name))
+        values.setdefault("state_dir", surroundings.state_dir)
+        if self.errors:
+            return None
+        config = Config(file=file, **values)
+        for key, detail in _contradictions(config):
+            self.refuse(key, detail)
+        return config
+
+    def keys(
+        self, at: str, table: object, settings: Mapping[str, Setting], also: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Read one table; `also` are keys that are somebody else's to read."""
+        values: dict[str, Any] = {}
+        if not isinstance(table, dict):
+            self.refuse(at, f"expected a table, written as [{at}] and keys below it")
+            return values
+        for key, raw in table.items():
+            dotted = f"{at}.{key}" if at else key
+            if key in settings:
+                try:
+                    values[settings[key].field] = settings[key].read(raw)
+                except ValueError as error:
+                    self.refuse(dotted, str(error))
+            elif key not in also:
+                self.refuse(dotted, "unknown key" + _suggestion(key, (*settings, *also)))
+        return values
+
+    def next_hop(self, at: str, raw: object) -> NextHopSection | None:
+        if isinstance(raw, str):
+            try:
+                there = units.endpoint(25)(raw)
+            except ValueError as error:
+                self.refuse(at, str(error))
+                return None
+            return NextHopSection(host=there.host, port=there.port)
+        wrong_before = len(self.errors)
+        values = self.keys(at, raw, NEXT_HOP_KEYS)
+        if isinstance(raw, dict) and "host" not in raw:
+            self.refuse(f"{at}.host", "missing: which host takes the mail?")
+        username, password = values.pop("username", None), self._password(at, values)
+        if len(self.errors) > wrong_before:
+            return None
+        if (username is None) != (password is None):
+            self.refuse(at, "username needs password_file (or password), and either needs username")
+            return None
+        is_secret = username is not None or values.get("implicit_tls", False)
+        values.setdefault("tls", TlsLevel.VERIFIED if is_secret else TlsLevel.OPPORTUNISTIC)
+        credentials = Credentials(username, password) if username is not None and password is not None else None
+        hop = NextHopSection(credentials=credentials, **values)
+        if (detail := _unsafe(hop)) is not None:
+            self.refuse(f"{at}.tls", detail)
+        return hop
+
+    def _password(self, at: str, values: dict[str, Any]) -> str | None:
+        literal, file = values.pop("password", None), values.pop("password_file", None)
+        if literal is not None and file is not None:
+            self.refuse(f"{at}.password", "set password or password_file, not both")
+        if file is None:
+            return literal if isinstance(literal, str) else None
+        try:
+            return units.text(file.read_text("utf-8").rstrip("\r\n"))
+        except OSError as error:
+            self.refuse(f"{at}.password_file", f"cannot be read: {file}: {error.strerror}")
+        except ValueError:  # and never its text: that would show the password
+            self.refuse(f"{at}.password_file", f"{file}: expected one line of UTF-8 with the password")
+        return None
+
+    def routes(self, raw: object) -> Iterator[RouteSection]:
+        if not isinstance(raw, list):
+            self.refuse("route", "expected [[route]] with two brackets, once for each route")
+            return
+        for number, table in enumerate(raw, 1):
+            at = f"route[{number}]"
+            values = self.keys(at, table, ROUTE_KEYS, also=("next_hop",))
+            if not isinstance(table, dict):
+                continue
+            if "domains" not in table:
+                self.refuse(f"{at}.domains", 'missing: expected such as ["example.org", "*.example.org"]')
+            if "refuse" in table and "next_hop" in table:
+                self.refuse(at, "set next_hop or refuse, not both")
+            if "next_hop" in table:
+                values["next_hop"] = self.next_hop(f"{at}.next_hop", table["next_hop"])
+            if "domains" in values:
+                yield RouteSection(**values)
+
+
+def _suggestion(key: str, near: tuple[str, ...]) -> str:
+    if close := get_close_matches(key, near, n=1):
+        return f'; did you mean "{close[0]}"?'
+    if key in TOP_KEYS:
+        return f'; "{key}" belongs at the top of the file, before the first [table]'
+    homes = [name for name, (_, settings) in SECTION_KEYS.items() if key in settings]
+    return f'; "{key}" belongs in [{homes[0]}]' if homes else ""
+
+
+def _unsafe(hop: NextHopSection) -> str | None:
+    is_weak = hop.tls in (TlsLevel.NONE, TlsLevel.OPPORTUNISTIC)
+    if hop.implicit_tls and is_weak:
+        return f'"{hop.tls.value}" contradicts implicit_tls: choose "required" or "verified"'
+    if hop.credentials is not None and is_weak and not _is_loopback(hop.host):
+        return 'the password could travel in clear: choose "verified" (or "required" for a certificate of your own)'
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """Name what is wrong between keys that are right each by itself."""
+    retry = config.retry
+    if retry.first_s > retry.longest_s:
+        longest = units.duration_text(retry.longest_s)
+        yield "retry.first", f"{units.duration_text(retry.first_s)} is above retry.longest ({longest})"
+    is_test_network = config.mx.allow_private and bool(config.dns.servers)
+    if config.next_hop is None and not is_test_network and not _is_qualified(config.hostname):
+        yield (
+            "hostname",
+            f'"{config.hostname}" is not fully qualified, and hosts on the internet refuse such a name in EHLO: '
+            "set hostname (--hostname) to a name that DNS knows, or set next_hop (--next-hop)",
+        )
+
+
+def _speakable(host_name: str) -> str:
+    """Give a name that EHLO can carry: container names such as my_app cannot."""
+    try:
+        return units.host_name(host_name)
+    except ValueError:
+        return "localhost"
+
+
+def _is_qualified(hostname: str) -> bool:
+    last = hostname.rpartition(".")[2]
+    return last != hostname and last not in ("localdomain", "localhost") and not last.isdecimal()

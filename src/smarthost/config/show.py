@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""A Config as an operator sees it: as JSON for programs, as TOML for people; secrets are starred. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smarthost.config import units
+from smarthost.config.keys import NEXT_HOP_KEYS, ROUTE_KEYS, SECTION_KEYS, TOP_KEYS, Setting
+from smarthost.config.values import Config, NextHopSection
+from smarthost.mail.hop import TlsLevel
+
+_STARS = "***"
+
+
+def config_json(config: Config) -> bytes:
+    """Give the Config as one line of JSON, field by field, without secrets."""
+    return msgspec.json.encode(_redacted(config), enc_hook=str)
+
+
+def config_toml(config: Config) -> str:
+    """Give the Config as TOML that `parse_config` reads back, but for passwords, which are starred."""
+    lines = list(_toml_lines(config, TOP_KEYS))
+    for name, (_, settings) in SECTION_KEYS.items():
+        lines += ["", f"[{name}]", *_toml_lines(getattr(config, name), settings)]
+    if config.next_hop is not None:
+        lines += ["", "[next_hop]", *_hop_lines(config.next_hop)]
+    for route in config.routes:
+        lines += ["", "[[route]]", *_toml_lines(route, ROUTE_KEYS)]
+        if route.next_hop is not None:
+            lines.append(f"next_hop = {{ {', '.join(_hop_lines(route.next_hop))} }}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_lines(section: Struct, settings: Mapping[str, Setting]) -> Iterator[str]:
+    for key, setting in settings.items():
+        value = getattr(section, setting.field)
+        if value not in ("", None):
+            yield f"{key} = {_toml_value(setting.field, value)}"
+
+
+def _hop_lines(hop: NextHopSection) -> list[str]:
+    plain = {key: setting for key, setting in NEXT_HOP_KEYS.items() if key in NextHopSection.__struct_fields__}
+    lines = list(_toml_lines(hop, plain))
+    if hop.credentials is not None:
+        lines += [f"username = {_quoted(hop.credentials.username)}", 'password = "***"']
+    return lines
+
+
+def _toml_value(field: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(_quoted(str(element)) for element in value)}]"
+    if isinstance(value, int | float):
+        if field.endswith("_s"):
+            return _quoted(units.duration_text(value))
+        return _quoted(units.size_text(int(value))) if field.endswith("_octets") else str(value)
+    return _quoted(value.value if isinstance(value, TlsLevel) else str(value))
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()  # a JSON string is a TOML basic string
+
+
+def _redacted(config: Config) -> Config:
+    def without(hop: NextHopSection | None) -> NextHopSection | None:
+        if hop is None or hop.credentials is None:
+            return hop
+        return replace(hop, credentials=replace(hop.credentials, password=_STARS))
+
+    routes = tuple(replace(route, next_hop=without(route.next_hop)) for route in config.routes)
+    return replace(config, next_hop=without(config.next_hop), routes=routes)

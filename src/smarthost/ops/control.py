@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""The daemon's end of the control socket: requests of operators, carried out by callables that are handed in.
+
+AF_UNIX in the state directory, 0600, and the peer's credentials are checked: our own user or root. A stranger's request
+costs bounded memory and time all the same. This is the request edge of ops: what a request raises ends that request.
+A crash leaves a dead socket, which the next start replaces (it owns the directory by then).
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smarthost.mail.errors import ConfigError, StoreError, SubmissionRefused
+from smarthost.ops import exits, verbs
+from smarthost.ops.place import socket_address
+from smarthost.ports import Sink
+from smarthost.queue.store import Changed, Filter, Page
+
+REQUEST_S = 10.0  # a command sends its request at once
+CONTENT_S = 120.0
+ANSWER_S = 30.0  # a client that does not read that long is gone
+CONNECTIONS = 64
+SUBMISSIONS = 4  # at a time: each holds its content in memory
+PAGE = 50  # messages; one may have 1,000 recipients
+CHUNK = 1000  # recipients; queue.store allows no more
+
+
+class Filing(Protocol):
+    """What a submission gives."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Door(Struct, frozen=True):
+    """What the daemon can be asked for, as `assemble.Relay` offers it."""
+
+    submit: Callable[[bytes, str, Sequence[str]], Awaitable[Filing]]
+    find: Callable[[Filter, str | None, int], Awaitable[Page]]
+    change: Callable[[Filter, str, str | None, int], Awaitable[Changed]]
+    count: Callable[[], Awaitable[tuple[int, int]]]
+    message_octets: int
+    version: str = ""
+    listen: tuple[tuple[str, int], ...] = ()
+
+
+class ControlServer:
+    """Listens for operators; owned by the daemon."""
+
+    def __init__(self, state_dir: Path, door: Door, sink: Sink) -> None:
+        self._state_dir = state_dir
+        self._door = door
+        self._sink = sink
+        self._server: asyncio.AbstractServer | None = None
+        self._open: set[asyncio.Task[None]] = set()
+        self._submissions = asyncio.Semaphore(SUBMISSIONS)
+        self._owners = frozenset({0, os.geteuid()})
+
+    async def start(self) -> None:
+        """Listen; the caller owns the state directory. Raises: ConfigError: the socket cannot be made."""
+        try:
+            listening = self._bind()
+        except OSError as error:
+            raise ConfigError(
+                f"no control socket can be made in {self._state_dir}: {error.strerror}", key="state_dir"
+            ) from error
+        self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=verbs.LINE_OCTETS)
+
+    async def close(self) -> None:
+        """Stop listening, end what is open; harmless when repeated."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        (self._state_dir / verbs.SOCKET_NAME).unlink(missing_ok=True)
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    def _bind(self) -> socket.socket:
+        path = self._state_dir / verbs.SOCKET_NAME
+        path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with socket_address(self._state_dir) as address:
+                listening.bind(address)
+            path.chmod(0o600)
+        except BaseException:
+            listening.close()
+            raise
+        return listening
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "asyncio runs this in a task"
+        self._open.add(task)
+        try:
+            if not self._may_ask(writer):
+                await _say(writer, verbs.Failed("only the daemon's own user and root may ask", exits.NO_PERMISSION))
+            elif len(self._open) > CONNECTIONS:
+                await _say(writer, verbs.Failed("too many commands at a time: try again", exits.TEMPORARY))
+            else:
+                await self._answer(reader, writer)
+        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
+            pass  # whoever asked is gone, or does not keep up
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+    def _may_ask(self, writer: asyncio.StreamWriter) -> bool:
+        credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        _, uid, _ = struct.unpack("3i", credentials)  # pid, uid, gid (unix(7))
+        return uid in self._owners
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry out one request; the request edge, so whatever it raises becomes an answer."""
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                line = await reader.readline()
+            if line:
+                await self._carry_out(verbs.decode_request(line), reader, writer)
+        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
+            raise
+        except SubmissionRefused as error:
+            reply = error.reply
+            await _say(writer, verbs.Refused(reply.code, reply.enhanced, " ".join(reply.lines)))
+        except StoreError as error:
+            await _say(writer, verbs.Failed(f"the store cannot do that now: {error}", exits.TEMPORARY))
+        except (msgspec.MsgspecError, ValueError) as error:
+            await _say(writer, verbs.Failed(f"not a request: {error}", exits.USAGE))
+        except Exception as error:
+            self._sink.note("error", "control request failed", why=repr(error))
+            await _say(writer, verbs.Failed(f"the daemon failed at this request: {error!r}", exits.SOFTWARE))
+
+    async def _carry_out(
+        self, request: verbs.Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        match request:
+            case verbs.Ping():
+                messages, recipients = await self._door.count()
+                await _say(writer, verbs.Pong(os.getpid(), self._door.version, self._door.listen, messages, recipients))
+            case verbs.Send():
+                await self._take(request, reader, writer)
+            case verbs.QueueFind():
+                async for page in self._pages(request.which):
+                    await _say(writer, *map(verbs.Found, page.messages))
+                await _say(writer, verbs.Done())
+            case verbs.QueueChange():
+                async for changed in self._changes(request.which, request.change):
+                    await _say(writer, verbs.ChangedSome(changed.recipients, changed.wished))
+                await _say(writer, verbs.Done())
+
+    async def _take(self, request: verbs.Send, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        limit = self._door.message_octets
+        if request.octets > limit:
+            await _say(writer, verbs.Refused(552, "5.3.4", f"the message has more than {limit} octets"))
+            return
+        async with self._submissions:
+            await _say(writer, verbs.Go())
+            async with asyncio.timeout(CONTENT_S):
+                content = await reader.readexactly(request.octets)
+            receipt = await self._door.submit(content, request.reverse_path, request.recipients)
+        await _say(writer, verbs.Filed(receipt.id))
+
+    async def _pages(self, which: Filter) -> AsyncIterator[Page]:
+        is_null = which.reverse_path == verbs.NULL_PATH
+        asked = replace(which, reverse_path="") if is_null else which
+        cursor: str | None = None
+        while True:
+            page = await self._door.find(asked, cursor, PAGE)
+            if is_null:
+                page = Page(tuple(each for each in page.messages if not each.reverse_path), page.cursor)
+            yield page
+            if (cursor := page.cursor) is None:
+                return
+
+    async def _changes(self, which: Filter, change: str) -> AsyncIterator[Changed]:
+        if which.reverse_path != verbs.NULL_PATH:
+            wholes = [which]
+        else:  # the store's Filter cannot say "null path": name the messages one by one
+            null_ids = [message.id async for page in self._pages(which) for message in page.messages]
+            wholes = [replace(which, reverse_path="", id=id) for id in null_ids]
+        for whole in wholes:
+            cursor: str | None = None
+            while True:
+                changed = await self._door.change(whole, change, cursor, CHUNK)
+                yield changed
+                if (cursor := changed.cursor) is None:
+                    break
+
+
+async def _say(writer: asyncio.StreamWriter, *answers: verbs.Answer) -> None:
+    writer.write(b"".join(map(verbs.to_line, answers)))
+    async with asyncio.timeout(ANSWER_S):
+        await writer.drain()

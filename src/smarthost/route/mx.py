@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: MIT
+"""The MX machine: from a recipient domain to its hosts in order of preference, or a verdict why there are none.
+
+RFC 5321 5.1, RFC 7505, RFC 2181 10.3. A generator that yields questions and takes answers (route.questions); it asks
+nobody itself and keeps nothing. Only hosts with an address mail may go to are in its result, none of them ourselves.
+"Cannot tell" (SERVFAIL, timeout, alias loops) is temporary, whatever else was found, unless some host is usable.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from smarthost.mail.hop import Host
+from smarthost.ports import Answer, AnswerStatus, MxRecord, Random
+from smarthost.route.forbidden import why_forbidden
+from smarthost.route.questions import Asking, Evidence, Question, ask, is_failure, is_loop
+from smarthost.route.table import Families
+
+HOSTS_USED = 10  # an attempt dials at most 5 addresses; RFC 5321 5.1 asks for at least two
+ADDRESSES_USED = 20
+EXCHANGERS_ASKED = 30  # three rounds: hosts whose names are dead do not hide the ones behind them
+NAME_OCTETS = 253  # 255 on the wire (RFC 1035 2.3.4)
+LABEL_OCTETS = 63
+_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")  # Deviation: RFC 1123 2.1 has no "_"; exchangers have
+
+
+class Ourselves(Struct, frozen=True, gc=False):
+    """How we recognise ourselves: by name, or by an address and port we listen on.
+
+    For a listener on all addresses give ("0.0.0.0", port) or ("::", port), which stands for loopback, and each address
+    of the machine.
+    """
+
+    hostname: str
+    listening: frozenset[tuple[str, int]] = frozenset()
+
+    def includes(self, address: str, port: int) -> bool:
+        """Tell whether a connection to this address and port would come back to us."""
+        if (address, port) in self.listening:
+            return True
+        if address.startswith("127.") or address == "::1":
+            return ("0.0.0.0", port) in self.listening or ("::", port) in self.listening  # noqa: S104
+        return False
+
+
+class MxTerms(Struct, frozen=True, gc=False):
+    """What the machine must know besides DNS."""
+
+    ourselves: Ourselves
+    port: int = 25
+    allow_private: bool = False
+    families: Families = Families.BOTH
+
+
+class Exchangers(Struct, frozen=True, gc=False):
+    """Usable hosts, best first; among equals in the order of this draw. `ttl_s`: how long DNS lets this stand."""
+
+    hosts: tuple[Host, ...]
+    ttl_s: int
+    evidence: tuple[str, ...]
+    is_partial: bool = False  # some exchanger's answer is missing: ask again soon
+
+
+class Unroutable(Struct, frozen=True, gc=False):
+    """No usable host: an enhanced status code (5.x.x is final) and one sentence."""
+
+    status: str
+    why: str
+    ttl_s: int
+    evidence: tuple[str, ...]
+
+    @property
+    def is_permanent(self) -> bool:
+        return self.status.startswith("5")
+
+
+def find_hosts(domain: str, terms: MxTerms, random: Random) -> Asking[Exchangers | Unroutable]:
+    """Work out the hosts of a recipient domain (an A-label name, or an address literal in brackets)."""
+    evidence = Evidence()
+    if domain.startswith("["):
+        return _find_literal(domain, terms, evidence)
+    defect = why_no_name(domain)
+    if defect:
+        return _no("5.1.3", f"{domain[:80]!r} is no domain name: {defect}", evidence)
+    (answer,) = yield from ask((Question(domain, "MX"),), evidence)
+    if is_failure(answer):
+        return _unknown(f"the exchangers of {domain} cannot be looked up", (answer,), evidence)
+    if answer.status is AnswerStatus.NXDOMAIN:
+        return _no("5.1.2", f"the domain {answer.canonical or domain} does not exist", evidence)
+    if not answer.mx:
+        evidence.note(f"{domain} has no MX record: its own address is its exchanger (RFC 5321 5.1)")
+        implicit = (MxRecord(0, answer.canonical or domain),)
+        return (yield from _Search(domain, terms, evidence).run(implicit))
+    records = [record for record in answer.mx if record.exchange]
+    if not records:
+        return _no("5.1.10", f"the domain {domain} accepts no mail (null MX, RFC 7505)", evidence)
+    if len(records) < len(answer.mx):
+        evidence.note("null MX beside other records: ignored (RFC 7505 3)")
+    random.shuffle(records)  # equal preference: spread the load (RFC 5321 5.1)
+    records.sort(key=lambda record: record.preference)
+    return (yield from _Search(domain, terms, evidence).run(records))
+
+
+def why_no_name(name: str) -> str:
+    """Say why DNS could not hold this as a host's name, or "" when it could."""
+    if not name or len(name) > NAME_OCTETS:
+        return f"a name has 1 to {NAME_OCTETS} octets"
+    labels = name.split(".")
+    if not all(0 < len(label) <= LABEL_OCTETS for label in labels):
+        return f"a label has 1 to {LABEL_OCTETS} octets"
+    if not all(_LABEL.issuperset(label) for label in labels):
+        return "it has characters no host's name has"
+    return "it is an address" if labels[-1].isdigit() else ""  # RFC 1123 2.1: a top-level label is never all digits
+
+
+def literal_address(domain: str) -> str:
+    """Give the address in a literal such as "[192.0.2.1]" or "[ipv6:2001:db8::1]" (RFC 5321 4.1.3)."""
+    return domain.removeprefix("[").removesuffix("]").removeprefix("ipv6:")
+
+
+def _find_literal(domain: str, terms: MxTerms, evidence: Evidence) -> Exchangers | Unroutable:
+    address = literal_address(domain)
+    if terms.ourselves.includes(address, terms.port):
+        return _no("5.4.6", f"{domain} is an address of this relay itself", evidence)
+    why = why_forbidden(address, allow_private=terms.allow_private)
+    if why is not None:
+        return _no("5.4.4", f"mail must not go to the address {domain} ({why})", evidence)
+    evidence.note(f"{domain} is an address literal: nothing to ask")
+    return Exchangers((Host(address, (address,)),), evidence.ttl_s, tuple(evidence.lines))
+
+
+class _Search:
+    """Looks up exchangers, best first, until some are usable; then judges."""
+
+    def __init__(self, domain: str, terms: MxTerms, evidence: Evidence) -> None:
+        self._domain = domain
+        self._terms = terms
+        self._evidence = evidence
+        self._ceiling: int | None = None  # the best preference at which we are an exchanger ourselves
+        self._hosts: list[Host] = []
+        self._unknown: list[tuple[int, Answer]] = []
+        self._forbidden: list[str] = []
+        self._dead: list[str] = []
+
+    def run(self, records: Sequence[MxRecord]) -> Asking[Exchangers | Unroutable]:
+        candidates = self._candidates(records)
+        asked = 0
+        while asked < min(len(candidates), EXCHANGERS_ASKED) and not self._hosts:
+            batch = [record for record in candidates[asked : asked + HOSTS_USED] if self._is_below(record.preference)]
+            if not batch:
+                break
+            asked += HOSTS_USED
+            yield from self._look_up(batch)
+        left = any(self._is_below(record.preference) for record in candidates[asked:])
+        return self._found() if self._hosts else self._judge(left)
+
+    def _candidates(self, records: Sequence[MxRecord]) -> list[MxRecord]:
+        """Drop what need not be asked: names no host can have, repetitions, and ourselves with all that is worse."""
+        seen: set[str] = set()
+        candidates = []
+        for record in records:
+            if not self._is_below(record.preference):
+                break
+            name = record.exchange
+            if name in seen:
+                continue
+            seen.add(name)
+            if name == self._terms.ourselves.hostname:
+                self._meet_ourselves(record.preference, name)
+                break
+            defect = why_no_name(name)
+            if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 6.3
+                defect = "it is every machine's own name"
+            if defect:
+                self._dead.append(name[:80])
+                self._evidence.note(f"exchange {name[:80]!r} skipped: {defect}")
+            else:
+                candidates.append(record)
+        return [record for record in candidates if self._is_below(record.preference)]
+
+    def _is_below(self, preference: int) -> bool:
+        return self._ceiling is None or preference < self._ceiling
+
+    def _meet_ourselves(self, preference: int, how: str) -> None:
+        """RFC 5321 5.1: ourselves, equals and worse are no way forward: mail would run in a circle."""
+        if self._is_below(preference):
+            self._ceiling = preference
+            self._evidence.note(f"{how} is this relay itself: preference {preference} and worse dropped")
+            self._hosts = [host for host in self._hosts if host.preference < preference]
+
+    def _look_up(self, batch: Sequence[MxRecord]) -> Asking[None]:
+        rdtypes = self._terms.families.rdtypes
+        questions = [Question(record.exchange, rdtype) for record in batch for rdtype in rdtypes]
+        answers = yield from ask(questions, self._evidence)
+        for index, record in enumerate(batch):
+            self._weigh(
+                record, answers[index * len(rdtypes) : (index + 1) * len(rdtypes)], ADDRESSES_USED // len(batch)
+            )
+
+    def _weigh(self, record: MxRecord, answers: Sequence[Answer], most: int) -> None:
+        """Make a host of an exchanger's answers, or remember why it is none."""
+        name, terms = record.exchange, self._terms
+        usable: list[list[str]] = []
+        for answer in answers:
+            if answer.canonical == terms.ourselves.hostname:
+                return self._meet_ourselves(record.preference, f"{name}, an alias of {answer.canonical},")
+            if is_failure(answer):
+                self._unknown.append((record.preference, answer))
+            family: list[str] = []
+            for address in answer.addresses:
+                if terms.ourselves.includes(address, terms.port):
+                    return self._meet_ourselves(record.preference, f"{name} [{address}]")
+                why = why_forbidden(address, allow_private=terms.allow_private)
+                if why is None:
+                    family.append(address)
+                else:
+                    self._forbidden.append(f"{name} [{address}]: {why}")
+                    self._evidence.note(f"{name} [{address}] must not be sent to: {why}")
+            usable.append(family)
+        addresses = interleave(usable)[: max(2, most)]
+        if addresses and self._is_below(record.preference):
+            self._hosts.append(Host(name, addresses, record.preference))
+        elif not addresses:
+            self._dead.append(name)
+        return None
+
+    def _found(self) -> Exchangers:
+        is_partial = any(self._is_below(preference) for preference, _ in self._unknown)
+        return Exchangers(tuple(self._hosts), self._evidence.ttl_s, tuple(self._evidence.lines), is_partial)
+
+    def _judge(self, are_left: bool) -> Unroutable:
+        domain, evidence = self._domain, self._evidence
+        unknown = [answer for preference, answer in self._unknown if self._is_below(preference)]
+        if unknown:
+            return _unknown(f"no usable exchanger of {domain} can be looked up", unknown, evidence)
+        if are_left:
+            return _no("4.4.4", f"none of the best {EXCHANGERS_ASKED} exchangers of {domain} has an address", evidence)
+        if self._forbidden:
+            return _no("5.4.4", f"mail for {domain} must not go to {_shown(self._forbidden)}", evidence)
+        if self._ceiling is not None and not self._dead:
+            return _no("5.4.6", f"the best exchanger of {domain} is this relay itself", evidence)
+        return _no("5.4.4", f"no exchanger of {domain} has an address: {_shown(self._dead)}", evidence)
+
+
+def interleave(families: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Take from each family in turn: a broken one costs at most every other dial."""
+    longest = max((len(family) for family in families), default=0)
+    return tuple(family[index] for index in range(longest) for family in families if index < len(family))
+
+
+def _shown(items: Iterable[str], most: int = 3) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def _unknown(what: str, answers: Sequence[Answer], evidence: Evidence) -> Unroutable:
+    status = "4.4.6" if all(is_loop(answer) for answer in answers) else "4.4.3"
+    said = _shown(f"{answer.rdtype} {answer.name} {answer.detail or answer.status.name}" for answer in answers)
+    return _no(status, f"{what}: {said}", evidence)
+
+
+def _no(status: str, why: str, evidence: Evidence) -> Unroutable:
+    evidence.note(f"{status}: {why}")
+    return Unroutable(status, why, evidence.ttl_s, tuple(evidence.lines))

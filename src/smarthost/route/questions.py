@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""Questions and answers within routing: machines are generators that yield questions, take answers, and end in a value.
+
+Several questions may be asked at once; the answers come in the same order. Aliases that an answer leaves open are
+followed here, bounded. Every answer leaves a line of evidence. Nothing here asks DNS itself: plan drives the machines.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import TypeAlias, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smarthost.ports import Answer, AnswerStatus
+
+FURTHER_LOOKUPS = 3  # after an answer that ended in an alias; a resolver follows most chains within one answer
+EVIDENCE_LINES = 40  # 10 hosts with two answers each, and what was decided about them
+_SHOWN = 10  # records of one answer in its line of evidence
+LONGEST_TTL_S = 1 << 31  # RFC 2181 8
+
+_T = TypeVar("_T")
+
+
+class Question(Struct, frozen=True, gc=False):
+    """What DNS is asked: an A-label name without trailing dot, and "MX", "A" or "AAAA"."""
+
+    name: str
+    rdtype: str
+
+
+Asking: TypeAlias = Generator[tuple[Question, ...], tuple[Answer, ...], _T]
+
+
+class Evidence:
+    """What a machine has learned: bounded lines, and the least TTL of the answers that counted."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.ttl_s = LONGEST_TTL_S
+
+    def note(self, line: str) -> None:
+        """Keep a line, up to the bound."""
+        if len(self.lines) < EVIDENCE_LINES:
+            self.lines.append(line)
+        elif len(self.lines) == EVIDENCE_LINES:
+            self.lines.append("...")
+
+    def count(self, answer: Answer) -> None:
+        """Let an answer bound how long the conclusion holds, and note it."""
+        if not is_failure(answer):  # how long a failure is remembered is the planner's choice
+            self.ttl_s = min(self.ttl_s, answer.ttl_s)
+        self.note(describe(answer))
+
+
+def is_failure(answer: Answer) -> bool:
+    """Tell whether DNS did not say."""
+    return answer.status in (AnswerStatus.SERVFAIL, AnswerStatus.TIMEOUT)
+
+
+def is_loop(answer: Answer) -> bool:
+    """Tell whether the aliases come back to a name they have passed."""
+    return answer.canonical in answer.aliases
+
+
+def describe(answer: Answer) -> str:
+    """Say what was asked and what came, in one line."""
+    parts = [f"{answer.rdtype} {answer.name}: "]
+    if answer.aliases:
+        parts.append(f"alias of {answer.canonical}, ")
+    records = [f"{record.preference} {record.exchange or '.'}" for record in answer.mx[:_SHOWN]]
+    records += answer.addresses[:_SHOWN]
+    more = len(answer.mx) + len(answer.addresses) - len(records)
+    parts.append(", ".join(records) or answer.status.name)
+    if more:
+        parts.append(f" and {more} more")
+    if answer.detail:
+        parts.append(f" ({answer.detail})")
+    if answer.stale:
+        parts.append(" (stale: the resolver does not answer)")
+    if answer.secure:
+        parts.append(" (secure)")
+    return "".join(parts)
+
+
+def ask(questions: Sequence[Question], evidence: Evidence) -> Asking[tuple[Answer, ...]]:
+    """Ask, and follow the aliases that answers leave open; loops and endless chains end as SERVFAIL with a detail.
+
+    See: RFC 5321 5.1: the name at the end of an alias is processed as if it were the initial name.
+    """
+    answers = list((yield tuple(questions)))
+    opens = [index for index, answer in enumerate(answers) if _is_open(answer)]
+    for _ in range(FURTHER_LOOKUPS):
+        if not opens:
+            break
+        further = yield tuple(Question(answers[index].canonical, answers[index].rdtype) for index in opens)
+        for index, answer in zip(opens, further, strict=True):
+            answers[index] = _joined(answers[index], answer)
+        opens = [index for index, answer in zip(opens, further, strict=True) if _is_open(answer, answers[index])]
+    for index in opens:
+        answers[index] = _failed(answers[index], f"alias chain too long, stopped at {answers[index].canonical}")
+    for answer in answers:
+        evidence.count(answer)
+    return tuple(answers)
+
+
+def _is_open(answer: Answer, joined: Answer | None = None) -> bool:
+    """NODATA with an alias may be the whole truth, or a server that did not follow it: only asking again tells."""
+    whole = joined if joined is not None else answer
+    return whole.status is AnswerStatus.NODATA and bool(answer.aliases)
+
+
+def _joined(first: Answer, further: Answer) -> Answer:
+    """One answer to the first question from the answers along its chain."""
+    joined = replace(
+        further,
+        name=first.name,
+        aliases=first.aliases + further.aliases,
+        canonical=further.canonical or further.name,
+        ttl_s=min(first.ttl_s, further.ttl_s),
+        secure=first.secure and further.secure,
+        stale=first.stale or further.stale,
+    )
+    return _failed(joined, f"alias loop at {joined.canonical}") if is_loop(joined) else joined
+
+
+def _failed(answer: Answer, detail: str) -> Answer:
+    return replace(answer, status=AnswerStatus.SERVFAIL, mx=(), addresses=(), detail=detail)
