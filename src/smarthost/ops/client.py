@@ -13,7 +13,19 @@ import msgspec
 from smarthost.mail.reply import Reply
 from smarthost.ops import exits
 from smarthost.ops.place import socket_address
-from smarthost.ops.verbs import SOCKET_NAME, Answer, Failed, Go, Refused, Request, decode_answer, to_line
+from smarthost.ops.verbs import (
+    SOCKET_NAME,
+    Answer,
+    Done,
+    Failed,
+    Filed,
+    Go,
+    Pong,
+    Refused,
+    Request,
+    decode_answer,
+    to_line,
+)
 
 ANSWER_S = 60.0  # longer than a busy store needs for a page; a daemon that is silent that long hangs
 
@@ -26,6 +38,7 @@ def ask(state_dir: Path, request: Request, content: bytes = b"") -> Iterator[Ans
     try:
         with _connect(state_dir) as connection, connection.makefile("rb") as lines:
             connection.sendall(to_line(request))
+            is_complete = False
             for line in lines:
                 answer = decode_answer(line)
                 if isinstance(answer, Failed):
@@ -37,6 +50,9 @@ def ask(state_dir: Path, request: Request, content: bytes = b"") -> Iterator[Ans
                     connection.sendall(content)
                 else:
                     yield answer
+                    is_complete = isinstance(answer, Done | Filed | Pong)
+            if not is_complete:
+                raise exits.CommandFailed("the daemon stopped before it had told everything", exits.TEMPORARY)
     except TimeoutError as error:
         raise exits.CommandFailed(f"the daemon has not answered for {ANSWER_S:.0f} s", exits.TEMPORARY) from error
     except (BrokenPipeError, ConnectionResetError) as error:

@@ -134,9 +134,11 @@ class ControlServer:
             await _say(writer, verbs.Refused(reply.code, reply.enhanced, " ".join(reply.lines)))
         except StoreError as error:
             await _say(writer, verbs.Failed(f"the store cannot do that now: {error}", exits.TEMPORARY))
-        except (msgspec.MsgspecError, ValueError) as error:
-            await _say(writer, verbs.Failed(f"not a request: {error}", exits.USAGE))
-        except Exception as error:
+        except msgspec.MsgspecError as error:
+            await _say(writer, verbs.Failed(f"not a request this version knows: {error}", exits.USAGE))
+        except ValueError as error:  # an id that is none, a line that is too long
+            await _say(writer, verbs.Failed(str(error), exits.USAGE))
+        except Exception as error:  # noqa: BLE001 - the request edge of ops
             self._sink.note("error", "control request failed", why=repr(error))
             await _say(writer, verbs.Failed(f"the daemon failed at this request: {error!r}", exits.SOFTWARE))
 

@@ -19,9 +19,9 @@ _DAY_S = 24 * _HOUR_S
 class RetrySchedule(Struct, frozen=True, gc=False, kw_only=True):
     """Delays that double from `first_s` to `longest_s`, each `jitter` shorter or longer; expiry; the delay warning.
 
-    The defaults are Postfix's (minimal_backoff_time, maximal_backoff_time, maximal_queue_lifetime). RFC 5321 4.5.4.1: give
-    up after 4 to 5 days at least. Deviation: its 30 minutes between tries, a SHOULD "in general", are not kept for the
-    first ones, as no large relay does. Raises: ConfigError: names the key.
+    The defaults are Postfix's (minimal_backoff_time, maximal_backoff_time, maximal_queue_lifetime). RFC 5321 4.5.4.1:
+    give up after 4 to 5 days at least. Deviation: its 30 minutes between tries, a SHOULD "in general", are not kept for
+    the first ones, as no large relay does. Raises: ConfigError: names the key.
     """
 
     first_s: float = 300.0
@@ -66,7 +66,7 @@ class RetrySchedule(Struct, frozen=True, gc=False, kw_only=True):
     def sweep_before(self, now: float) -> float:
         """Give the `received_before` for Store.sweep: what is so old that its last attempt, too, must be over.
 
-        A sweep at expiry itself would race with the attempt placed there. The grace is one longest delay: it must not be
-        below the hour for which settle.decide may postpone, and exceeds an attempt's deadlines (RFC 5321 4.5.3.2).
+        A sweep at expiry itself would race with the attempt placed there. The grace is one longest delay, and at least
+        the hour for which settle.decide may postpone; it exceeds an attempt's deadlines (RFC 5321 4.5.3.2).
         """
         return now - self.expire_after_s - max(self.longest_s, _HOUR_S)

@@ -7,6 +7,8 @@ nobody itself and keeps nothing. Only hosts with an address mail may go to are i
 """
 
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -21,7 +23,10 @@ ADDRESSES_USED = 20
 EXCHANGERS_ASKED = 30  # three rounds: hosts whose names are dead do not hide the ones behind them
 NAME_OCTETS = 253  # 255 on the wire (RFC 1035 2.3.4)
 LABEL_OCTETS = 63
+_NO_CEILING = 1 << 16  # preferences have 16 bits
 _LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")  # Deviation: RFC 1123 2.1 has no "_"; exchangers have
+
+_T = TypeVar("_T")
 
 
 class Ourselves(Struct, frozen=True, gc=False):
@@ -59,6 +64,22 @@ class Exchangers(Struct, frozen=True, gc=False):
     ttl_s: int
     evidence: tuple[str, ...]
     is_partial: bool = False  # some exchanger's answer is missing: ask again soon
+
+    @property
+    def varies(self) -> bool:
+        """Tell whether two draws can differ."""
+        return len(self.hosts) > 1 or len(self.hosts[0].addresses) > 2
+
+    def draw(self, random: Random) -> tuple[Host, ...]:
+        """Give the hosts in a new order: equals drawn anew, and each host's addresses within their family.
+
+        RFC 5321 5.1 leaves the order of addresses to the resolver; from a cache it would always be the same.
+        """
+        hosts = list(self.hosts)
+        if len(hosts) > 1:
+            random.shuffle(hosts)
+            hosts.sort(key=_preference)
+        return tuple([host if len(host.addresses) < 3 else _redrawn(host, random) for host in hosts])
 
 
 class Unroutable(Struct, frozen=True, gc=False):
@@ -113,13 +134,12 @@ def why_no_name(name: str) -> str:
     return "it is an address" if labels[-1].isdigit() else ""  # RFC 1123 2.1: a top-level label is never all digits
 
 
-def literal_address(domain: str) -> str:
-    """Give the address in a literal such as "[192.0.2.1]" or "[ipv6:2001:db8::1]" (RFC 5321 4.1.3)."""
-    return domain.removeprefix("[").removesuffix("]").removeprefix("ipv6:")
-
-
 def _find_literal(domain: str, terms: MxTerms, evidence: Evidence) -> Exchangers | Unroutable:
-    address = literal_address(domain)
+    """Judge "[192.0.2.1]" or "[ipv6:2001:db8::1]" (RFC 5321 4.1.3)."""
+    try:
+        address = str(ip_address(domain.removeprefix("[").removesuffix("]").removeprefix("ipv6:")))
+    except ValueError:
+        return _no("5.1.3", f"{domain[:80]!r} is no address literal", evidence)
     if terms.ourselves.includes(address, terms.port):
         return _no("5.4.6", f"{domain} is an address of this relay itself", evidence)
     why = why_forbidden(address, allow_private=terms.allow_private)
@@ -136,54 +156,52 @@ class _Search:
         self._domain = domain
         self._terms = terms
         self._evidence = evidence
-        self._ceiling: int | None = None  # the best preference at which we are an exchanger ourselves
+        self._ceiling = _NO_CEILING  # the best preference at which we are an exchanger ourselves
         self._hosts: list[Host] = []
+        # why others are none, each with its preference: what is as bad as ourselves or worse does not count
         self._unknown: list[tuple[int, Answer]] = []
-        self._forbidden: list[str] = []
-        self._dead: list[str] = []
+        self._forbidden: list[tuple[int, str]] = []
+        self._dead: list[tuple[int, str]] = []
 
     def run(self, records: Sequence[MxRecord]) -> Asking[Exchangers | Unroutable]:
+        """Look up these records, which are sorted by preference."""
         candidates = self._candidates(records)
         asked = 0
         while asked < min(len(candidates), EXCHANGERS_ASKED) and not self._hosts:
-            batch = [record for record in candidates[asked : asked + HOSTS_USED] if self._is_below(record.preference)]
+            batch = [record for record in candidates[asked : asked + HOSTS_USED] if record.preference < self._ceiling]
             if not batch:
                 break
             asked += HOSTS_USED
             yield from self._look_up(batch)
-        left = any(self._is_below(record.preference) for record in candidates[asked:])
-        return self._found() if self._hosts else self._judge(left)
+        if self._hosts:
+            is_partial = bool(self._relevant(self._unknown))
+            return Exchangers(tuple(self._hosts), self._evidence.ttl_s, tuple(self._evidence.lines), is_partial)
+        return self._judge(any(record.preference < self._ceiling for record in candidates[asked:]))
 
     def _candidates(self, records: Sequence[MxRecord]) -> list[MxRecord]:
         """Drop what need not be asked: names no host can have, repetitions, and ourselves with all that is worse."""
-        seen: set[str] = set()
-        candidates = []
         for record in records:
-            if not self._is_below(record.preference):
+            if record.exchange == self._terms.ourselves.hostname:
+                self._meet_ourselves(record.preference, record.exchange)
+                break
+        best: dict[str, MxRecord] = {}
+        for record in records:
+            if record.preference >= self._ceiling or len(best) > EXCHANGERS_ASKED:
                 break
             name = record.exchange
-            if name in seen:
-                continue
-            seen.add(name)
-            if name == self._terms.ourselves.hostname:
-                self._meet_ourselves(record.preference, name)
-                break
             defect = why_no_name(name)
             if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 6.3
                 defect = "it is every machine's own name"
             if defect:
-                self._dead.append(name[:80])
+                self._dead.append((record.preference, name[:80]))
                 self._evidence.note(f"exchange {name[:80]!r} skipped: {defect}")
             else:
-                candidates.append(record)
-        return [record for record in candidates if self._is_below(record.preference)]
-
-    def _is_below(self, preference: int) -> bool:
-        return self._ceiling is None or preference < self._ceiling
+                best.setdefault(name, record)
+        return list(best.values())
 
     def _meet_ourselves(self, preference: int, how: str) -> None:
         """RFC 5321 5.1: ourselves, equals and worse are no way forward: mail would run in a circle."""
-        if self._is_below(preference):
+        if preference < self._ceiling:
             self._ceiling = preference
             self._evidence.note(f"{how} is this relay itself: preference {preference} and worse dropped")
             self._hosts = [host for host in self._hosts if host.preference < preference]
@@ -193,59 +211,67 @@ class _Search:
         questions = [Question(record.exchange, rdtype) for record in batch for rdtype in rdtypes]
         answers = yield from ask(questions, self._evidence)
         for index, record in enumerate(batch):
-            self._weigh(
-                record, answers[index * len(rdtypes) : (index + 1) * len(rdtypes)], ADDRESSES_USED // len(batch)
-            )
+            addresses = self._weigh(record, answers[index * len(rdtypes) : (index + 1) * len(rdtypes)])
+            if addresses and record.preference < self._ceiling:
+                self._hosts.append(Host(record.exchange, addresses[: ADDRESSES_USED // len(batch)], record.preference))
 
-    def _weigh(self, record: MxRecord, answers: Sequence[Answer], most: int) -> None:
-        """Make a host of an exchanger's answers, or remember why it is none."""
-        name, terms = record.exchange, self._terms
-        usable: list[list[str]] = []
+    def _weigh(self, record: MxRecord, answers: Sequence[Answer]) -> tuple[str, ...]:
+        """Give the addresses of an exchanger that mail may go to, or remember why there are none."""
+        name, preference, ours = record.exchange, record.preference, self._terms.ourselves
         for answer in answers:
-            if answer.canonical == terms.ourselves.hostname:
-                return self._meet_ourselves(record.preference, f"{name}, an alias of {answer.canonical},")
-            if is_failure(answer):
-                self._unknown.append((record.preference, answer))
-            family: list[str] = []
+            if answer.canonical == ours.hostname:
+                self._meet_ourselves(preference, f"{name}, an alias of {answer.canonical},")
             for address in answer.addresses:
-                if terms.ourselves.includes(address, terms.port):
-                    return self._meet_ourselves(record.preference, f"{name} [{address}]")
-                why = why_forbidden(address, allow_private=terms.allow_private)
-                if why is None:
-                    family.append(address)
-                else:
-                    self._forbidden.append(f"{name} [{address}]: {why}")
-                    self._evidence.note(f"{name} [{address}] must not be sent to: {why}")
-            usable.append(family)
-        addresses = interleave(usable)[: max(2, most)]
-        if addresses and self._is_below(record.preference):
-            self._hosts.append(Host(name, addresses, record.preference))
-        elif not addresses:
-            self._dead.append(name)
-        return None
+                if ours.includes(address, self._terms.port):
+                    self._meet_ourselves(preference, f"{name} [{address}]")
+        usable = [[address for address in answer.addresses if self._may_go(record, address)] for answer in answers]
+        addresses = interleave(usable)
+        self._unknown += [(preference, answer) for answer in answers if is_failure(answer)]
+        if not addresses:
+            self._dead.append((preference, name))
+        return addresses
 
-    def _found(self) -> Exchangers:
-        is_partial = any(self._is_below(preference) for preference, _ in self._unknown)
-        return Exchangers(tuple(self._hosts), self._evidence.ttl_s, tuple(self._evidence.lines), is_partial)
+    def _may_go(self, record: MxRecord, address: str) -> bool:
+        why = why_forbidden(address, allow_private=self._terms.allow_private)
+        if why is not None:
+            self._forbidden.append((record.preference, f"{record.exchange} [{address}]: {why}"))
+            self._evidence.note(f"{record.exchange} [{address}] must not be sent to: {why}")
+        return why is None
+
+    def _relevant(self, found: Iterable[tuple[int, _T]]) -> list[_T]:
+        return [what for preference, what in found if preference < self._ceiling]
 
     def _judge(self, are_left: bool) -> Unroutable:
         domain, evidence = self._domain, self._evidence
-        unknown = [answer for preference, answer in self._unknown if self._is_below(preference)]
+        unknown = self._relevant(self._unknown)
+        forbidden = self._relevant(self._forbidden)
+        dead = self._relevant(self._dead)
         if unknown:
             return _unknown(f"no usable exchanger of {domain} can be looked up", unknown, evidence)
         if are_left:
             return _no("4.4.4", f"none of the best {EXCHANGERS_ASKED} exchangers of {domain} has an address", evidence)
-        if self._forbidden:
-            return _no("5.4.4", f"mail for {domain} must not go to {_shown(self._forbidden)}", evidence)
-        if self._ceiling is not None and not self._dead:
+        if forbidden:
+            return _no("5.4.4", f"mail for {domain} must not go to {_shown(forbidden)}", evidence)
+        if not dead:
             return _no("5.4.6", f"the best exchanger of {domain} is this relay itself", evidence)
-        return _no("5.4.4", f"no exchanger of {domain} has an address: {_shown(self._dead)}", evidence)
+        return _no("5.4.4", f"no exchanger of {domain} has an address: {_shown(dead)}", evidence)
 
 
 def interleave(families: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Take from each family in turn: a broken one costs at most every other dial."""
     longest = max((len(family) for family in families), default=0)
     return tuple(family[index] for index in range(longest) for family in families if index < len(family))
+
+
+def _redrawn(host: Host, random: Random) -> Host:
+    families = [[each for each in host.addresses if (":" in each) is is_v6] for is_v6 in (False, True)]
+    for family in families:
+        random.shuffle(family)
+    return Host(host.name, interleave(families), host.preference)
+
+
+def _preference(host: Host) -> int:
+    return host.preference
 
 
 def _shown(items: Iterable[str], most: int = 3) -> str:
@@ -255,7 +281,9 @@ def _shown(items: Iterable[str], most: int = 3) -> str:
 
 
 def _unknown(what: str, answers: Sequence[Answer], evidence: Evidence) -> Unroutable:
-    status = "4.4.6" if all(is_loop(answer) for answer in answers) else "4.4.3"
+    status = "4.4.3"
+    if all(answer.aliases for answer in answers):  # a loop, or a chain without end
+        status = "4.4.6" if any(is_loop(answer) for answer in answers) else "4.4.4"
     said = _shown(f"{answer.rdtype} {answer.name} {answer.detail or answer.status.name}" for answer in answers)
     return _no(status, f"{what}: {said}", evidence)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The route table: recipient domain -> direct MX, a fixed next hop, or refuse; by exact domain, then suffix, then default.
+"""The route table: recipient domain -> direct MX, a fixed next hop, or refuse; by exact domain, suffix, then default.
 
 Also gives each domain its destination (route key), which is computed, never stored: after a change of configuration a
 restart routes the old mail by the new table. Asks nobody anything; who calls it: the feed (hot) and the planner.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""TLS policy: how much protection a session for a route must have. The mechanism is backends.tls, the order send.session.
+"""TLS policy: how much protection a session for a route must have. Mechanism is backends.tls, order is send.session.
 
 A fixed next hop gets what its configuration says. Mail by MX is opportunistic (RFC 7435): nothing in plain DNS can be
-trusted to ask for more. DANE (RFC 7672) and MTA-STS (RFC 8461) will raise it here, per recipient domain, never per lane.
+trusted to ask for more. DANE (RFC 7672) and MTA-STS (RFC 8461) will raise it here, per recipient domain, not per lane.
 """
 
 from smarthost.mail.hop import SessionPolicy, TlsLevel

@@ -109,6 +109,7 @@ class Session:
             return
         self._machine.secured()
         self._say_hello()
+        self._flush()
 
     def _say_hello(self) -> None:
         self._enter(Step.EHLO, limits.HELLO_S)
@@ -147,6 +148,7 @@ class Session:
                 self._machine.starttls()
                 return
             if policy.tls is not TlsLevel.OPPORTUNISTIC:
+                self._step = Step.STARTTLS
                 self._fail(TlsFailed("the host does not offer STARTTLS, which the policy demands", step=Step.STARTTLS))
                 return
         self._after_protection()
@@ -169,6 +171,7 @@ class Session:
             return
         # RFC 4954 4: the password only inside TLS that was verified, or where the operator chose the level himself.
         if self.tls is None and self._policy.tls is not TlsLevel.NONE:
+            self._step = Step.AUTH
             self._fail(TlsFailed("no password is sent without TLS", step=Step.AUTH))
             return
         self._enter(Step.AUTH, limits.AUTH_S)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What was said in a session, for people: bounded, secrets removed, control characters escaped.
 
-Pure. `send.session` tells it the octets of both sides as they pass; content it is never told. Telling costs one append:
-lines are made only when somebody reads, or when much has piled up, so that mail which goes through pays next to nothing.
+Pure. `send.session` tells it the octets of both sides as they pass, never content. Telling costs one append: lines are
+made only when somebody reads, or when much has piled up, so that mail which goes through pays next to nothing.
 When there is too much, the beginning and the end are kept.
 """
 

@@ -106,7 +106,8 @@ def _defer(
     due = retry_at(attempts, lease.received_at)
     if due is None:
         last = said or (verdict.why if is_counted else recipient.last_reply or verdict.why)
-        return _expire(recipient, lease, now, attempts, last, said or recipient.last_reply, verdict.host)
+        host = verdict.host if said else ""  # an earlier reply may be another host's
+        return _expire(recipient, lease, now, attempts, last, said or recipient.last_reply, host)
     if not is_counted:
         until = due if verdict.until is None else verdict.until
         due = min(now + POSTPONED_MOST_S, max(now + POSTPONED_LEAST_S, until))

@@ -162,7 +162,8 @@ def _write_header(owed: OwedReport, reporting_mta: str, now: float, id: str, hea
     ]
     original = _MESSAGE_ID.search(b"\r\n" + header)
     if original is not None and len(original[1]) <= MESSAGE_ID_OCTETS:
-        fields.insert(5, b"In-Reply-To:\r\n " + original[1] + b"\r\nReferences:\r\n " + original[1] + b"\r\n")
+        message_id = original[1].decode("ascii")
+        fields[5:5] = (_field("In-Reply-To", message_id), _field("References", message_id))
     return b"".join(fields) + b"\r\nThis is a delivery report in the format of RFC 3464.\r\n"
 
 
@@ -178,8 +179,8 @@ def _write_text(owed: OwedReport, reporting_mta: str) -> bytes:
     for recipient in owed.failed:
         lines += _explain(recipient)
     lines += [
-        f"We had accepted the message on {_format_date(owed.received_at)}",
-        f"under the id {_clean(owed.id)}; your postmaster can find everything about it by that id.",
+        f"We had accepted the message on {_format_date(owed.received_at)}.",
+        f"If you ask your postmaster about it, name its id here: {_clean_word(owed.id)}",
         "Its header section is attached, its body is not.",
     ]
     return "\r\n".join(lines).encode("utf-8", "replace") + b"\r\n"
@@ -190,7 +191,7 @@ def _explain(recipient: SettledRecipient) -> list[str]:
     lines = [f"<{_clean(recipient.address)}>"]
     if recipient.why:
         lines += _wrap(_clean_sentence(recipient.why).split(), "  ")
-    if recipient.last_reply:
+    if recipient.last_reply and recipient.last_reply not in recipient.why:
         host = _clean_word(recipient.host)
         lines.append(f"  The last thing that {host or 'the host there'} said:")
         lines += _wrap(_clean_sentence(recipient.last_reply).split(), "    ")

@@ -57,6 +57,7 @@ _match_hello = re.compile(rb"[!-~]{1,%d}" % DOMAIN_OCTETS).fullmatch
 BARE_NEWLINE = reply(500, "5.5.2", "A command line ends in CRLF and has no other CR or LF")
 CONTROL_CHARACTER = reply(501, "5.5.4", "Control character in a command")
 NOT_ASCII = reply(501, "5.5.4", "Only addresses may have characters beyond ASCII")
+NO_ARGUMENT = reply(501, "5.5.4", "This command takes no argument")
 HELLO_SYNTAX = reply(501, "5.5.4", "Syntax: EHLO your-host-name")
 MAIL_SYNTAX = reply(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
 RCPT_SYNTAX = reply(501, "5.5.4", "Syntax: RCPT TO:<address>")
@@ -146,6 +147,13 @@ def find_forbidden(line: bytes) -> Reply | None:
     if b"\r" in line or b"\n" in line:
         return BARE_NEWLINE
     return CONTROL_CHARACTER if _find_control(line) else None
+
+
+def refuse_argument(argument: bytes) -> Reply | None:
+    """Refuse anything but trailing white space (RFC 5321 4.1.1)."""
+    if not argument or not argument.strip(b" \t"):
+        return None
+    return find_forbidden(argument) or NO_ARGUMENT
 
 
 def _read_mailbox(mailbox: bytes, domain: bytes, smtputf8: bool, side: _Side) -> Address | Reply:

@@ -24,7 +24,7 @@ PATH_OCTETS = 256  # 4.5.3.1.3, with the angle brackets
 COMMAND_LINE_OCTETS = 2048
 # What is read and thrown away of a line that is too long, in the hope of its CRLF; enough for a paste of header fields.
 DISCARD_OCTETS = 64 * KIBIBYTE
-# Content of up to this many octets on the wire comes in one piece, larger content in pieces of at least about this size.
+# Content of up to this many octets on the wire comes in one piece, larger content in pieces of at least about this.
 CONTENT_PIECE_OCTETS = 64 * KIBIBYTE
 MESSAGE_OCTETS_FLOOR = 64 * KIBIBYTE  # 4.5.3.1.7
 MESSAGE_OCTETS_CEILING = 10**18  # SIZE has 20 digits (RFC 1870 3); the store counts octets in 63 bits

@@ -3,8 +3,8 @@
 
 It answers by itself what needs no policy: RSET, NOOP, VRFY, HELP, QUIT, and whatever is malformed, out of sequence or
 unknown. All else it hands out as one event at a time and waits for the reply; pipelined input waits meanwhile, and all
-replies of a group leave in one `take_output`. It never raises for what a client sends, keeps at most a piece of content,
-and knows neither time nor connection: the driver (accept.reception) closes upon QuitReceived and HangUp.
+replies of a group leave in one `take_output`. It never raises for what a client sends, keeps at most one piece of
+content, and knows neither time nor connection: the driver (accept.reception) closes upon QuitReceived and HangUp.
 smtp.states says what may come when, smtp.grammar reads arguments, smtp.lines cuts the octets.
 """
 
@@ -16,7 +16,15 @@ from msgspec import Struct
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.mail.reply import Reply, reply
 from smarthost.smtp import states
-from smarthost.smtp.grammar import BARE_NEWLINE, NOT_ASCII, find_forbidden, parse_hello, parse_mail, parse_rcpt
+from smarthost.smtp.grammar import (
+    BARE_NEWLINE,
+    NOT_ASCII,
+    find_forbidden,
+    parse_hello,
+    parse_mail,
+    parse_rcpt,
+    refuse_argument,
+)
 from smarthost.smtp.limits import JUNK_COMMANDS
 from smarthost.smtp.lines import ContentReader, Fault, InputBuffer
 from smarthost.smtp.states import MOVES, Row, State
@@ -46,7 +54,6 @@ _OK = reply(250, "2.0.0", "Ok").encode()
 _GO_AHEAD = reply(354, "", "End data with <CR><LF>.<CR><LF>").encode()
 _CANNOT_VRFY = reply(252, "2.5.2", "Cannot verify: send mail and see").encode()  # RFC 5321 7.3
 _HELP = reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT").encode()
-_TOO_MANY_RECIPIENTS = states.TOO_MANY_RECIPIENTS.encode()
 _RESET = ResetReceived()
 _DATA = DataReceived()
 
@@ -109,8 +116,6 @@ class SmtpServer:
         """How many octets of input wait here, content included."""
         return len(self._input) + (0 if self._content is None else self._content.held)
 
-    # -- what the driver says ------------------------------------------------------------------------------------------
-
     def greet(self, reply: Reply) -> None:
         """Queue the banner; if it is not positive, the session is over."""
         if self._state is not State.CONNECTED:
@@ -136,20 +141,14 @@ class SmtpServer:
         return octets
 
     def accept_hello(self) -> None:
-        """Answer HelloReceived positively.
-
-        Raises: LocalProtocolError: no HelloReceived is pending.
-        """
+        """Answer HelloReceived positively. Raises: LocalProtocolError: none is pending."""
         hello = self._hello
         if hello is None:
             raise LocalProtocolError("no EHLO or HELO waits for an answer")
         self.reply_encoded(_encode_hello(self._settings, hello.extended), True)
 
     def accept_data(self) -> None:
-        """Answer DataReceived with 354.
-
-        Raises: LocalProtocolError: no DataReceived is pending.
-        """
+        """Answer DataReceived with 354. Raises: LocalProtocolError: none is pending."""
         if self._due is not State.CONTENT:
             raise LocalProtocolError("no DATA waits for an answer")
         self.reply_encoded(_GO_AHEAD, True)
@@ -162,10 +161,7 @@ class SmtpServer:
         self.reply_encoded(reply.encode(), reply.is_positive)
 
     def reply_encoded(self, octets: bytes, positive: bool) -> None:
-        """Answer as `reply` does, with octets that were encoded before.
-
-        Raises: LocalProtocolError: no reply is due.
-        """
+        """Answer as `reply` does, with octets encoded before. Raises: LocalProtocolError: no reply is due."""
         due = self._due
         if due is None or self._next is not None:
             raise LocalProtocolError("no reply is due")
@@ -194,8 +190,6 @@ class SmtpServer:
         """Queue a reply that answers nothing (421 at a timeout or shutdown); the session is over, without a HangUp."""
         self._output.append(reply.encode())
         self._close()
-
-    # -- what the client says ------------------------------------------------------------------------------------------
 
     def next_event(self) -> ServerEvent | None:
         """Give the next event; None: more input is needed, or the reply to the last event is still due."""
@@ -279,8 +273,7 @@ class SmtpServer:
 
     def _obey_rcpt(self, argument: bytes, move: State) -> ServerEvent | None:
         if self._recipients >= self._settings.max_recipients and self._state is State.RECIPIENTS:
-            self._output.append(_TOO_MANY_RECIPIENTS)
-            return None
+            return self._refuse(states.TOO_MANY_RECIPIENTS)
         event = parse_rcpt(argument, self._is_smtputf8)
         if isinstance(event, Reply):
             self._was_refused = True
@@ -289,13 +282,13 @@ class SmtpServer:
         return event
 
     def _obey_data(self, argument: bytes, move: State) -> ServerEvent | None:
-        if argument and (refusal := _refuse_argument(argument)) is not None:
+        if refusal := refuse_argument(argument):
             return self._refuse(refusal)
         self._due = move
         return _DATA
 
     def _obey_rset(self, argument: bytes, move: State) -> ServerEvent | None:
-        if argument and (refusal := _refuse_argument(argument)) is not None:
+        if refusal := refuse_argument(argument):
             return self._refuse(refusal)
         was_open = self.in_transaction
         self._enter(move)
@@ -307,7 +300,7 @@ class SmtpServer:
         return self._answer_junk(argument, _CANNOT_VRFY) if argument.strip(b" \t") else self._refuse(states.VRFY_SYNTAX)
 
     def _obey_quit(self, argument: bytes, move: State) -> ServerEvent | None:
-        if argument and (refusal := _refuse_argument(argument)) is not None:
+        if refusal := refuse_argument(argument):
             return self._refuse(refusal)
         self._output.append(reply(221, "2.0.0", f"{self._settings.hostname} closes").encode())
         self._close()
@@ -331,8 +324,6 @@ class SmtpServer:
             return ended
         self._next = ended
         return ContentReceived(piece)
-
-    # -- what becomes of it --------------------------------------------------------------------------------------------
 
     def _enter(self, state: State) -> None:
         self._state = state
@@ -387,11 +378,6 @@ class SmtpServer:
         if self._junk <= JUNK_COMMANDS:
             return None
         return self._hang_up(states.TOO_MUCH_JUNK, f"{self._junk} commands without a message")
-
-
-def _refuse_argument(argument: bytes) -> Reply | None:
-    """Refuse anything but trailing white space."""
-    return (find_forbidden(argument) or states.NO_ARGUMENT) if argument.strip(b" \t") else None
 
 
 @lru_cache(maxsize=64)  # two for each listener

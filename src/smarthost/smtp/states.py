@@ -36,7 +36,6 @@ NO_VALID_RECIPIENT = reply(554, "5.5.1", "No valid recipient")  # RFC 5321 3.3; 
 
 UNKNOWN = reply(500, "5.5.2", "Command not recognized")
 OVERLONG = reply(500, "5.5.2", "Line too long")
-NO_ARGUMENT = reply(501, "5.5.4", "This command takes no argument")
 VRFY_SYNTAX = reply(501, "5.5.4", "Syntax: VRFY address")
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10: never 552
 TOO_MANY_ERRORS = reply(421, "4.7.0", "Too many errors")

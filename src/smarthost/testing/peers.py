@@ -253,4 +253,4 @@ class ExchangerSession(PeerSession):
 
 
 def _fold(code: int, lines: Sequence[str]) -> str:
-    return "\n".join(f"{code}{'-' if line is not lines[-1] else ' '}{line}" for line in lines)
+    return "\n".join([f"{code}-{line}" for line in lines[:-1]] + [f"{code} {lines[-1]}"])

@@ -42,6 +42,7 @@ CREATE TABLE recipient (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX recipient_domain ON recipient (domain, due) WHERE state = 'deferred';
 CREATE INDEX recipient_due ON recipient (due, domain) WHERE state = 'deferred';  -- costs 0.5 us of 33 a message
+CREATE INDEX recipient_held ON recipient (due) WHERE state = 'held';  -- for count
 CREATE INDEX recipient_owed ON recipient (owed_at, message) WHERE owed_at IS NOT NULL;
 
 CREATE TABLE note (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;

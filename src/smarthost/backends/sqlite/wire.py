@@ -20,7 +20,7 @@ class BatchHead(NamedTuple):
     """The start of a batch's frame; after it the parts follow, with the lengths given."""
 
     number: int
-    day: int  # YYYYMMDD of its records; 0: none
+    day: int  # YYYYMMDD: which table its records go to
     highest: int  # the highest number it mentions
     messages: int
     recipients: int
@@ -144,6 +144,13 @@ class Drop(Struct, array_like=True, tag="drop"):
 
 
 FileOrder = Keep | Drop
+
+
+class FileOutcome(Struct, array_like=True):
+    """What became of an order: 0, or an errno with its text."""
+
+    errno: int
+    text: str
 
 
 class DueRows(Struct, array_like=True):

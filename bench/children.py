@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""The processes that a benchmark starts, each in a process group of its own, all under the watch of guard.py.
+
+Only groups started here are ever signalled. `Scratch` is the one directory in which everything of a run lives.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from bench import guard
+
+
+class Child:
+    """A process of ours, leader of its group; output goes to files in the scratch directory."""
+
+    def __init__(self, name: str, popen: "subprocess.Popen[bytes]", scratch: "Scratch") -> None:
+        self.name = name
+        self.pid = popen.pid
+        self._popen = popen
+        self._scratch = scratch
+
+    def exit_code(self) -> int | None:
+        """Give the exit code, or None while it runs (negative: the signal that ended it)."""
+        return self._popen.poll()
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait for the end, at most `timeout_s`."""
+        try:
+            return self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def end_input(self) -> None:
+        """Close its stdin, if it has one of ours."""
+        if self._popen.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._popen.stdin.close()
+
+    def stop(self, timeout_s: float, sign: signal.Signals = signal.SIGTERM) -> int | None:
+        """Ask it to end, wait, then kill its group; None if it had to be killed."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(sign)
+        code = self.wait(timeout_s)
+        self.kill_group()
+        self.end_input()
+        return code
+
+    def kill_group(self) -> None:
+        """Kill whatever is left of its group, and wait until that is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait(10)
+        deadline = time.monotonic() + 5
+        while _group_lives(self.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._scratch.forget(self)
+
+
+def _group_lives(pgid: int) -> bool:
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Scratch:
+    """The directory of a run and the children that work in it; leaving it stops them all and removes it."""
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        self.path = Path(tempfile.mkdtemp(prefix="smarthost-bench-", dir=self._parent))
+        self.path.chmod(0o755)  # Postfix's own user walks through it
+        self._guard = subprocess.Popen([sys.executable, guard.__file__], stdin=subprocess.PIPE, start_new_session=True)
+        self._tell(f"tree {self.path}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for child in reversed(self._children[:]):
+            child.kill_group()
+        shutil.rmtree(self.path, ignore_errors=True)
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait(30)
+
+    def _tell(self, line: str) -> None:
+        assert self._guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._guard.stdin.write(line.encode() + b"\n")
+            self._guard.stdin.flush()
+
+    def directory(self, name: str) -> Path:
+        """Make a fresh, empty directory."""
+        path = self.path / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o755)
+        return path
+
+    def start(
+        self, name: str, command: Sequence[str | Path], *, stdout: IO[bytes] | None = None, stdin: bool = False
+    ) -> Child:
+        """Start a program; stderr, and stdout unless given, go to `name`.err in the scratch directory."""
+        with (self.path / f"{name}.err").open("wb") as err:
+            popen = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=stdout or err,
+                stderr=err,
+                start_new_session=True,
+            )
+        child = Child(name, popen, self)
+        self._children.append(child)
+        self._tell(f"group {child.pid}")
+        return child
+
+    def complaint(self, name: str, octets: int = 600) -> str:
+        """Give the end of what a child said on stderr."""
+        path = self.path / f"{name}.err"
+        return path.read_bytes()[-octets:].decode(errors="replace").strip() if path.exists() else ""
+
+    def forget(self, child: Child) -> None:
+        """A child is gone with its whole group."""
+        if child in self._children:
+            self._children.remove(child)
+            self._tell(f"gone {child.pid}")

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""A batch: what is committed together, as the rows that batch.sql reads. Built while the batch before it commits.
+
+Only tuples are made per row; one msgspec call encodes each list, and contents are handed to the kernel where they lie.
+Knows no futures and no leases: items of commits.py enter themselves.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from smarthost.backends.sqlite.wire import BATCH_HEAD
+from smarthost.mail.identity import decode_id
+from smarthost.mail.message import Message
+from smarthost.mail.record import Record
+from smarthost.mail.settlement import OwedReport, Settlement, State
+
+_NAMES = {state: state.value for state in State}  # an enum's value costs 0.1 us, and there is one a row
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+_SECONDS_A_DAY = 86_400
+_days: dict[int, int] = {}
+
+
+def day_of(number: int) -> int:
+    """Give the UTC day (YYYYMMDD) of a record's seq: the same record always goes to the same table."""
+    day = (number >> 21) // (_SECONDS_A_DAY * 1000)
+    found = _days.get(day)
+    if found is None:
+        _days.clear()  # one day is asked for a million times, then the next
+        at = datetime.fromtimestamp(day * _SECONDS_A_DAY, UTC)
+        found = _days[day] = at.year * 10_000 + at.month * 100 + at.day
+    return found
+
+
+class Batch:
+    """The rows of one transaction. All of its records belong to one day."""
+
+    __slots__ = ("buffers", "cleared", "day", "highest", "messages", "notes", "octets", "recipients", "reported", "settles")
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[object, ...]] = []
+        self.recipients: list[tuple[object, ...]] = []
+        self.settles: list[tuple[object, ...]] = []
+        self.cleared: list[tuple[int, int]] = []
+        self.reported: list[tuple[object, ...]] = []
+        self.notes: list[tuple[str, int, int]] = []
+        self.buffers: list[bytes] = []
+        self.octets = 0
+        self.day = 0
+        self.highest = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.recipients) + len(self.settles) + len(self.reported) + len(self.notes)
+
+    def add(
+        self, message: Message, key: int, tag: int, body: bytes | None, debt: tuple[int, int] | None = None
+    ) -> None:
+        """Enter a message; `body` is None when its content lives in a file. `debt`: only while that is owed."""
+        if key > self.highest:
+            self.highest = key
+        envelope = message.envelope
+        prefix = message.prefix
+        start = self.octets
+        middle = start + len(prefix)
+        self.buffers.append(prefix)
+        if body is None:
+            octets = message.content.octets
+            self.octets = middle
+        else:
+            octets = len(body)
+            self.octets = middle + octets
+            self.buffers.append(body)
+        self.messages.append(
+            (
+                key, tag, message.received_at, envelope.reverse_path, envelope.body.value, int(envelope.smtputf8),
+                message.client, message.sender, octets, start, len(prefix), None if body is None else middle,
+                *(debt or ()),
+            )
+        )  # fmt: skip
+        received_at = message.received_at
+        for n, address in enumerate(envelope.recipients):
+            self.recipients.append((key, n, address.text, address.domain, received_at, *(debt or ())))
+
+    def settle(self, settlement: Settlement, key: int) -> None:
+        """Enter a settlement of the message with this key."""
+        rows = self.settles
+        for recipient, record in zip(settlement.recipients, settlement.records, strict=True):
+            seq = record.seq
+            if seq > self.highest:
+                self.highest = seq
+            rows.append(
+                (
+                    key, recipient.n, recipient.attempts, _NAMES[recipient.state], recipient.due, recipient.last_reply,
+                    recipient.status, recipient.why, recipient.host, record.at if recipient.report_owed else None,
+                    seq, record.at, record,
+                )
+            )  # fmt: skip
+
+    def clear(self, owed: OwedReport, records: Sequence[Record]) -> tuple[int, int]:
+        """Enter that a debt is paid, with its records; gives what `add` of the report depends on."""
+        key = decode_id(owed.id)[0]
+        numbers = [failed.n for failed in owed.failed]
+        self.cleared += [(key, n) for n in numbers]
+        for record in records:
+            self.highest = max(self.highest, record.seq)
+            self.reported.append((record.seq, key, record.at, record, numbers[0]))
+        return key, numbers[0]
+
+    def note(self, name: str, value: bytes) -> None:
+        """Enter a note."""
+        self.notes.append((name, self.octets, len(value)))
+        self.buffers.append(value)
+        self.octets += len(value)
+
+    def encode(self, number: int) -> list[bytes]:
+        """Give the buffers of the batch's frame. Raises: ValueError, TypeError: something in it is no JSON."""
+        messages = _encode(self.messages)
+        recipients = _encode(self.recipients)
+        settles = _encode(self.settles)
+        extras = _EMPTY
+        if self.cleared or self.notes:
+            extras = _encode({"c": self.cleared, "l": self.reported, "n": self.notes})
+        head = BATCH_HEAD.pack(
+            number, self.day or day_of(self.highest), self.highest,
+            len(messages), len(recipients), self.octets, len(settles), len(extras),
+        )  # fmt: skip
+        return [head, messages, recipients, *self.buffers, settles, extras]
+
+
+_EMPTY = b"{}"

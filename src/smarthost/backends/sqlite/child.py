@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""The process that owns the database: `python -c ... child.main()` with three inherited sockets, started by keeper.py.
+
+Main thread: batches, one SQL statement each, so that it never competes for an interpreter with anything. A second
+thread answers reads, a third makes content files durable, so that neither delays a commit. It ends when its parent is
+gone, after the batch in hand, and holds the directory's lock until then. It ignores SIGINT and SIGTERM: its parent
+decides. A crash leaves what SQLite's WAL promises, and content files without a row, which the next start sweeps.
+"""
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from smarthost.backends.sqlite import database, wire
+from smarthost.backends.sqlite.reads import Reads, Unreadable
+from smarthost.mail.identity import decode_id
+
+# Checkpoints cost the p99 of a commit: every 1,000 pages 4.1 ms, every 4,000 pages 2.6 ms (batches of 32, 5 KiB).
+CHECKPOINT_PAGES = 4_000
+RECORD_DAYS = 30
+FORGET_ROWS = 500  # of outdated records at a time, ~1 ms, only while nothing waits
+SWITCH_S = 0.0005  # the reading thread gives way to the committing one after half a millisecond
+_BATCH_SQL = (Path(__file__).parent / "batch.sql").read_text()
+# What is wrong with the statement or a value in it, as opposed to the disk or the database.
+_FAULTY = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, apsw.RangeError, apsw.SQLError)
+
+
+class Start(msgspec.Struct):
+    """What the parent says at the start."""
+
+    directory: str
+    batches: int
+    reads: int
+    files: int
+    is_reopening: bool
+    record_days: int = RECORD_DAYS
+
+
+class Writer:
+    """Commits batches; the only writer of the database."""
+
+    def __init__(self, db: apsw.Connection, record_days: int) -> None:
+        self._db = db
+        self._record_days = record_days
+        self._day = 0
+        self._pages = 0
+        self._outdated: list[str] = []
+        db.set_wal_hook(self._committed)
+
+    def _committed(self, db: apsw.Connection, name: str, pages: int) -> int:
+        self._pages = pages
+        return apsw.SQLITE_OK
+
+    def last_number(self) -> int:
+        """Give the highest number ever committed."""
+        number: int = self._db.execute("SELECT number FROM highest").fetchall()[0][0]
+        return number
+
+    def commit(self, frame: memoryview) -> wire.Outcome:
+        """Commit one batch; never raises for what SQLite says."""
+        head = wire.BatchHead(*wire.BATCH_HEAD.unpack_from(frame))
+        parts = []
+        offset = wire.BATCH_HEAD.size
+        for length in head[3:]:
+            parts.append(frame[offset : offset + length])
+            offset += length
+        messages, recipients, octets, settles, extras = parts
+        try:
+            if head.day != self._day:
+                self._begin_day(head.day)
+            self._db.execute(
+                "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?)",
+                (str(messages, "utf-8"), str(recipients, "utf-8"), octets, str(settles, "utf-8"),
+                 str(extras, "utf-8"), head.highest),
+            )  # fmt: skip
+            return wire.Outcome(head.number, wire.OK, "", self._take_gone())
+        except apsw.FullError as error:
+            return wire.Outcome(head.number, wire.FULL, str(error), [])
+        except _FAULTY as error:
+            return wire.Outcome(head.number, wire.FAULTY, str(error), [])
+        except apsw.Error as error:
+            return wire.Outcome(head.number, wire.FATAL, f"{type(error).__name__}: {error}", [])
+
+    def _begin_day(self, day: int) -> None:
+        """Make the day's table of records, and the trigger that writes into it."""
+        table = f"record_{day:08d}"
+        with self._db:
+            self._db.execute(
+                f"CREATE TABLE IF NOT EXISTS {table}"
+                " (seq INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL) STRICT"
+            )
+        self._db.execute(_BATCH_SQL.replace("{day}", f"{day:08d}"))
+        self._day = day
+        tables = self._db.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'record_[0-9]*' AND name < ?"
+            " ORDER BY name DESC",
+            (table,),
+        ).fetchall()
+        self._outdated = [name for (name,) in tables[self._record_days - 1 :]]
+
+    def _take_gone(self) -> list[tuple[int, int]]:
+        gone = self._db.execute("SELECT key, tag FROM gone").fetchall()
+        if gone:
+            self._db.execute("DELETE FROM gone")
+        return gone
+
+    def tidy(self, is_idle: bool) -> bool:
+        """Checkpoint when the WAL is long, forget outdated records; says if more is to be done. Raises: apsw.Error."""
+        if self._pages >= CHECKPOINT_PAGES:
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._pages = 0
+        if is_idle and self._outdated:
+            table = self._outdated[-1]
+            self._db.execute(f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} LIMIT {FORGET_ROWS})")  # noqa: S608
+            if not self._db.changes():
+                self._db.execute(f"DROP TABLE {table}")
+                self._outdated.pop()
+        return bool(self._outdated)
+
+    def close(self) -> None:
+        """Leave a short WAL, so that the next start is quick. Raises: apsw.Error."""
+        self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+
+def serve_batches(writer: Writer, channel: socket.socket) -> None:
+    """Commit batches until the parent is gone or the database cannot go on."""
+    more = False
+    while True:
+        if more and not select.select([channel], [], [], 0)[0]:
+            more = writer.tidy(is_idle=True)
+            continue
+        batch = wire.read_frame(channel)
+        if batch is None:
+            writer.close()
+            return
+        outcome = writer.commit(batch)
+        channel.sendall(wire.frame(msgspec.msgpack.encode(outcome)))
+        if outcome.code == wire.FATAL:
+            return
+        more = writer.tidy(is_idle=False)
+
+
+def serve_reads(reads: Reads, channel: socket.socket) -> None:
+    """Answer questions until the parent is gone."""
+    decoder = msgspec.msgpack.Decoder(wire.Question)
+    while (question := wire.read_frame(channel)) is not None:
+        try:
+            reply = wire.answer(reads.answer(decoder.decode(question)))
+        except (Unreadable, apsw.Error) as error:
+            reply = wire.refuse(str(error))
+        channel.sendall(reply)
+
+
+def serve_files(content: Path, channel: socket.socket) -> None:
+    """Make content files durable and delete them until the parent is gone."""
+    decoder = msgspec.msgpack.Decoder(wire.FileOrder)
+    directory = os.open(content, os.O_RDONLY | os.O_DIRECTORY)
+    while (order := wire.read_frame(channel)) is not None:
+        try:
+            match decoder.decode(order):
+                case wire.Keep(draft, name):
+                    _keep(content, directory, draft, name)
+                case wire.Drop(names):
+                    for name in names:
+                        (content / name).unlink(missing_ok=True)
+            reply = wire.answer(wire.FileOutcome(0, ""))
+        except OSError as error:
+            reply = wire.answer(wire.FileOutcome(error.errno or errno.EIO, str(error)))
+        channel.sendall(reply)
+
+
+def _keep(content: Path, directory: int, draft: str, name: str) -> None:
+    """Order matters: the octets, then the name, then the directory that holds it; only then may a row speak of it."""
+    fd = os.open(content / draft, os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    (content / draft).rename(content / name)
+    os.fsync(directory)
+
+
+def sweep_files(db: apsw.Connection, content: Path, keep_drafts: bool) -> None:
+    """Delete drafts, and content files that no row speaks of; names that are not ours stay."""
+    for entry in content.iterdir():
+        if entry.suffix == ".draft":
+            if not keep_drafts:
+                entry.unlink()
+            continue
+        try:
+            key, tag = decode_id(entry.name)
+        except ValueError:
+            continue
+        query = "SELECT 1 FROM message WHERE key = ? AND tag = ? AND in_file"
+        if not db.execute(query, (key, tag)).fetchall():
+            entry.unlink()
+
+
+def _open(start: Start) -> tuple[Writer, Reads]:
+    path = Path(start.directory) / "queue.db"
+    content = Path(start.directory) / "content"
+    db = database.open_writer(path)
+    if start.is_reopening:
+        database.verify(db, path)
+    writer = Writer(db, start.record_days)
+    content.mkdir(exist_ok=True)
+    sweep_files(db, content, keep_drafts=start.is_reopening)  # they are alive while the parent is
+    return writer, Reads(database.open_reader(path), content)
+
+
+def _die(args: threading.ExceptHookArgs) -> None:
+    """End the process when a thread fails: its parent starts another, where a silent channel would hang."""
+    print(f"smarthost store: {args.exc_type.__name__}: {args.exc_value}", file=sys.stderr)  # noqa: T201
+    os._exit(1)
+
+
+def main() -> None:
+    """Serve the parent named in the last argument until it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.umask(0o077)
+    sys.setswitchinterval(SWITCH_S)
+    start = msgspec.json.decode(sys.argv[-1], type=Start)
+    batches, reads, files = (socket.socket(fileno=fd) for fd in (start.batches, start.reads, start.files))
+    try:
+        writer, reader = _open(start)
+        hello = wire.Hello("", writer.last_number())
+    except database.Unusable as error:
+        hello = wire.Hello(str(error), 0)
+    except (apsw.Error, OSError) as error:
+        where = Path(start.directory) / "queue.db"
+        hello = wire.Hello(f"{where} cannot be opened: {error}. Free space, permissions, or a damaged database?", 0)
+    batches.sendall(wire.frame(msgspec.msgpack.encode(hello)))
+    if hello.trouble:
+        return
+    content = Path(start.directory) / "content"
+    threading.excepthook = _die
+    threading.Thread(target=serve_reads, args=(reader, reads), daemon=True).start()
+    threading.Thread(target=serve_files, args=(content, files), daemon=True).start()
+    try:
+        serve_batches(writer, batches)
+    except (OSError, apsw.Error) as error:  # the parent is gone, or a checkpoint failed: it will be read as our death
+        print(f"smarthost store: {error}", file=sys.stderr)  # noqa: T201 - the parent's stderr, its only trace
+    os._exit(0)  # the threads may sit in an fsync; nothing of theirs is worth waiting for

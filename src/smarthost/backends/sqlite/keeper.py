@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""Starts the child that owns the database, talks to it, and notices its end. Decides nothing about what is lost.
+
+Why a child: a writing thread starves beside a saturated event loop even when a whole batch is one SQLite step: 10
+messages/s (asyncio and uvloop alike, switch intervals 5 ms, 1 ms, 0.2 ms) where 37,000/s went through beside an idle
+one. The figures of this child are printed by `python -m bench.store`.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+import smarthost
+from smarthost.backends.sqlite import wire
+from smarthost.backends.sqlite.channel import Channel
+from smarthost.mail.errors import StoreError
+
+# Imports the child without running smarthost/__init__.py, which gives embedders the whole relay: the child needs
+# 5 modules of it, and 24 MiB instead of 60.
+_BOOT = """\
+import sys, types, json
+sys.path[:] = json.loads(sys.argv[1])
+package = types.ModuleType("smarthost")
+package.__path__ = json.loads(sys.argv[2])
+sys.modules["smarthost"] = package
+from smarthost.backends.sqlite.child import main
+main()
+"""
+
+Answer = TypeVar("Answer")
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Keeper:
+    """One child at a time, on one event loop. Whoever uses it is told by the four callables given."""
+
+    def __init__(
+        self,
+        directory: Path,
+        lock: int,
+        greeted: Callable[[wire.Hello], None],
+        committed: Callable[[wire.Outcome], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._directory = directory
+        self._lock = lock
+        self._greeted = greeted
+        self._committed = committed
+        self._lost = lost
+        self._child: subprocess.Popen[bytes] | None = None
+        self._channels: list[Channel] = []
+        self._is_greeted = False
+        self._asked: tuple[deque[asyncio.Future[bytes]], deque[asyncio.Future[bytes]]] = (deque(), deque())
+        self._hello = msgspec.msgpack.Decoder(wire.Hello)
+        self._outcome = msgspec.msgpack.Decoder(wire.Outcome)
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._child is None else self._child.pid
+
+    def start(self, is_reopening: bool) -> bool:
+        """Start a child; False: the last one has not ended yet, try again. `greeted` follows, or `lost`."""
+        if not self._is_reaped():
+            return False
+        self._is_greeted = False
+        pairs = [socket.socketpair() for _ in range(3)]
+        theirs = [there.fileno() for _, there in pairs]
+        start = {"batches": theirs[0], "reads": theirs[1], "files": theirs[2]}
+        start_text = json.dumps({"directory": str(self._directory), "is_reopening": is_reopening, **start})
+        try:
+            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and text
+                [sys.executable, "-I", "-S", "-c", _BOOT,
+                 json.dumps(sys.path), json.dumps(list(smarthost.__path__)), start_text],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(*theirs, self._lock),  # so that the lock outlives us until the child has finished
+                start_new_session=True,  # a Ctrl-C in the terminal is ours alone
+            )  # fmt: skip
+        except OSError as error:
+            for ours, there in pairs:
+                ours.close()
+                there.close()
+            raise StoreError(f"cannot start the store's process: {error}") from error
+        for _, there in pairs:
+            there.close()
+        receivers = (self._heard, lambda reply: self._answered(0, reply), lambda reply: self._answered(1, reply))
+        self._channels = [
+            Channel(self._loop, ours, received, self._end)
+            for (ours, _), received in zip(pairs, receivers, strict=True)
+        ]
+        return True
+
+    def _heard(self, payload: bytes) -> None:
+        if self._is_greeted:
+            self._committed(self._outcome.decode(payload))
+        else:
+            self._is_greeted = True
+            self._greeted(self._hello.decode(payload))
+
+    def commit(self, buffers: Sequence[bytes]) -> None:
+        """Send a batch; `committed` follows, or `lost`."""
+        self._channels[0].send(buffers)
+
+    async def ask(self, question: wire.Question, answer: type[Answer] | Any) -> Answer:
+        """Ask the reading thread. Raises: StoreError."""
+        reply: Answer = msgspec.msgpack.decode(await self._send(0, question), type=answer)
+        return reply
+
+    async def order(self, order: wire.FileOrder) -> wire.FileOutcome:
+        """Tell the file thread. Raises: StoreError."""
+        return msgspec.msgpack.decode(await self._send(1, order), type=wire.FileOutcome)
+
+    def _send(self, which: int, question: wire.Question | wire.FileOrder) -> asyncio.Future[bytes]:
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        if not self._channels:
+            future.set_exception(StoreError("the store's process is not running"))
+        else:
+            self._asked[which].append(future)
+            self._channels[1 + which].send([_encoder.encode(question)])
+        return future
+
+    def _answered(self, which: int, reply: bytes) -> None:
+        future = self._asked[which].popleft()
+        if future.done():
+            return  # who asked was cancelled
+        if reply[0]:
+            future.set_exception(StoreError(reply[1:].decode()))
+        else:
+            future.set_result(reply[1:])
+
+    def _end(self) -> None:
+        """The child closed a channel, hence is dead or dying: make sure of it and tell."""
+        self.stop()
+        self._lost()
+
+    def stop(self) -> None:
+        """Kill the child, if there is one, and fail what was asked of it."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.kill()
+        for channel in self._channels:
+            channel.close()
+        self._channels = []
+        for asked in self._asked:
+            while asked:
+                future = asked.popleft()
+                if not future.done():
+                    future.set_exception(StoreError("the store's process ended before it answered"))
+
+    def finish(self) -> None:
+        """Ask the child to end after what it was sent; `lost` follows."""
+        if self._channels:
+            self._channels[0].shut()
+        else:
+            self._lost()
+
+    def _is_reaped(self) -> bool:
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None
+        return self._child is None
+
+    def reap(self, wait_s: float) -> None:
+        """Collect the ended child; one that hangs in the disk for longer is left to init."""
+        if self._child is not None:
+            try:
+                self._child.wait(wait_s)
+            except subprocess.TimeoutExpired:
+                os.kill(self._child.pid, signal.SIGKILL)
+                self._child.returncode = -signal.SIGKILL  # else its destructor warns
+            self._child = None

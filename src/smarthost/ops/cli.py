@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""The command `smarthost`: which commands there are, and how each ends. A command's code is imported when it runs.
+
+Exit codes are sysexits (ops.exits); an error is one line on standard error that begins with "smarthost:".
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from smarthost.ops import exits
+
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "serve": ("smarthost.ops.serve", "serve"),
+    "demo": ("smarthost.ops.cli", "demo"),
+    "send": ("smarthost.ops.send", "send"),
+    "queue": ("smarthost.ops.queue", "queue"),
+    "config": ("smarthost.ops.settings", "config"),
+}
+# Names that are settled (design, section 8) and say so until they are built.
+_PLANNED = ("why", "plan", "hosts", "doctor")
+_PLANNED_BELOW: Mapping[str, Sequence[str]] = {
+    "queue": ("check", "hold", "release", "bounce"),
+    "config": ("schema", "diff"),
+}
+
+
+def _not_built(name: str) -> click.Command:
+    def refuse() -> NoReturn:
+        raise exits.CommandFailed(f"{name}: not built yet", exits.UNAVAILABLE)
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": True}
+    return click.Command(name, callback=refuse, hidden=True, add_help_option=False, context_settings=anything)
+
+
+class _Commands(click.Group):
+    """The top of the command line: knows names, loads modules late, turns errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS, *_PLANNED]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _PLANNED:
+            return _not_built(cmd_name)
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        if isinstance(command, click.Group):
+            for name in _PLANNED_BELOW.get(cmd_name, ()):
+                command.add_command(_not_built(f"{cmd_name} {name}"), name)
+        return command
+
+    def main(self, *arguments: Any, **settings: Any) -> NoReturn:  # noqa: ANN401 - click's own signature
+        settings["standalone_mode"] = False
+        sys.exit(_ended(lambda: super(_Commands, self).main(*arguments, **settings)))
+
+
+def _ended(run: Any) -> int:  # noqa: ANN401
+    """Run a command and give its exit code, whatever way it ended."""
+    from smarthost.mail.errors import SmarthostError
+
+    try:
+        code = run()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else exits.OK
+    except click.UsageError as error:
+        error.show()
+        return exits.USAGE
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return exits.USAGE
+    except click.Abort:
+        _complain("interrupted")
+        return 130  # 128 + SIGINT, as shells have it
+    except exits.CommandFailed as error:
+        _complain(str(error))
+        return error.code
+    except SmarthostError as error:
+        _complain(str(error))
+        return exits.code_for(error)
+    except BrokenPipeError:  # `smarthost queue list | head`: whoever read had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.OK
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        click.echo(f"smarthost: {line}", err=True)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        click.echo(f"smarthost {version('smarthost')}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Version.")
+def cli() -> None:
+    """A smart host: takes mail, keeps it safe, and hands it on."""
+
+
+@click.command()
+def demo() -> int:
+    """Show the whole story on loopback: a relay, DNS, good and bad hosts, mail; ends by itself."""
+    try:
+        run_demo = importlib.import_module("smarthost.ops.demo").run_demo
+    except ModuleNotFoundError as error:
+        if error.name != "smarthost.ops.demo":
+            raise
+        raise exits.CommandFailed("demo: not built yet", exits.UNAVAILABLE) from error
+    code: int = run_demo(live=sys.stdout.isatty())
+    return code
+
+
+def main() -> NoReturn:
+    """Run the command line of this process."""
+    cli.main(prog_name="smarthost")

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Options that several commands share: where the daemon is, which recipients, what is laid over the file."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+# option of `serve` -> (dotted key of the configuration, as an error calls it)
+_FLAGS: Mapping[str, tuple[str, str]] = {
+    "listen": ("listen", "--listen"),
+    "state_dir": ("state_dir", "--state-dir"),
+    "hostname": ("hostname", "--hostname"),
+    "next_hop": ("next_hop", "--next-hop"),
+    "dns": ("dns.servers", "--dns"),
+    "mx_port": ("mx.port", "--mx-port"),
+    "allow_private": ("mx.allow_private", "--allow-private"),
+    "relay_from": ("relay_from", "--relay-from"),
+}
+SPELLED: Mapping[str, str] = dict(_FLAGS.values())
+
+
+def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_config = click.option("--config", "file", type=_FILE, help="Configuration file [/etc/smarthost/smarthost.toml].")
+_state_dir = click.option("--state-dir", metavar="DIR", help="Where the daemon keeps its mail.")
+json_lines = click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")
+
+place = _stacked(_state_dir, _config)
+
+over_config = _stacked(
+    _config,
+    click.option("--listen", metavar="HOST:PORT", multiple=True, help="Take mail here [127.0.0.1:2525]."),
+    _state_dir,
+    click.option("--hostname", metavar="NAME", help="Our name in EHLO and Received."),
+    click.option("--next-hop", metavar="HOST:PORT", help="Send everything to this host instead of by MX."),
+    click.option("--dns", metavar="HOST:PORT", multiple=True, help="Ask this name server [/etc/resolv.conf]."),
+    click.option("--mx-port", metavar="N", type=int, help="Connect to exchangers at this port [25]."),
+    click.option("--allow-private", is_flag=True, help="Exchangers may have loopback and private addresses."),
+    click.option("--relay-from", metavar="CIDR", multiple=True, help="Take mail from this network [loopback]."),
+)
+
+which = _stacked(
+    click.argument("ids", nargs=-1, metavar="[ID]..."),
+    click.option("--id", "id", metavar="ID", help="Of this message."),
+    click.option("--from", "reverse_path", metavar="ADDRESS", help="With this reverse-path; <> for reports."),
+    click.option("--to", "recipient", metavar="ADDRESS", help="For this recipient."),
+    click.option("--destination", metavar="DOMAIN", help="For recipients in this domain."),
+)
+
+
+def flags_over_config(given: Mapping[str, object]) -> dict[str, object]:
+    """Give what the options of `over_config` lay over the file: dotted key -> raw value, only what was said."""
+    flags: dict[str, object] = {}
+    for name, (key, _) in _FLAGS.items():
+        value = given.get(name)
+        if value is not None and value != () and value is not False:
+            flags[key] = list(value) if isinstance(value, tuple) else value
+    return flags

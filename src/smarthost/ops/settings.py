@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""`smarthost config check|show`, and how every command reads the configuration with its flags."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from smarthost.ops import exits, options
+
+if TYPE_CHECKING:
+    from smarthost.config import Config, Reading
+
+
+def load(file: Path | None, given: Mapping[str, object]) -> "Config":
+    """Read the configuration with the options of `options.over_config` over it.
+
+    Raises: CommandFailed: with a line for each error.
+    """
+    from smarthost.config import read_config_file
+
+    reading = read_config_file(file, options.flags_over_config(given), options.SPELLED)
+    if reading.config is None:
+        raise exits.CommandFailed("\n".join(_told(reading)), exits.CONFIG)
+    return reading.config
+
+
+def _told(reading: "Reading") -> list[str]:
+    """Give a line for each error; one of a flag does not name the file."""
+    return [
+        str(error) if error.key.startswith("--") or not reading.file else f"{reading.file}: {error}"
+        for error in reading.errors
+    ]
+
+
+@click.group()
+def config() -> None:
+    """Check the configuration, or show what holds."""
+
+
+@config.command()
+@options.over_config
+@options.json_lines
+def check(file: Path | None, *, as_json: bool, **given: object) -> int:
+    """Say what is wrong with the configuration, all of it; exit 78 if anything is."""
+    from smarthost.config import read_config_file
+
+    reading = read_config_file(file, options.flags_over_config(given), options.SPELLED)
+    if as_json:
+        for error in reading.errors:
+            finding = {"file": reading.file, "line": error.line, "key": error.key, "detail": error.detail}
+            click.echo(msgspec.json.encode(finding).decode())
+    else:
+        for line in _told(reading):
+            click.echo(line, err=True)
+        if reading.config is not None:
+            click.echo(f"{reading.file or 'the defaults (no file was read)'}: no errors")
+            if reading.config.relays_for_everyone:
+                click.echo("warning: relay_from lets everyone send mail through this host (an open relay)", err=True)
+    return exits.OK if reading.config is not None else exits.CONFIG
+
+
+@config.command()
+@options.over_config
+@options.json_lines
+def show(file: Path | None, *, as_json: bool, **given: object) -> None:
+    """Print the configuration that holds, defaults and options included, without passwords."""
+    from smarthost.config import config_json, config_toml
+
+    loaded = load(file, given)
+    if as_json:
+        click.echo(config_json(loaded).decode())
+    else:
+        click.echo(f"# read from {loaded.file or 'nowhere: these are the defaults'}")
+        click.echo(config_toml(loaded), nl=False)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""The next-hop machine: from a configured host to its addresses. Nothing here is ever a bounce.
+
+The operator chose the host, so no table of forbidden addresses applies and no MX is looked up; a name that does not
+resolve is the operator's to mend, and defers. A generator like route.mx; plan drives it.
+"""
+
+from ipaddress import ip_address
+
+from smarthost.mail.address import to_domain
+from smarthost.mail.hop import Host
+from smarthost.route.mx import ADDRESSES_USED, Exchangers, Ourselves, Unroutable, interleave, why_no_name
+from smarthost.route.questions import Asking, Evidence, Question, ask, is_failure
+from smarthost.route.table import Families, NextHop
+
+_LOOPBACK = {Families.BOTH: ("127.0.0.1", "::1"), Families.IPV4: ("127.0.0.1",), Families.IPV6: ("::1",)}
+
+
+def find_hop(hop: NextHop, ourselves: Ourselves) -> Asking[Exchangers | Unroutable]:
+    """Work out the addresses of a fixed next hop."""
+    evidence = Evidence()
+    addresses = _known_addresses(hop)
+    if not addresses:
+        name = _to_name(hop.host)
+        if not name:
+            return _no("4.4.4", f"the next hop {hop.host} is no host name", evidence)
+        answers = yield from ask([Question(name, rdtype) for rdtype in hop.families.rdtypes], evidence)
+        addresses = interleave([answer.addresses for answer in answers])[:ADDRESSES_USED]
+        if not addresses:
+            said = ", ".join(f"{answer.rdtype} {answer.detail or answer.status.name}" for answer in answers)
+            status = "4.4.3" if any(is_failure(answer) for answer in answers) else "4.4.4"
+            return _no(status, f"the next hop {hop.host} has no address: {said}", evidence)
+    others = tuple(address for address in addresses if not ourselves.includes(address, hop.port))
+    if not others:
+        return _no("4.4.6", f"the next hop {hop.host}:{hop.port} is this relay itself", evidence)
+    host = Host(hop.verified_name or hop.host, others)
+    return Exchangers((host,), evidence.ttl_s, tuple(evidence.lines))
+
+
+def _known_addresses(hop: NextHop) -> tuple[str, ...]:
+    """What needs no question: an address, or localhost (RFC 6761 6.3)."""
+    if hop.host.lower().removesuffix(".") == "localhost":
+        return _LOOPBACK[hop.families]
+    try:
+        return (str(ip_address(hop.host)),)
+    except ValueError:
+        return ()
+
+
+def _to_name(host: str) -> str:
+    try:
+        name = to_domain(host)
+    except ValueError:
+        return ""
+    return "" if why_no_name(name) else name
+
+
+def _no(status: str, why: str, evidence: Evidence) -> Unroutable:
+    evidence.note(f"{status}: {why}")
+    return Unroutable(status, why, evidence.ttl_s, tuple(evidence.lines))
