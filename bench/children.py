@@ -40,6 +40,12 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
+    def write_input(self, octets: bytes) -> None:
+        """Write to its stdin. Raises: BrokenPipeError: it does not listen any more."""
+        assert self._popen.stdin is not None, "started without stdin"
+        self._popen.stdin.write(octets)
+        self._popen.stdin.flush()
+
     def end_input(self) -> None:
         """Close its stdin, if it has one of ours."""
         if self._popen.stdin is not None:
@@ -88,13 +94,19 @@ class Scratch:
         self._tell(f"tree {self.path}")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for child in reversed(self._children[:]):
-            child.kill_group()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill_children()
         shutil.rmtree(self.path, ignore_errors=True)
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._guard.wait(30)
+
+    def kill_children(self) -> None:
+        """Kill what is still running."""
+        for child in reversed(self._children[:]):
+            child.kill_group()
 
     def _tell(self, line: str) -> None:
         assert self._guard.stdin is not None

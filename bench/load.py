@@ -41,7 +41,7 @@ class RunningLoad:
     def await_end(self, timeout_s: float) -> float:
         """Wait until every message was answered 250 and give the monotonic time of that.
 
-        Raises: RunFailed: it was refused, or did not end in time; smtp-source gives up at the first reply but 2xx and 3xx.
+        Raises: RunFailed: it was refused, or did not end in time; smtp-source gives up at the first bad reply.
         """
         code = self.child.wait(timeout_s)
         ended = time.monotonic()

@@ -28,7 +28,7 @@ class Options(Struct, frozen=True, kw_only=True):
     gate: bool = True
     profile: bool = False
     budget: bool = True
-    scratch: Path = Path("/var/tmp")  # noqa: S108 - only the parent of a mkdtemp
+    scratch: Path = Path("/var/tmp")  # only the parent of a mkdtemp
     out: Path = Path("bench/out")
     smarthost: Path = Path(".venv/bin/smarthost")
     smarthost_args: tuple[str, ...] = ()
@@ -72,7 +72,9 @@ def _at_least_one(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m bench", description="smarthost beside Postfix, same load, same sink, same minutes.")
+    parser = _Parser(
+        prog="python -m bench", description="smarthost beside Postfix, same load, same sink, same minutes."
+    )
     say = parser.add_argument
     say("--quick", action="store_true", help=f"1 round of {QUICK_MESSAGES} messages, for CI")
     say("--only", action="append", choices=SYSTEMS, help="measure this alone (repeatable)")
@@ -84,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     say("--profile", action="store_true", help="an extra, uncounted run of smarthost per mode under py-spy")
     say("--no-gate", action="store_true", help="do not judge the figures (missing messages still fail)")
     say("--no-budget", action="store_true", help="skip the in-process budget per stage")
-    say("--scratch", type=Path, default=Path("/var/tmp"), help="where queues live while it runs; a real disk (/var/tmp)")
+    say(
+        "--scratch", type=Path, default=Path("/var/tmp"), help="where queues live while it runs; a real disk (/var/tmp)"
+    )
     say("--out", type=Path, default=Path("bench/out"), help="where the JSON goes (bench/out)")
     say("--stall", type=float, default=30.0, help="seconds without progress at the sink that mean failure (30)")
     say("--smarthost", type=Path, default=Path(".venv/bin/smarthost"), help="the program to measure")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Debian's Postfix as a system under test: a scratch instance of its own, beside any that the machine runs.
 
-Its configuration, queue and data live in the run's directory; nothing under /etc or /var/spool is read or written but the
-programs themselves. Durability is as shipped. Must be root: Postfix's master is.
+Its configuration, queue and data live in the run's directory; nothing under /etc or /var/spool is read or written.
+Durability is as shipped. Must be root: Postfix's master is.
 """
 
 import os
@@ -15,8 +15,8 @@ from bench.failure import RunFailed
 from bench.network import await_banner, free_port
 from bench.programs import require_program
 
-# Tuned where it costs nothing in safety. in_flow_delay: its default of 1 s throttles accepting and lost Postfix 10-20 % here.
-# Concurrency starts at its limit at once instead of feeling its way from 5. No DNS: all addresses are literals.
+# Tuned where it costs nothing in safety. in_flow_delay: its default of 1 s throttles accepting. Concurrency starts at its
+# limit instead of feeling its way up from 5. No DNS: all addresses are literals.
 MAIN_CF = """\
 compatibility_level = 3.6
 queue_directory = {home}/queue

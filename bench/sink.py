@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Postfix's smtp-sink, and the count of messages that reached it.
 
-`smtp-sink -c` writes "sess=N quit=N mesg=N\\r" to its stdout at each final dot. That goes to a file, so that counting costs the
-sink one small write and never blocks it; the last whole counter in the file is the count. What is not counted there did not arrive.
+`smtp-sink -c` writes "sess=N quit=N mesg=N\\r" to its stdout at each final dot. That goes to a file, so that counting
+costs the sink one small write and never blocks it; the last whole counter there is the count. What it does not count did
+not arrive.
 """
 
 import os

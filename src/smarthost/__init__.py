@@ -1,2 +1,42 @@
 # SPDX-License-Identifier: MIT
-"""A smart host: the mail relay that every other node hands its mail to."""
+"""A smart host: the mail relay that every other node hands its mail to.
+
+    async with Relay(state_dir="/var/lib/myapp/mail", next_hop="mail.example.org:587") as relay:
+        receipt = await relay.submit(message, "me@example.org", ["you@example.net"])
+
+When `submit` returns, the message is durable; it is delivered, retried, and reported on by this process or the next one
+that opens the state directory. Names are imported on first use: importing smarthost costs a program nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smarthost.accept.inject import Receipt as Receipt
+    from smarthost.assemble import BlockingRelay as BlockingRelay
+    from smarthost.assemble import Relay as Relay
+    from smarthost.mail.errors import ConfigError as ConfigError
+    from smarthost.mail.errors import SmarthostError as SmarthostError
+    from smarthost.mail.errors import StoreError as StoreError
+    from smarthost.mail.errors import SubmissionRefused as SubmissionRefused
+    from smarthost.mail.reply import Reply as Reply
+    from smarthost.queue.store import Filter as Filter
+
+_HOMES = {
+    "BlockingRelay": "smarthost.assemble",
+    "ConfigError": "smarthost.mail.errors",
+    "Filter": "smarthost.queue.store",
+    "Receipt": "smarthost.accept.inject",
+    "Relay": "smarthost.assemble",
+    "Reply": "smarthost.mail.reply",
+    "SmarthostError": "smarthost.mail.errors",
+    "StoreError": "smarthost.mail.errors",
+    "SubmissionRefused": "smarthost.mail.errors",
+}
+__all__ = tuple(sorted(_HOMES))
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'smarthost' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -6,13 +6,11 @@ in the reverse order, so that nothing is accepted that could not be kept. A cras
 """
 
 import asyncio
-import os
-import random
+import random  # noqa: TID251 - SystemRandom is the real ports.Random
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from email.message import EmailMessage
 from email.policy import SMTP
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -23,26 +21,32 @@ from smarthost.accept.inject import Injection, Receipt
 from smarthost.accept.policy import RelayPolicy
 from smarthost.accept.reception import Receptions, ReceptionTerms
 from smarthost.backends.clock import SystemClock
-from smarthost.backends.dns import DnsResolver
+from smarthost.backends.dns import DnsResolver, LocalNames, read_hosts, read_resolv_conf
+from smarthost.backends.dns.resolver import Patience
+from smarthost.backends.interfaces import local_addresses
 from smarthost.backends.logs import LoggingSink
 from smarthost.backends.sqlite.store import SqliteStore
 from smarthost.backends.tcp import TcpDialer, TcpListener
-from smarthost.config import Config, parse_config
-from smarthost.mail.errors import StoreError
+from smarthost.backends.tls import TlsContexts
+from smarthost.config import Config, NextHopSection, RouteSection, parse_config
+from smarthost.mail.errors import ConfigError, StoreError
 from smarthost.mail.identity import IdSource, SequenceSource
-from smarthost.ports import Sink
+from smarthost.ports import Clock, Random, Sink
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store
 from smarthost.relay import Journey, JourneyTerms
 from smarthost.route.health import HostHealth
-from smarthost.route.plan import Planner
-from smarthost.route.table import RouteTable
+from smarthost.route.plan import Planner, PlanTerms
+from smarthost.route.source import Speaker
+from smarthost.route.table import DirectMx, NextHop, Refuse, Route, RouteTable
 from smarthost.send.attempt import AttemptTerms, Sender
 from smarthost.send.pool import Pool
 from smarthost.smtp.limits import Limits
 from smarthost.smtp.server import ServerSettings
 
 Returned = TypeVar("Returned")
+
+_EVERYTHING = Filter()
 
 STOP_GRACE_S = 30.0
 
@@ -137,7 +141,7 @@ class Relay:
         octets = content.as_bytes(policy=SMTP) if isinstance(content, EmailMessage) else content
         return await self._parts.injection.submit(octets, reverse_path, recipients, client=client)
 
-    async def find(self, which: Filter = Filter(), cursor: str | None = None, n: int = 100) -> Page:
+    async def find(self, which: Filter = _EVERYTHING, cursor: str | None = None, n: int = 100) -> Page:
         """Give one page of the queue. Raises: ValueError: a damaged cursor. StoreError."""
         return await self._parts.journey.find(which, cursor, n)
 
@@ -151,23 +155,24 @@ class _Running:
 
     def __init__(self, config: Config, sink: Sink) -> None:
         self.bound: list[tuple[str, int]] = []
-        self.store = SqliteStore(config.state_dir, on_trouble=partial(sink.note, "error"))
         self._config = config
         self._sink = sink
         self._clock = SystemClock()
+        self.store = SqliteStore(
+            config.state_dir, self._clock, on_trouble=lambda why: sink.note("error", "store in trouble", why=why)
+        )
         self._listener = TcpListener(self._clock)
 
     async def open(self) -> None:
-        """Open the store and begin to deliver."""
+        """Open the store and begin to deliver what it holds."""
         config, clock, sink, store = self._config, self._clock, self._sink, self.store
         await store.open()
         chance = random.SystemRandom()
-        next_id = IdSource(clock.wall, chance.getrandbits(15), store.last_number).next
         gate = HostHealth(clock, chance)
         self._pool = Pool(clock, idle_s=config.limits.idle_session_s, transactions=config.limits.messages_per_session)
         sender = Sender(
             AttemptTerms(
-                dialer=TcpDialer(clock),
+                dialer=TcpDialer(clock, TlsContexts(ca_file=_ca_file(config))),
                 gate=gate,
                 pool=self._pool,
                 clock=clock,
@@ -176,8 +181,9 @@ class _Running:
                 soft_bounce=config.soft_bounce,
             )
         )
-        table = RouteTable(config)
-        planner = Planner(table, DnsResolver(), gate)
+        table = _route_table(config)
+        self._planner = _planner(config, table, clock, chance)
+        next_id = IdSource(clock.wall, chance.getrandbits(15), store.last_number).next
         self.journey = Journey(
             JourneyTerms(
                 store=store,
@@ -186,7 +192,7 @@ class _Running:
                 sink=sink,
                 gate=gate,
                 destination_of=table.destination_of,
-                plan=planner.plan,
+                plan=self._planner.plan,
                 attempt=sender.attempt,
                 next_id=next_id,
                 next_seq=SequenceSource(clock.wall(), store.last_number).next,
@@ -195,44 +201,112 @@ class _Running:
                 sessions_per_lane=config.limits.sessions_per_lane,
             )
         )
+        self._open_doors(next_id)
+        await self.journey.start()
+
+    def _open_doors(self, next_id: Callable[[], str]) -> None:
+        config, store = self._config, self.store
         limits = _limits(config)
         policy = RelayPolicy((str(network) for network in config.relay_from), config.postmaster)
         self.injection = Injection(
             hostname=config.hostname,
             limits=limits,
-            clock=clock,
+            clock=self._clock,
             next_id=next_id,
             add=self.journey.add,
             route_recipient=policy.route_recipient,
             refuse_recipient=lambda recipient: policy.refuse_recipient(recipient, "local", may_relay=True),
         )
+        settings = ServerSettings(
+            hostname=config.hostname,
+            max_octets=limits.message_octets,
+            max_recipients=limits.recipients,
+            max_errors=limits.errors,
+        )
         self._receptions = Receptions(
             ReceptionTerms(
-                settings=ServerSettings(),
+                settings=settings,
                 limits=limits,
                 policy=policy,
-                clock=clock,
-                sink=sink,
+                clock=self._clock,
+                sink=self._sink,
                 next_id=next_id,
                 add=self.journey.add,
                 draft=store.draft,
                 refusal=lambda: store.refusal,
             )
         )
-        await self.journey.start()
 
     async def listen(self, config: Config) -> None:
         """Accept mail on the configured addresses."""
         for endpoint in config.listen:
             self.bound.append(await self._listener.listen(endpoint.host, endpoint.port, self._receptions.accept))
+        self._planner.listen_at(frozenset(_own_addresses(self.bound)))
 
     async def close(self, grace_s: float) -> None:
-        """Stop in the reverse order of the start."""
+        """Stop in the reverse order of the start, within `grace_s` in all (and what the last commit takes)."""
+        until = self._clock.monotonic() + grace_s
         await self._listener.close()
         await self._receptions.drain(grace_s)
-        await self.journey.stop(grace_s)
+        await self.journey.stop(max(0.0, until - self._clock.monotonic()))
         self._pool.close()
         await self.store.close()
+
+
+def _planner(config: Config, table: RouteTable, clock: Clock, chance: Random) -> Planner:
+    system = read_resolv_conf()
+    servers = [(server.host, server.port) for server in config.dns.servers] or system.servers
+    patience = Patience(total_s=config.dns.timeout_s)
+    resolver = DnsResolver(clock, servers, patience)
+    terms = PlanTerms(Speaker(config.hostname), mx_port=config.mx.port, allow_private=config.mx.allow_private)
+    return Planner(
+        table, resolver, clock, chance, terms, LocalNames(resolver, read_hosts(), system.search, system.ndots)
+    )
+
+
+def _route_table(config: Config) -> RouteTable:
+    routes: dict[str, Route] = {}
+    for number, section in enumerate(config.routes, 1):
+        for domain in section.domains:
+            routes[domain.removeprefix("*")] = _route(section, f"route[{number}]")
+    default = DirectMx(rule="direct MX") if config.next_hop is None else _next_hop(config.next_hop, "next_hop")
+    return RouteTable(default, routes)
+
+
+def _route(section: RouteSection, rule: str) -> Route:
+    if section.refuse:
+        return Refuse(section.refuse, rule)
+    return DirectMx(rule=rule) if section.next_hop is None else _next_hop(section.next_hop, rule)
+
+
+def _next_hop(section: NextHopSection, rule: str) -> NextHop:
+    return NextHop(
+        section.host,
+        section.port,
+        tls=section.tls,
+        implicit_tls=section.implicit_tls,
+        credentials=section.credentials,
+        rule=rule,
+    )
+
+
+def _ca_file(config: Config) -> str:
+    """Give the one CA file that is configured. Raises: ConfigError: several different ones."""
+    sections = [config.next_hop, *(route.next_hop for route in config.routes)]
+    files = {str(section.ca_file) for section in sections if section is not None and section.ca_file is not None}
+    if len(files) > 1:
+        raise ConfigError("one ca_file for all next hops: put the certificates into one file", key="next_hop.ca_file")
+    return files.pop() if files else ""
+
+
+def _own_addresses(bound: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """Give the addresses and ports at which mail would come back to us; a wildcard stands for those of this machine."""
+    for host, port in bound:
+        if host not in ("", "*", "::", "0.0.0.0"):  # noqa: S104 - compared, not bound
+            yield host, port
+            continue
+        for address in local_addresses():
+            yield address, port
 
 
 def _schedule(config: Config) -> RetrySchedule:

@@ -2,7 +2,7 @@
 """accept.policy: who may relay what."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smarthost.accept import replies
@@ -78,6 +78,7 @@ def test_networks_replace_loopback_and_are_kept_to(network: str, client: str, ma
     assert RelayPolicy([network]).may_relay(client) is may
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 32), st.integers(0, 2**32 - 1))
 def test_membership_is_what_the_prefix_says(base: int, prefix: int, client: int) -> None:
     """An address may relay exactly when its first bits are those of a network."""
@@ -88,6 +89,7 @@ def test_membership_is_what_the_prefix_says(base: int, prefix: int, client: int)
     assert policy.may_relay(".".join(map(str, client.to_bytes(4, "big")))) == (client & mask == base & mask)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_makes_the_policy_raise(client: str) -> None:
     """Whatever a client is called, the policy answers."""

@@ -5,7 +5,7 @@ import re
 from email.utils import parsedate_to_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smarthost.accept.trace import HEADER_OCTETS, ReceivedStamp, count_received
@@ -169,6 +169,7 @@ def test_recipient_that_could_break_the_field_is_left_out(text: str) -> None:
     assert b"Evil" not in field
 
 
+@settings(deadline=None)
 @given(
     name=st.text(max_size=400),
     recipient=st.text(max_size=500),
@@ -197,7 +198,7 @@ def test_any_name_and_recipient_give_one_sound_field(
     assert field.count(ID.encode()) >= 1
 
 
-# -- count_received ------------------------------------------------------------------------------------------------------
+# -- count_received --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,6 +223,7 @@ def test_only_fields_of_the_header_section_count(content: bytes, n: int) -> None
     assert count_received(content) == n
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"Received: x", b"RECEIVED:", b" Received: y", b"Subject: z", b"", b"\xff\x00"])))
 def test_count_equals_that_of_a_line_by_line_reading(lines: list[bytes]) -> None:
     """The fast count and the plain one agree on any arrangement of lines."""

@@ -52,7 +52,6 @@ def test_simulated_clock_conforms() -> None:
     run_simulation(main, seed=1)
 
 
-@pytest.mark.slow
 @LOOPS
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_tcp_conforms(run: Callable[[Main], None], address: str) -> None:

@@ -4,7 +4,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smarthost.queue.audit import HORIZON_S, Claim, Fault, audit
@@ -66,6 +66,7 @@ def test_same_number_in_another_message_is_another_recipient() -> None:
     assert faults([("m1", 0), ("m2", 0)], [claim(0)]) == [(0, Fault.NO_OWNER)]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 9), unique=True),
     st.lists(st.tuples(st.integers(0, 9), st.none() | st.floats()), max_size=20),

@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smarthost.mail.errors import ConfigError
@@ -94,6 +94,7 @@ def test_sweep_grace_covers_a_postponement_when_delays_are_short() -> None:
     assert schedule.sweep_before(10_000.0) == 10_000.0 - 60.0 - 3600.0
 
 
+@settings(deadline=None)
 @given(
     attempts=st.integers(-5, 10**9),
     now=st.floats(0, 4e9),

@@ -422,31 +422,46 @@ def test_reply_sent_before_its_command_is_not_believed() -> None:
         client.next_event()
 
 
-def test_250_that_came_with_the_354_does_not_count_as_delivery() -> None:
-    """The message is not given up for a 250 that was sent before the host had seen its content."""
+@pytest.mark.parametrize("more", [b"250 queued, honestly\r\n", b"2", b"552 no\r\n", b"\r\n"])
+def test_more_than_354_is_an_error_before_any_content_is_sent(more: bytes) -> None:
+    """A 250 sent along with the 354 is no delivery, and it is noticed while another host can still be tried."""
     client = session("PIPELINING")
     client.begin(transaction())
     client.take_output()
-    client.receive(b"250\r\n250\r\n354\r\n250 queued, honestly\r\n")
-    assert [client.next_event() for _ in range(1)] == [ContentWanted()]
-    client.content([CONTENT])
+
+    client.receive(b"250\r\n250\r\n354\r\n" + more)
+
+    assert drain(client) == ["error"]
+    assert client.step is Step.DATA
+
+
+def test_positive_reply_while_content_is_sent_is_an_error_before_the_dot() -> None:
+    """The same a moment later: still nothing is ambiguous."""
+    client = session("PIPELINING")
+    client.begin(transaction())
+    client.take_output()
+    client.receive(b"250\r\n250\r\n354\r\n")
+    assert drain(client) == ["content wanted"]
+
+    client.receive(b"250 queued, honestly\r\n")
+
+    assert drain(client) == ["error"]
+    assert client.step is Step.CONTENT
+
+
+def test_250_that_was_there_before_the_dot_does_not_count_as_delivery() -> None:
+    """Even a driver that does not look while it sends does not lose the message: it is ambiguous, not relayed."""
+    client = session("PIPELINING")
+    client.begin(transaction())
+    client.take_output()
+    client.receive(b"250\r\n250\r\n354\r\n")
+    assert drain(client) == ["content wanted"]
+    client.receive(b"250 queued, honestly\r\n")
 
     client.content_end()
 
     assert drain(client) == ["error"]
     assert client.step is Step.FINAL
-
-
-def test_positive_reply_while_content_is_sent_is_an_error_before_the_dot() -> None:
-    """The same, noticed in time: nothing is ambiguous, another host may be tried."""
-    client = session("PIPELINING")
-    client.begin(transaction())
-    client.take_output()
-
-    client.receive(b"250\r\n250\r\n354\r\n250 queued, honestly\r\n")
-
-    assert drain(client) == ["content wanted", "error"]
-    assert client.step is Step.CONTENT
 
 
 @pytest.mark.parametrize("code", [421, 451, 552])
@@ -681,12 +696,7 @@ def test_auth(offer: str, script: str, expected: list[str]) -> None:
     client = session(offer)
     client.auth_plain(Credentials("u", "p"))
 
-    if "LOGIN\nS: 334|334" in script:  # the answer to the first question is written before the error is seen
-        client.take_output()
-        client.receive(b"334\r\n334\r\n")
-        assert drain(client) == expected
-    else:
-        assert play(client, script) == expected
+    assert play(client, script) == expected
 
 
 def test_auth_that_was_not_offered_sends_no_password() -> None:
@@ -746,9 +756,12 @@ def test_commands_out_of_order_are_our_bug() -> None:
         client.content([b""])
     client = session("PIPELINING")
     client.begin(transaction())
-    for again in (lambda: client.begin(transaction()), client.quit, lambda: client.hello("r")):
-        with pytest.raises(LocalProtocolError, match="mail"):
-            again()
+    with pytest.raises(LocalProtocolError, match="mail"):
+        client.begin(transaction())
+    with pytest.raises(LocalProtocolError, match="mail"):
+        client.hello("r")
+    with pytest.raises(LocalProtocolError, match="mail"):
+        client.quit()
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\r\nRCPT TO:<x@y>", "a\n", "a\0", "a>", "a<", "ä.example", "a\x7f"])

@@ -121,7 +121,7 @@ def test_pathological_path_is_judged_quickly() -> None:
 def test_groups_are_bounded(recipients: int, groups: list[int]) -> None:
     """With PIPELINING at most 100 recipients are outstanding, and DATA never travels alone."""
     exchange = Exchange([b"MAIL\r\n", *[b"RCPT\r\n"] * recipients, b"DATA\r\n"])
-    taken = []
+    taken: list[tuple[bytes, list[Step]]] = []
 
     while not taken or taken[-1][1][-1] is not Step.DATA:
         taken.append(exchange.take_group(pipelining=True))

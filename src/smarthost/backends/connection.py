@@ -9,6 +9,7 @@ of all it says itself, so a cut is never taken for an end.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from smarthost.backends.sockets import NOWHERE, SocketAddress, name_cause, to_address
 from smarthost.backends.tls import TlsContexts, TlsStream
@@ -139,8 +140,7 @@ class TcpConnection(asyncio.Protocol):
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport), "a stream has a Transport"
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         self._peer = to_address(transport.get_extra_info("peername"))
         if self._accepted is None:
             return
@@ -171,12 +171,8 @@ class TcpConnection(asyncio.Protocol):
         self._full = True
 
     def resume_writing(self) -> None:
-        self._full = False
-        if not self._closing:
-            try:
-                self._receiver.writable()
-            except Exception as error:  # noqa: BLE001 - as in data_received
-                self._contain(error)
+        self._full = False  # told later: asyncio's transport breaks when it is closed from inside this call
+        asyncio.get_running_loop().call_soon(self._tell_writable)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._flush is not None:
@@ -217,6 +213,14 @@ class TcpConnection(asyncio.Protocol):
             self._contain(error)
         if self._tls is not None and self._tls.ended:
             self.close()
+
+    def _tell_writable(self) -> None:
+        if self._closing or self._full:
+            return
+        try:
+            self._receiver.writable()
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._contain(error)
 
     def _tell_lost(self) -> None:
         receiver, self._receiver = self._receiver, _NOBODY

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A Sink for programs that embed a relay: records and notes go to the stdlib logger "smarthost", which we never set up."""
+"""A Sink for programs that embed a relay: all goes to the stdlib logger "smarthost", which we never set up."""
 
 import logging
 

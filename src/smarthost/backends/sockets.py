@@ -64,7 +64,7 @@ def bind(host: str, port: int) -> socket.socket:
         if known is None:
             raise ConfigError(f"cannot listen on {host}:{port}: give an IP address, or * for all", key="listen")
         family = known
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only if it says TCP
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart must not wait for TIME_WAIT
         if family is socket.AF_INET6:

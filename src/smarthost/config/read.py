@@ -82,7 +82,7 @@ class _Reader:
             return
         known = key
         while known and known not in self._lines:
-            known = known.rpartition(".")[0]
+            known = known.rpartition("." if "." in known else "[")[0]
         self.errors.append(ConfigError(detail, key=key, line=self._lines.get(known)))
 
     def whole(self, tables: Mapping[str, Any], surroundings: Surroundings, file: str) -> Config | None:

@@ -19,10 +19,10 @@ T = TypeVar("T")
 Reader = Callable[[object], T]
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
 _OCTETS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 _HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")  # RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]
 _LEVELS = ("info", "warning", "error")
 
@@ -204,7 +204,7 @@ def duration_text(seconds: float) -> str:
     for unit in ("d", "h", "m"):
         if seconds and seconds % _SECONDS[unit] == 0:
             return f"{int(seconds / _SECONDS[unit])}{unit}"
-    return f"{seconds:g}s" if seconds >= 1 or not seconds else f"{seconds * 1000:g}ms"
+    return f"{seconds:.12g}s" if seconds >= 1 or not seconds else f"{seconds * 1000:.12g}ms"
 
 
 def size_text(octets: int) -> str:
@@ -227,13 +227,13 @@ def _spell(raw: object) -> str:
 
 def _check_bounds(number: float, low: float, high: float, bounds: str, why: str) -> None:
     if not low <= number <= high:  # also false for nan, which TOML has
-        raise ValueError(f"expected {bounds}{f' ({why})' if why else ''}, got {number:g}")
+        raise ValueError(f"expected {bounds}{f' ({why})' if why else ''}, got {number:.12g}")
 
 
 def _split_port(written: str) -> tuple[str, str | None]:
     if written.startswith("["):
         host, _, rest = written[1:].partition("]")
-        return host, rest[1:] if rest.startswith(":") else (rest or None)
+        return host, rest[1:] if rest.startswith(":") else ("" if rest else None)
     if written.count(":") > 1:  # an IPv6 address without brackets has no room for a port
         return written, None
     host, colon, port = written.partition(":")

@@ -113,6 +113,10 @@ class Leases:
         if earlier is None or earlier.verb != "cancel":
             self._wishes[id, n] = wish
 
+    @property
+    def has_wishes(self) -> bool:
+        return bool(self._wishes)
+
     def open_wish(self, id: str, n: int) -> Wish | None:
         """Take the wish that a settlement is about to apply."""
         return self._wishes.pop((id, n), None) if self._wishes else None

@@ -144,7 +144,7 @@ class HostHealth:
         if broken is not None and broken.probe is permit:
             broken.probe = None
 
-    # -- moves -----------------------------------------------------------------------------------------------------------
+    # -- moves ---------------------------------------------------------------------------------------------------------
 
     def _open(self, key: tuple[str, str], broken: "_Broken", now: float) -> None:
         terms = self._terms

@@ -123,7 +123,7 @@ class Planner:
         lane = destination if isinstance(route, NextHop) else lane_of(found.hosts, policy.port)
         return Plan(destination, lane, found.hosts, policy, route.rule, found.evidence)
 
-    # -- asking ----------------------------------------------------------------------------------------------------------
+    # -- asking --------------------------------------------------------------------------------------------------------
 
     async def _drive(self, machine: Asking[Exchangers | Unroutable], resolver: Resolver) -> Exchangers | Unroutable:
         last_round = self._clock.monotonic() + PLANNING_S

@@ -39,7 +39,7 @@ _FIELD_LINE = re.compile(rb"[!-9;-~]+[ \t]*:|[ \t]")
 # msg-id = "<" id-left "@" id-right ">" (RFC 5322 3.6.4), any visible ASCII but the brackets
 _MESSAGE_ID = re.compile(rb"\r\nmessage-id[ \t]*:\s*(<[!-;=?-~]+>)", re.IGNORECASE)
 _STATUS = re.compile(r"[245](\.(?:0|[1-9][0-9]{0,2})\.(?:0|[1-9][0-9]{0,2}))")
-_HOST = re.compile(r"[A-Za-z0-9_.:\[\]-]+")
+_HOST = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}")
 _CLEAN_7BIT = bytes((0x09, 0x0A, 0x0D, *range(0x20, 0x7F)))
 
 _ADVICE = (  # the first whose subject, or subject and detail, fits (RFC 3463 3)
@@ -192,8 +192,7 @@ def _explain(recipient: SettledRecipient) -> list[str]:
     if recipient.why:
         lines += _wrap(_clean_sentence(recipient.why).split(), "  ")
     if recipient.last_reply and recipient.last_reply not in recipient.why:
-        host = _clean_word(recipient.host)
-        lines.append(f"  The last thing that {host or 'the host there'} said:")
+        lines.append(f"  The last thing that {_host_of(recipient) or 'the host there'} said:")
         lines += _wrap(_clean_sentence(recipient.last_reply).split(), "    ")
     advice = next(text for start, text in _ADVICE if _has_subject(status, start))
     return [*lines, *_wrap(advice.split(), "  "), ""]
@@ -223,8 +222,8 @@ def _write_recipient(recipient: SettledRecipient, attempted_at: float | None, is
         b"Action: failed\r\n",
         _field("Status", _final_status(recipient)),
     ]
-    if _HOST.fullmatch(recipient.host) and len(recipient.host) <= 255:
-        fields.append(_field("Remote-MTA", "dns;", recipient.host))
+    if host := _host_of(recipient):
+        fields.append(_field("Remote-MTA", "dns;", host))
     if diagnostic:
         fields.append(_field("Diagnostic-Code", kind, *diagnostic.split()))
     if attempted_at is not None:
@@ -253,6 +252,10 @@ def _final_status(recipient: SettledRecipient) -> str:
         return "4.4.7"
     status = _STATUS.fullmatch(recipient.status)
     return f"5{status[1]}" if status is not None else "5.0.0"
+
+
+def _host_of(recipient: SettledRecipient) -> str:
+    return recipient.host if _HOST.fullmatch(recipient.host) else ""
 
 
 def _has_subject(status: str, start: str) -> bool:

@@ -129,6 +129,7 @@ class SmtpClient:
                     return event
         except RemoteProtocolError:
             self._closed = True
+            self._output = b""  # nothing more is said to such a host
             raise
         return None
 
@@ -353,6 +354,9 @@ class SmtpClient:
             # RFC 2920 3.1: 354 although no recipient was accepted: the client SHOULD send a single dot
             self._write(b".\r\n", Step.EMPTY)
             return None
+        if self._replies.has_buffered:
+            # Noticed here, before content is sent, another host may still be tried; after the dot it is ambiguous.
+            raise RemoteProtocolError("the host says more than 354 before it has seen any content")
         self._stuffer = Stuffer()
         self._rest = Step.CONTENT
         return _CONTENT_WANTED

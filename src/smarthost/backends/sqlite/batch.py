@@ -19,24 +19,39 @@ from smarthost.mail.settlement import OwedReport, Settlement, State
 _NAMES = {state: state.value for state in State}  # an enum's value costs 0.1 us, and there is one a row
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _SECONDS_A_DAY = 86_400
+_END_OF_DAYS = 253_402_300_800.0  # the year 10000
+_NO_DAY = 19700101
 _days: dict[int, int] = {}
 
 
-def day_of(number: int) -> int:
-    """Give the UTC day (YYYYMMDD) of a record's seq: the same record always goes to the same table."""
-    day = (number >> 21) // (_SECONDS_A_DAY * 1000)
+def day_of(at: float) -> int:
+    """Give the UTC day (YYYYMMDD) of a record by its time: repeated, it goes to the same table again."""
+    if not 0 <= at < _END_OF_DAYS:
+        return _NO_DAY  # it will be refused where its neighbours are safe, in the child
+    day = int(at // _SECONDS_A_DAY)
     found = _days.get(day)
     if found is None:
         _days.clear()  # one day is asked for a million times, then the next
-        at = datetime.fromtimestamp(day * _SECONDS_A_DAY, UTC)
-        found = _days[day] = at.year * 10_000 + at.month * 100 + at.day
+        date = datetime.fromtimestamp(day * _SECONDS_A_DAY, UTC)
+        found = _days[day] = date.year * 10_000 + date.month * 100 + date.day
     return found
 
 
 class Batch:
     """The rows of one transaction. All of its records belong to one day."""
 
-    __slots__ = ("buffers", "cleared", "day", "highest", "messages", "notes", "octets", "recipients", "reported", "settles")
+    __slots__ = (
+        "buffers",
+        "cleared",
+        "day",
+        "highest",
+        "messages",
+        "notes",
+        "octets",
+        "recipients",
+        "reported",
+        "settles",
+    )
 
     def __init__(self) -> None:
         self.messages: list[tuple[object, ...]] = []
@@ -114,8 +129,8 @@ class Batch:
         self.buffers.append(value)
         self.octets += len(value)
 
-    def encode(self, number: int) -> list[bytes]:
-        """Give the buffers of the batch's frame. Raises: ValueError, TypeError: something in it is no JSON."""
+    def encode(self, number: int, now: float) -> list[bytes]:
+        """Give the buffers of the batch's frame; `now` in wall seconds. Raises: ValueError, TypeError: something in it is no JSON."""
         messages = _encode(self.messages)
         recipients = _encode(self.recipients)
         settles = _encode(self.settles)
@@ -123,7 +138,7 @@ class Batch:
         if self.cleared or self.notes:
             extras = _encode({"c": self.cleared, "l": self.reported, "n": self.notes})
         head = BATCH_HEAD.pack(
-            number, self.day or day_of(self.highest), self.highest,
+            number, self.day or day_of(now), self.highest,
             len(messages), len(recipients), self.octets, len(settles), len(extras),
         )  # fmt: skip
         return [head, messages, recipients, *self.buffers, settles, extras]

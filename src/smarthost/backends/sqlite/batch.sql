@@ -56,7 +56,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
     UPDATE recipient
     SET state = s.state, due = s.due, attempts = s.attempts, last_reply = s.last_reply, status = s.status,
-        why = s.why, host = s.host, owed_at = coalesce(s.owed_at, owed_at)
+        why = s.why, host = s.host, owed_at = coalesce(s.owed_at, recipient.owed_at)
     FROM settled AS s
     WHERE (s.owed_at IS NOT NULL OR s.state IN ('deferred', 'held'))
         AND recipient.message = s.message AND recipient.n = s.n;

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
@@ -61,8 +62,11 @@ class Writer:
 
     def last_number(self) -> int:
         """Give the highest number ever committed."""
-        number: int = self._db.execute("SELECT number FROM highest").fetchall()[0][0]
+        number: int = self._rows("SELECT number FROM highest")[0][0]
         return number
+
+    def _rows(self, sql: str, *bindings: object) -> list[Any]:
+        return self._db.execute(sql, bindings).fetchall()
 
     def commit(self, frame: memoryview) -> wire.Outcome:
         """Commit one batch; never raises for what SQLite says."""
@@ -99,15 +103,15 @@ class Writer:
             )
         self._db.execute(_BATCH_SQL.replace("{day}", f"{day:08d}"))
         self._day = day
-        tables = self._db.execute(
+        tables = self._rows(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'record_[0-9]*' AND name < ?"
             " ORDER BY name DESC",
-            (table,),
-        ).fetchall()
+            table,
+        )
         self._outdated = [name for (name,) in tables[self._record_days - 1 :]]
 
     def _take_gone(self) -> list[tuple[int, int]]:
-        gone = self._db.execute("SELECT key, tag FROM gone").fetchall()
+        gone: list[tuple[int, int]] = self._rows("SELECT key, tag FROM gone")
         if gone:
             self._db.execute("DELETE FROM gone")
         return gone

@@ -27,7 +27,8 @@ IN_FLIGHT = 1
 STALLED_S = 10.0  # a commit that takes longer is a disk that hangs: do not take more mail upon ourselves
 FULL_AGAIN_S = 1.0
 RESTART_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-CRASHES = 3  # an item that was alone in hand so often when the child died, without a word, is the culprit
+CRASHES = 3  # an item in hand so often when the child died without a word, after the first time alone, is the culprit
+OPEN_S = 60.0  # recovering a WAL of 64 MiB takes less than 1 s; beyond a minute the disk hangs
 _NOT_ENCODABLE = (ValueError, TypeError, OverflowError)
 
 
@@ -74,7 +75,6 @@ class Commits:
         self._full: StoreFull | None = None
         self._full_until = 0.0
         self._restarts = 0
-        self._is_ending = False
         self._opened: asyncio.Future[int] = self._loop.create_future()
         self._idle: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -86,7 +86,12 @@ class Commits:
         """Start the child and give the highest number ever committed. Raises: StoreError."""
         self.keeper = keeper
         keeper.start(is_reopening=False)
-        return await self._opened
+        text = f"the database was not open after {OPEN_S:.0f} s: does the disk hang?"
+        deadline = self._clock.deadline(OPEN_S, lambda: self._fail_start(StoreError(text)))
+        try:
+            return await self._opened
+        finally:
+            deadline.cancel()
 
     @property
     def broken(self) -> StoreError | None:
@@ -127,7 +132,6 @@ class Commits:
 
     async def close(self, patience_s: float) -> None:
         """Commit everything enqueued, then end the child; gives up after `patience_s`."""
-        self._is_ending = True
         if not self._is_idle():
             self._idle = self._loop.create_future()
             await self._wait(self._idle, patience_s)
@@ -137,17 +141,26 @@ class Commits:
         self._ended = self._loop.create_future()
         self.keeper.finish()
         await self._wait(self._ended, patience_s)
-        self._fail_all(StoreError("the store was closed"), is_undone=False)
+        self._broken = StoreError("the store is closed")
+        self._fail_all(self._broken, is_undone=False)
         self._kept.clear()
         self.keeper.stop()
         self.keeper.reap(1.0)
 
     async def _wait(self, future: "asyncio.Future[None]", patience_s: float) -> None:
-        deadline = self._clock.deadline(patience_s, lambda: future.done() or future.set_result(None))
+        deadline = self._clock.deadline(patience_s, lambda: _resolve(future))
         try:
             await future
         finally:
             deadline.cancel()
+
+    def abandon(self) -> None:
+        """Forget everything, as a crash does; nothing is told to anybody any more."""
+        self._broken = StoreError("the store was killed")
+        self._ended = self._loop.create_future()
+        self._flying.clear()
+        self._waiting.clear()
+        self._kept.clear()
 
     # -- the line -----------------------------------------------------------------------------------------------------
 
@@ -163,7 +176,7 @@ class Commits:
             load = self._waiting.popleft()
             self._number += 1
             try:
-                buffers = load.batch.encode(self._number)
+                buffers = load.batch.encode(self._number, self._clock.wall())
             except _NOT_ENCODABLE as error:
                 self._separate(load, StoreError(f"{type(error).__name__}: {error}"))
                 continue
@@ -233,8 +246,8 @@ class Commits:
             if text is not None:
                 self._on_trouble(text)
             return
-        groups = [load.items[0].parts()] if len(load.items) == 1 else [load.items]
-        self._put_first([[item] for item in groups[0]])
+        items = load.items if len(load.items) > 1 else load.items[0].parts()
+        self._put_first([[item] for item in items])
 
     # -- failure ------------------------------------------------------------------------------------------------------
 
@@ -254,14 +267,13 @@ class Commits:
     def lost(self) -> None:
         """The child has ended."""
         if self._ended is not None:
-            if not self._ended.done():
-                self._ended.set_result(None)
+            _resolve(self._ended)
         elif not self._opened.done():
             self._fail_start(StoreError("the store's process ended before it could serve"))
         elif self._broken is None:
             for load in self._flying.values():
-                if len(load.items) == 1:
-                    load.items[0].crashes += 1
+                for item in load.items:
+                    item.crashes += 1
             self._break("the store's process ended unexpectedly")
         else:
             self._restart_later()
@@ -323,3 +335,8 @@ class Commits:
     def _tell_if_idle(self) -> None:
         if self._idle is not None and not self._idle.done() and self._is_idle():
             self._idle.set_result(None)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

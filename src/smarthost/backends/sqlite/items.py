@@ -26,7 +26,7 @@ class Item(Protocol):
 
     day: int  # of its records; 0: it has none
     is_kept: bool
-    crashes: int  # how often the child died with it alone in hand
+    crashes: int  # how often the child died with it in hand
 
     def enter(self, batch: Batch) -> None:
         """Enter the rows."""
@@ -209,7 +209,7 @@ class Report(Single):
         future: "asyncio.Future[None]",
         ended: Callable[[str], None],
     ) -> None:
-        super().__init__(future, day_of(records[0].seq) if records else 0)
+        super().__init__(future, day_of(records[0].at) if records else 0)
         self.owed = owed
         self.report = report
         self.body = b"".join(report.content.chunks()) if report is not None else b""  # a report is small
@@ -254,5 +254,5 @@ class Note(Single):
 def _first_day(settlements: Sequence[Settlement]) -> int:
     for settlement in settlements:
         if settlement.records:
-            return day_of(settlement.records[0].seq)
+            return day_of(settlement.records[0].at)
     return 0

@@ -96,8 +96,7 @@ class Keeper:
             there.close()
         receivers = (self._heard, lambda reply: self._answered(0, reply), lambda reply: self._answered(1, reply))
         self._channels = [
-            Channel(self._loop, ours, received, self._end)
-            for (ours, _), received in zip(pairs, receivers, strict=True)
+            Channel(self._loop, ours, received, self._end) for (ours, _), received in zip(pairs, receivers, strict=True)
         ]
         return True
 
@@ -117,9 +116,20 @@ class Keeper:
         reply: Answer = msgspec.msgpack.decode(await self._send(0, question), type=answer)
         return reply
 
-    async def order(self, order: wire.FileOrder) -> wire.FileOutcome:
-        """Tell the file thread. Raises: StoreError."""
-        return msgspec.msgpack.decode(await self._send(1, order), type=wire.FileOutcome)
+    def keep(self, draft: str, name: str, kept: Callable[[wire.FileOutcome | None], None]) -> None:
+        """Have a draft's file made durable under its final name; `kept` is told the outcome, None: the child died."""
+
+        def done(future: "asyncio.Future[bytes]") -> None:
+            if future.exception() is not None:
+                kept(None)
+            else:
+                kept(msgspec.msgpack.decode(future.result(), type=wire.FileOutcome))
+
+        self._send(1, wire.Keep(draft, name)).add_done_callback(done)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Delete content files; what fails is swept at the next start."""
+        self._send(1, wire.Drop(list(names))).add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def _send(self, which: int, question: wire.Question | wire.FileOrder) -> asyncio.Future[bytes]:
         future: asyncio.Future[bytes] = self._loop.create_future()

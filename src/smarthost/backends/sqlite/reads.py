@@ -42,7 +42,13 @@ SELECT n, address, domain, attempts, last_reply, status, due FROM recipient
 WHERE message = ? AND state = 'deferred' ORDER BY n"""
 MESSAGE = """
 SELECT key, tag, received_at, reverse_path, body, smtputf8, client, sender, octets, prefix FROM message WHERE key = ?"""
-RECIPIENT_FIELDS = "n, address, domain, state, due, attempts, last_reply, status, why, host"
+CONTENT = """
+SELECT m.octets, m.in_file, c.octets FROM message AS m LEFT JOIN content AS c ON c.key = m.key
+WHERE m.key = ? AND m.tag = ?"""
+OWED = """
+SELECT n, address, domain, state, due, attempts, last_reply, status, why, host FROM recipient
+WHERE message = ? AND owed_at IS NOT NULL ORDER BY n"""
+OWING = "SELECT key, tag, received_at, reverse_path, smtputf8, prefix, in_file FROM message WHERE key = ?"
 MATCH = """
 SELECT m.key, m.tag, m.received_at, m.reverse_path, m.client, m.sender, m.octets,
     r.n, r.address, r.domain, r.state, r.due, r.attempts, r.last_reply, r.status, r.why, r.host
@@ -55,6 +61,11 @@ WHERE m.key >= :first AND m.key <= :last AND (m.key, r.n) > (:after_key, :after_
     AND (NOT :unfinished OR r.state IN ('deferred', 'held'))
 ORDER BY m.key, r.n
 """
+COUNTS = (
+    "SELECT count(*) FROM message",
+    "SELECT count(*) FROM recipient WHERE state = 'deferred'",
+    "SELECT count(*) FROM recipient WHERE state = 'held'",
+)
 END_OF_KEYS = (1 << 63) - 1
 
 
@@ -90,6 +101,9 @@ class Reads:
         finally:
             self._db.execute("COMMIT")
 
+    def _rows(self, sql: str, *bindings: object) -> list[Any]:
+        return self._db.execute(sql, bindings).fetchall()
+
     def _due(self, ask: wire.AskDue) -> wire.DueRows:
         leased = {(key, n) for key, n, _ in ask.leased}
         later = self._db.execute(IN_DUE_ORDER.format(">"), (ask.now,))
@@ -97,7 +111,7 @@ class Reads:
         later.close()
         first: dict[str, float] = {}
         limit = SCAN_ROWS + len(leased)
-        rows = self._db.execute(f"{IN_DUE_ORDER.format('<=')} LIMIT {limit}", (ask.now,)).fetchall()
+        rows = self._rows(f"{IN_DUE_ORDER.format('<=')} LIMIT {limit}", ask.now)
         for due, key, n, domain in rows:
             if domain not in first and (key, n) not in leased:
                 if len(first) == ask.n:
@@ -113,7 +127,7 @@ class Reads:
     def _first_of_domains(self, ask: wire.AskDue, leased: set[tuple[int, int]]) -> dict[str, float]:
         crowded = {domain for _, _, domain in ask.leased}
         found = []
-        for domain, due in self._db.execute(f"{LOOSE_SCAN} LIMIT {ask.n + 1 + len(crowded)}", (ask.now,)).fetchall():
+        for domain, due in self._rows(f"{LOOSE_SCAN} LIMIT {ask.n + 1 + len(crowded)}", ask.now):
             if domain not in crowded:
                 found.append((due, domain))
                 continue
@@ -164,24 +178,18 @@ class Reads:
         self, key: int, leased: set[tuple[int, int]], wanted: Callable[[str, float], bool]
     ) -> Iterator[wire.LeaseRow]:
         recipients = [
-            row[:6]
-            for row in self._db.execute(DEFERRED_OF, (key,)).fetchall()
-            if (key, row[0]) not in leased and wanted(row[2], row[6])
+            row[:6] for row in self._rows(DEFERRED_OF, key) if (key, row[0]) not in leased and wanted(row[2], row[6])
         ]
         if not recipients:
             return
-        message = self._db.execute(MESSAGE, (key,)).fetchone()
-        if message is None:
+        messages = self._rows(MESSAGE, key)
+        if not messages:
             raise Unreadable(f"message {key} has recipients but no row; the database is damaged")
         for start in range(0, len(recipients), LEASE_RECIPIENTS):
-            yield wire.LeaseRow(*message, recipients[start : start + LEASE_RECIPIENTS])
+            yield wire.LeaseRow(*messages[0], recipients[start : start + LEASE_RECIPIENTS])
 
     def _read_content(self, ask: wire.AskContent) -> wire.ContentRow:
-        rows = self._db.execute(
-            "SELECT m.octets, m.in_file, c.octets FROM message AS m LEFT JOIN content AS c ON c.key = m.key"
-            " WHERE m.key = ? AND m.tag = ?",
-            (ask.key, ask.tag),
-        ).fetchall()
+        rows = self._rows(CONTENT, ask.key, ask.tag)
         if not rows:
             raise Unreadable(f"message {encode_id(ask.key, ask.tag)} is not in the queue")
         octets, in_file, body = rows[0]
@@ -189,16 +197,14 @@ class Reads:
             raise Unreadable(f"message {encode_id(ask.key, ask.tag)} has lost its content; the database is damaged")
         return wire.ContentRow(octets, body)
 
-    def _matches(self, ask: wire.AskFind, unfinished: bool) -> tuple[Iterator[tuple[Any, ...]], int | None]:
+    def _matches(self, ask: wire.AskFind, unfinished: bool) -> tuple[Iterator[Any], int | None]:
         """Give matching rows, and the last key looked at when that is not the end of the queue."""
         first, last, stopped = max(ask.after_key, 0), END_OF_KEYS, None
         if ask.key != -1:
             first = max(first, ask.key)
             last = ask.key
         else:
-            for (key,) in self._db.execute(
-                f"SELECT key FROM message WHERE key >= ? ORDER BY key LIMIT 1 OFFSET {SCAN_MESSAGES}", (first,)
-            ).fetchall():
+            for (key,) in self._rows("SELECT key FROM message WHERE key >= ? LIMIT 1 OFFSET ?", first, SCAN_MESSAGES):
                 last = stopped = key
         bindings = {
             "first": first,
@@ -212,7 +218,8 @@ class Reads:
             "domain": ask.domain,
             "unfinished": unfinished,
         }
-        return self._db.execute(MATCH, bindings), stopped
+        rows: Iterator[Any] = self._db.execute(MATCH, bindings)
+        return rows, stopped
 
     def _find(self, ask: wire.AskFind) -> wire.FoundRows:
         rows, stopped = self._matches(ask, unfinished=False)
@@ -249,30 +256,24 @@ class Reads:
                 if len(oldest) == DEBTS:
                     break
         rows.close()
-        tags = {
-            key: self._db.execute("SELECT tag FROM message WHERE key = ?", (key,)).fetchall()[0][0] for key in oldest
-        }
-        return [(key, tags[key], owed_at) for key, owed_at in oldest.items()]
+        tag = "SELECT tag FROM message WHERE key = ?"
+        return [(key, self._rows(tag, key)[0][0], owed_at) for key, owed_at in oldest.items()]
 
     def _debt(self, ask: wire.AskDebt) -> wire.DebtRow | None:
-        failed = self._db.execute(
-            f"SELECT {RECIPIENT_FIELDS} FROM recipient WHERE message = ? AND owed_at IS NOT NULL ORDER BY n",
-            (ask.key,),
-        ).fetchall()
-        message = self._db.execute(
-            "SELECT key, tag, received_at, reverse_path, smtputf8, prefix, in_file FROM message WHERE key = ?",
-            (ask.key,),
-        ).fetchone()
-        if not failed or message is None:
+        failed = self._rows(OWED, ask.key)
+        messages = self._rows(OWING, ask.key)
+        if not failed or not messages:
             return None
-        *fields, in_file = message
-        header = self._file_header(message[0], message[1]) if in_file else self._inline_header(ask.key)
+        *fields, in_file = messages[0]
+        header = self._file_header(fields[0], fields[1]) if in_file else self._inline_header(ask.key)
         return wire.DebtRow(*fields, header, [wire.RecipientRow(*row) for row in failed])
 
     def _inline_header(self, key: int) -> bytes:
-        rows = self._db.execute(f"SELECT substr(octets, 1, {HEADER_OCTETS}) FROM content WHERE key = ?", (key,))
-        found: bytes = rows.fetchall()[0][0]
-        return found
+        rows = self._rows("SELECT substr(octets, 1, ?) FROM content WHERE key = ?", HEADER_OCTETS, key)
+        if not rows:
+            raise Unreadable(f"message {key} has lost its content; the database is damaged")
+        header: bytes = rows[0][0]
+        return header
 
     def _file_header(self, key: int, tag: int) -> bytes:
         path = self._content / encode_id(key, tag)
@@ -283,24 +284,17 @@ class Reads:
             raise Unreadable(f"content file {path} cannot be read: {error.strerror}") from error
 
     def _records(self, ask: wire.AskRecords) -> list[bytes]:
-        tables = self._db.execute(
-            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'record_[0-9]*' ORDER BY name"
-        ).fetchall()
+        tables = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'record_[0-9]*'")
         found: list[tuple[int, str]] = []
         for (table,) in tables:
-            found += self._db.execute(
-                f"SELECT seq, body FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608 - the name is ours
-                (ask.after, ask.n),
-            ).fetchall()
+            found += self._rows(f"SELECT seq, body FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?", ask.after, ask.n)  # noqa: S608
         found.sort()
         return [body.encode() for _, body in found[: ask.n]]
 
     def _count(self, ask: wire.AskCount) -> tuple[int, int]:
-        messages = self._db.execute("SELECT count(*) FROM message").fetchall()[0][0]
-        deferred = self._db.execute("SELECT count(*) FROM recipient WHERE state = 'deferred'").fetchall()[0][0]
-        held = self._db.execute("SELECT count(*) FROM recipient WHERE state = 'held'").fetchall()[0][0]
-        return messages, deferred + held
+        counts = [self._rows(count)[0][0] for count in COUNTS]
+        return counts[0], counts[1] + counts[2]
 
     def _note(self, ask: wire.AskNote) -> bytes | None:
-        rows = self._db.execute("SELECT value FROM note WHERE name = ?", (ask.name,)).fetchall()
+        rows = self._rows("SELECT value FROM note WHERE name = ?", ask.name)
         return rows[0][0] if rows else None

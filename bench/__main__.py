@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""`make bench`: measures, shows, writes, judges, and leaves nothing behind.
+
+Exit codes: 0 all well; 1 a message was missing or doubled, a run failed, or the gate was missed; 64 a bad command
+line; 69 a program is missing; 130 interrupted.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from bench.audit import audit
+from bench.budget import time_stages
+from bench.children import Scratch
+from bench.figures import Report, Run, Surroundings, Verdict
+from bench.flames import Profiler
+from bench.measure import Bench
+from bench.options import Options, read_options
+from bench.postfix import start_postfix
+from bench.programs import missing_programs
+from bench.report import show_profile, show_report, show_run, write_report
+from bench.smarthost import smarthost_starter
+from bench.summary import find_failures, judge, summarize_runs
+from bench.surroundings import look_around, warnings
+from bench.system import StartSystem, start_ceiling
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _starters(options: Options) -> dict[str, StartSystem]:
+    smarthost = smarthost_starter(options.smarthost, options.smarthost_args)
+    every: dict[str, StartSystem] = {"ceiling": start_ceiling, "postfix": start_postfix, "smarthost": smarthost}
+    return {name: every[name] for name in options.systems}
+
+
+def _run_rounds(scratch: Scratch, options: Options, starters: dict[str, StartSystem]) -> tuple[Run, ...]:
+    """Interleave: what disturbs the box for a minute disturbs all systems alike."""
+    runs: list[Run] = []
+    for round_ in range(1, options.rounds + 1):
+        for mode in options.modes:
+            for name, start in starters.items():
+                runs.append(Bench(scratch, options, mode).run(name, start, round_))
+                _say(show_run(runs[-1]))
+    return tuple(runs)
+
+
+def _profile(scratch: Scratch, options: Options, start: StartSystem, stamp: str) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    for mode in options.modes:
+        stem = options.out / f"profile-{stamp}-{mode}"
+        profiler = Profiler(stem)
+        try:
+            run = Bench(scratch, options, mode, profiler.attach).run("smarthost", start, 0)
+        finally:
+            profiler.detach()
+        _say(show_run(run) + "  (under py-spy, does not count)")
+        _say(show_profile(Path(f"{stem}.raw.txt")))
+        verdicts += [Verdict(what=f"profiled run, {mode}: {run.failed}", passed=False)] if run.failed else []
+    return verdicts
+
+
+def _bench(options: Options, scratch: Scratch) -> int:
+    found = look_around(scratch.path)
+    for line in warnings(found):
+        _say(f"WARNING: {line}")
+    starters = _starters(options)
+    audits = tuple(audit(scratch, options, name, start) for name, start in starters.items())
+    for line in audits:
+        _say(line)
+    runs = _run_rounds(scratch, options, starters)
+    stamp = found.at.replace(":", "").replace("-", "")
+    options.out.mkdir(parents=True, exist_ok=True)
+    extra = _profile(scratch, options, starters["smarthost"], stamp) if _wants_profile(options) else []
+    report = _compose(options, found, audits, runs, extra)
+    path = options.out / f"bench-{stamp}.json"
+    write_report(report, path)
+    _say("\n" + show_report(report))
+    _say(f"wrote {path}")
+    return 0 if all(verdict.passed for verdict in report.verdicts) else 1
+
+
+def _wants_profile(options: Options) -> bool:
+    return options.profile and "smarthost" in options.systems
+
+
+def _compose(
+    options: Options, found: Surroundings, audits: tuple[str, ...], runs: tuple[Run, ...], extra: Sequence[Verdict]
+) -> Report:
+    summaries = summarize_runs(runs)
+    return Report(
+        surroundings=found,
+        messages=options.messages,
+        octets=options.octets,
+        sessions=options.sessions,
+        audits=audits,
+        summaries=summaries,
+        budget=time_stages() if options.budget and "smarthost" in options.systems else (),
+        runs=runs,
+        verdicts=(*find_failures(runs, audits), *extra, *(judge(summaries) if options.gate else ())),
+    )
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark and give the exit code."""
+    options = read_options(argv)
+    missing = missing_programs(options)
+    if missing:
+        print("\n".join(f"CANNOT RUN: {line}" for line in missing), file=sys.stderr)
+        return 69
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        with Scratch(options.scratch) as scratch:
+            return _bench(options, scratch)
+    except KeyboardInterrupt:
+        print("interrupted: everything started was ended, the scratch directory removed", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""An independent small SMTP client that times the 250 after data; plain blocking sockets, a thread per session.
+
+Run as a program of its own (`python bench/probe.py --port N --sessions N --octets N --count N`), so that it shares nothing
+with the relay nor with the benchmark; imports only the standard library. It says `connected` when every session is
+greeted, starts at a line on stdin, sends one message after another on each, and ends after --count messages a session
+or when stdin ends. Then it prints one JSON object: `replies` as pairs (monotonic second of the reply, microseconds from
+the first octet of content to 250), and `error`, a text or null.
+"""
+
+import argparse
+import json
+import socket
+import sys
+import threading
+import time
+
+_LINE = b"X" * 78 + b"\r\n"
+
+
+class Refusal(Exception):
+    """The relay did not say what it should."""
+
+
+class Session:
+    """One kept connection that sends messages one after another."""
+
+    def __init__(self, port: int, octets: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), 30)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+        header = b"From: <probe@bench.test>\r\nTo: <to@sink.test>\r\nSubject: probe\r\n\r\n"
+        self._content = header + _LINE * max(1, octets // len(_LINE)) + b".\r\n"
+        self._expect(b"220")
+        self._ask(b"EHLO probe.bench.test\r\n", b"250")
+
+    def send(self) -> tuple[float, float]:
+        """Send one message; give the monotonic second of its 250 and the microseconds that took."""
+        self._ask(b"MAIL FROM:<probe@bench.test>\r\n", b"250")
+        self._ask(b"RCPT TO:<to@sink.test>\r\n", b"250")
+        self._ask(b"DATA\r\n", b"354")
+        began = time.monotonic()
+        self._ask(self._content, b"250")
+        ended = time.monotonic()
+        return ended, (ended - began) * 1e6
+
+    def quit(self) -> None:
+        """Say goodbye and close."""
+        self._ask(b"QUIT\r\n", b"221")
+        self._socket.close()
+
+    def _ask(self, octets: bytes, code: bytes) -> None:
+        self._socket.sendall(octets)
+        self._expect(code)
+
+    def _expect(self, code: bytes) -> None:
+        while True:
+            line, newline, rest = self._buffer.partition(b"\r\n")
+            if not newline:
+                chunk = self._socket.recv(4096)
+                if not chunk:
+                    raise Refusal("the relay closed the connection")
+                self._buffer += chunk
+                continue
+            self._buffer = rest
+            if line[3:4] == b"-":
+                continue
+            if not line.startswith(code):
+                raise Refusal(line.decode(errors="replace"))
+            return
+
+
+class Probe:
+    """All sessions and what they measured."""
+
+    def __init__(self, port: int, sessions: int, octets: int) -> None:
+        self._sessions = [Session(port, octets) for _ in range(sessions)]
+        self._over = threading.Event()
+        self.replies: list[tuple[float, float]] = []
+        self.error: str | None = None
+
+    def run(self, count: int) -> None:
+        """Send until `count` messages a session (0: without end) or until stdin ends."""
+        threads = [threading.Thread(target=self._push, args=(s, count)) for s in self._sessions]
+        threading.Thread(target=self._watch_stdin, daemon=True).start()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _watch_stdin(self) -> None:
+        sys.stdin.read()
+        self._over.set()
+
+    def _push(self, session: Session, count: int) -> None:
+        sent = 0
+        try:
+            while not self._over.is_set() and (not count or sent < count):
+                self.replies.append(session.send())
+                sent += 1
+            session.quit()
+        except (OSError, Refusal) as failed:
+            self.error = f"{type(failed).__name__}: {failed}"
+            self._over.set()
+
+
+def main() -> None:
+    """Measure as told on the command line."""
+    parser = argparse.ArgumentParser()
+    for name in ("--port", "--sessions", "--octets", "--count"):
+        parser.add_argument(name, type=int, required=True)
+    asked = parser.parse_args()
+    probe = Probe(asked.port, asked.sessions, asked.octets)
+    print("connected", flush=True)
+    if sys.stdin.readline():
+        probe.run(asked.count)
+    print(json.dumps({"replies": probe.replies, "error": probe.error}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""What the machine itself knows about names: resolv.conf, the hosts file, the search list.
+
+Only names that the operator configured are looked up this way (a next hop called "relay" in a container network):
+exchangers named by strangers go to DNS as they are. Files are read once; unreadable ones count as empty.
+"""
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+from msgspec import Struct
+
+from smarthost.ports import Answer, AnswerStatus, Resolver
+
+DNS_PORT = 53
+SERVERS = 3  # resolv.conf(5): MAXNS
+HOSTS_TTL_S = 60
+
+
+class ResolvConf(Struct, frozen=True, gc=False):
+    """What resolv.conf(5) says, as far as we heed it; without a name server the one on loopback is meant."""
+
+    servers: tuple[tuple[str, int], ...] = (("127.0.0.1", DNS_PORT),)
+    search: tuple[str, ...] = ()
+    ndots: int = 1
+
+
+def read_resolv_conf(path: Path = Path("/etc/resolv.conf")) -> ResolvConf:
+    """Read the system's resolver configuration."""
+    servers: list[tuple[str, int]] = []
+    search: tuple[str, ...] = ()
+    ndots = 1
+    for words in _lines(path):
+        match words:
+            case ["nameserver", address, *_]:
+                servers.append((address, DNS_PORT))
+            case ["search" | "domain", *domains]:
+                search = tuple(domain.lower().strip(".") for domain in domains if domain.strip("."))
+            case ["options", *options]:
+                for option in options:
+                    if option.startswith("ndots:") and option[6:].isdecimal():
+                        ndots = min(int(option[6:]), 15)  # resolv.conf(5)
+    return ResolvConf(tuple(servers[:SERVERS]) or ResolvConf().servers, search, ndots)
+
+
+def read_hosts(path: Path = Path("/etc/hosts")) -> dict[str, tuple[str, ...]]:
+    """Read the hosts file: name -> addresses in the order of the file."""
+    hosts: dict[str, tuple[str, ...]] = {}
+    for address, *names in _lines(path):
+        try:
+            text = str(ip_address(address))
+        except ValueError:
+            continue
+        for name in names:
+            name = name.lower().removesuffix(".")
+            hosts[name] = (*hosts.get(name, ()), text)
+    return hosts
+
+
+def _lines(path: Path) -> list[list[str]]:
+    try:
+        text = path.read_text("ascii", "replace")
+    except OSError:
+        return []
+    words = (line.partition("#")[0].partition(";")[0].split() for line in text.splitlines())
+    return [line for line in words if line]
+
+
+class LocalNames:
+    """Implements ports.Resolver: the hosts file first, then DNS along the search list."""
+
+    def __init__(
+        self, resolver: Resolver, hosts: Mapping[str, tuple[str, ...]], search: tuple[str, ...] = (), ndots: int = 1
+    ) -> None:
+        self._resolver = resolver
+        self._hosts = hosts
+        self._search = search
+        self._ndots = ndots
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        """See ports.Resolver."""
+        known = self._hosts.get(name)
+        if known is not None and rdtype in ("A", "AAAA"):
+            addresses = tuple(address for address in known if (":" in address) is (rdtype == "AAAA"))
+            status = AnswerStatus.FOUND if addresses else AnswerStatus.NODATA
+            return Answer(
+                name, rdtype, status, addresses=addresses, canonical=name, ttl_s=HOSTS_TTL_S, detail="hosts file"
+            )
+        absolute: Answer | None = None
+        for full in self._candidates(name):
+            answer = await self._resolver.ask(full, rdtype)
+            if answer.status is AnswerStatus.FOUND:
+                return answer
+            if full == name:
+                absolute = answer
+        assert absolute is not None, "the name itself is among its candidates"
+        return absolute
+
+    def _candidates(self, name: str) -> list[str]:
+        """resolv.conf(5): a name with fewer than ndots dots is tried with the search list first."""
+        searched = [f"{name}.{domain}" for domain in self._search]
+        return [*searched, name] if name.count(".") < self._ndots else [name, *searched]

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: MIT
+"""The Store on SQLite, parent's side: what is leased is known here, what is durable is known by the child.
+
+Writes go through commits.py (group commit), reads through keeper.py to the child's reading thread, large content
+through files.py. Owned by one event loop, uvloop or asyncio's. queue.store has the crash contract; testing.stores
+proves it.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
+
+import msgspec
+
+from smarthost.backends.clock import SystemClock
+from smarthost.backends.files import INLINE_OCTETS, RESERVE_OCTETS, Drafts, FileContent, FileDraft, Space, translate
+from smarthost.backends.sqlite import directory, items, wire
+from smarthost.backends.sqlite.commits import Commits
+from smarthost.backends.sqlite.keeper import Keeper
+from smarthost.mail.content import Content, InlineContent
+from smarthost.mail.envelope import Body
+from smarthost.mail.errors import StoreError
+from smarthost.mail.identity import decode_id, encode_id
+from smarthost.mail.lease import Lease, LeasedRecipient
+from smarthost.mail.message import Message
+from smarthost.mail.record import Record
+from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
+from smarthost.ports import Clock
+from smarthost.queue.leases import Leases, Wish, fresh_leases
+from smarthost.queue.store import (
+    Changed,
+    DueDomain,
+    DueScan,
+    Filter,
+    Page,
+    StoredMessage,
+    StoredRecipient,
+)
+from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil, read_cursor, write_cursor
+
+PAGE = 1_000
+REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
+REPORT_PATIENCE_S = 60.0  # queue.store.Store.lease_report
+CLOSE_S = 10.0
+_ROUNDS = 5  # a read whose rows were leased meanwhile is repeated
+_record_of = msgspec.json.Decoder(Record).decode
+_BODIES = {body.value: body for body in Body}
+
+
+class SqliteStore:
+    """Implements queue.store.Store in one state directory."""
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock | None = None,
+        *,
+        inline_octets: int = INLINE_OCTETS,
+        reserve_octets: int = RESERVE_OCTETS,
+        on_trouble: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._path = path
+        self._clock = clock = clock or SystemClock()
+        self._inline_octets = inline_octets
+        self._on_trouble = on_trouble
+        self._space = Space(path, clock.monotonic, reserve_octets)
+        self._drafts = Drafts(path / "content", self._space, inline_octets)
+        self._leases = Leases()
+        self._numbers = Numbers()
+        self._reports: dict[str, float] = {}  # leased reports, since when
+        self._lock = -1
+        self._loop: asyncio.AbstractEventLoop
+        self._commits: Commits
+        self._keeper: Keeper
+
+    # -- open and close -----------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take the state directory and recover. Raises: StoreLocked, StoreError (with a text for an operator)."""
+        self._loop = asyncio.get_running_loop()
+        self._lock = await directory.take(self._path, self._clock)
+        self._commits = commits = Commits(self._clock, self._on_trouble)
+        self._keeper = Keeper(self._path, self._lock, commits.greeted, commits.committed, commits.lost)
+        try:
+            self._numbers.saw(await commits.open(self._keeper))
+        except BaseException:
+            self.kill()
+            raise
+
+    async def close(self) -> None:
+        """Commit what was enqueued, give all leases back, let go of the directory. Harmless when repeated."""
+        if self._lock < 0:
+            return
+        lock, self._lock = self._lock, -1
+        try:
+            await self._commits.close(CLOSE_S)
+        finally:
+            self._leases.clear()
+            self._reports.clear()
+            os.close(lock)
+
+    def kill(self) -> None:
+        """End as kill -9 would: nothing is flushed, nobody is told. For failed starts and crash tests."""
+        if self._lock >= 0:
+            self._commits.abandon()
+            self._keeper.stop()
+            self._keeper.reap(5.0)
+            os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Why new mail cannot be taken now (a StoreError or StoreFull), or None."""
+        if self._lock < 0:
+            return StoreError("the store is not open")
+        return self._commits.refusal() or self._space.shortage()
+
+    @property
+    def last_number(self) -> int:
+        """The highest store key or record seq ever committed; for IdSource. After `open`."""
+        return self._numbers.last_for_ids()
+
+    def draw_numbers_from(self, source: Callable[[], int]) -> None:
+        """Draw the seq of our own records (`change`, wishes) from an IdSource: queue.verbs.Numbers says why."""
+        self._numbers.source = source
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process that owns the database, for operators and tests."""
+        return self._keeper.pid
+
+    # -- new mail -----------------------------------------------------------------------------------------------------
+
+    def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
+        """File a message; its recipients in the domains of `lease` are leased to the caller at once."""
+        future: asyncio.Future[tuple[Lease, ...]] = self._loop.create_future()
+        refusal = self.refusal
+        if refusal is not None:
+            future.set_exception(refusal)
+            return future
+        key, tag = decode_id(message.id)
+        self._numbers.saw(key)
+        content = message.content
+        body = content.body if isinstance(content, InlineContent) and content.octets <= self._inline_octets else None
+        leased = fresh_leases(message, lease) if lease else ()
+        for part in leased:
+            for recipient in part.recipients:
+                self._leases.take(message.id, key, recipient.n, recipient.domain)
+        item = items.Add(message, key, tag, body, future, leased, self._leases, self._forget_file)
+        if body is not None:
+            self._commits.submit(item)
+        else:
+            self._add_file(item)
+        return future
+
+    def _add_file(self, item: items.Add) -> None:
+        """Make the file durable first: a row never speaks of a file that is not there."""
+        try:
+            draft = self._drafts.claim(item.message.content)
+        except StoreError as error:
+            item.failed(error, is_undone=True)
+            return
+        self._commits.hold()
+        self._keeper.keep(draft.path.name, item.message.id, lambda outcome: self._kept(item, draft, outcome))
+
+    def _kept(self, item: items.Add, draft: FileDraft, outcome: wire.FileOutcome | None) -> None:
+        if outcome is None:
+            draft.discard()
+            item.failed(StoreError("the store's process ended before the content was durable"), is_undone=False)
+        elif outcome.errno:
+            draft.discard()
+            item.failed(translate(OSError(outcome.errno, outcome.text), draft.path), is_undone=True)
+        else:
+            draft.added()
+            self._commits.submit(item)
+        self._commits.release()
+
+    def _forget_file(self, id: str) -> None:
+        self._keeper.drop([id])
+
+    def draft(self) -> FileDraft:
+        """Begin large content. Raises: StoreFull, StoreError."""
+        refusal = self.refusal
+        if refusal is not None:
+            raise refusal
+        return self._drafts.begin()
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    async def due(self, now: float, n: int) -> DueScan:
+        """Name at most `n` domains with unleased DEFERRED recipients due at or before `now`."""
+        rows: wire.DueRows = await self._keeper.ask(wire.AskDue(now, n, self._leases.all()), wire.DueRows)
+        return DueScan(tuple([DueDomain(domain, due) for domain, due in rows.domains]), rows.next_at)
+
+    async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
+        """Lease at most `n` messages' due recipients in these domains, earliest due first; fewer: there are no more."""
+        wanted = list(dict.fromkeys(domains))
+        found: list[Lease] = []
+        with self._leases.reading():
+            for _ in range(_ROUNDS):
+                ask = wire.AskLease(wanted, now, n - len(found), self._leases.of_domains(wanted))
+                rows: list[wire.LeaseRow] = await self._keeper.ask(ask, list[wire.LeaseRow])
+                leases, is_whole = self._take(rows)
+                found += leases
+                if is_whole:
+                    break
+        return tuple(found)
+
+    async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
+        """Lease all recipients (whatever their due time, held ones not) of at most `n` messages older than that."""
+        with self._leases.reading():
+            leased = [(key, recipient) for key, recipient, _ in self._leases.all()]
+            rows: list[wire.LeaseRow] = await self._keeper.ask(
+                wire.AskSweep(received_before, n, leased), list[wire.LeaseRow]
+            )
+            return tuple(self._take(rows)[0])
+
+    def _take(self, rows: list[wire.LeaseRow]) -> tuple[list[Lease], bool]:
+        """Lease what is still free of these rows; says if all of it was."""
+        found = []
+        is_whole = True
+        for row in rows:
+            id = encode_id(row.key, row.tag)
+            free = [fields for fields in row.recipients if self._leases.is_free(id, fields[0])]
+            is_whole = is_whole and len(free) == len(row.recipients)
+            if not free:
+                continue
+            for fields in free:
+                self._leases.take(id, row.key, fields[0], fields[2])
+            found.append(
+                Lease(
+                    id, row.received_at, row.reverse_path, _BODIES[row.body], bool(row.smtputf8), row.client, row.sender,
+                    row.prefix, row.octets, None, tuple([LeasedRecipient(*fields) for fields in free]),
+                )
+            )  # fmt: skip
+        return found, is_whole
+
+    def give_back(self, lease: Lease) -> None:
+        """End a lease without any change, except for a wish said meanwhile."""
+        for recipient in lease.recipients:
+            wish = self._leases.end(lease.id, recipient.n)
+            if wish is not None:
+                current = SettledRecipient(
+                    recipient.n, recipient.address, recipient.domain, State.DEFERRED, 0.0, recipient.attempts,
+                    recipient.last_status, recipient.last_reply, "",
+                )  # fmt: skip
+                self._follow_up(lease.id, lease.reverse_path, current, wish)
+
+    # -- settlements --------------------------------------------------------------------------------------------------
+
+    def settle(self, settlements: Sequence[Settlement]) -> Awaitable[None]:
+        """Commit settlements with their records and end their leases; enqueues before it returns."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        if not settlements:
+            future.set_result(None)
+            return future
+        if self._leases.has_wishes:
+            settlements = [self._fulfil(settlement) for settlement in settlements]
+        for settlement in settlements:
+            for record in settlement.records:
+                self._numbers.saw(record.seq)
+        self._commits.submit(items.Settle(settlements, future, self._leases, self._follow_up))
+        return future
+
+    def _fulfil(self, settlement: Settlement) -> Settlement:
+        pairs = []
+        for settled, record in zip(settlement.recipients, settlement.records, strict=True):
+            wish = self._leases.open_wish(settlement.id, settled.n)
+            pairs.append((settled, record) if wish is None else fulfil(wish, settled, record))
+        return Settlement(settlement.id, tuple([pair[0] for pair in pairs]), tuple([pair[1] for pair in pairs]))
+
+    def _follow_up(self, id: str, reverse_path: str, current: SettledRecipient, wish: Wish) -> None:
+        """Do what was wished for a recipient whose lease has just ended without it."""
+        amended = amend(id, reverse_path, current, wish, self._numbers.draw(wish.now))
+        if amended is not None:
+            self._leases.take(id, self._leases.key(id), current.n, current.domain)
+            self.settle([Settlement(id, (amended[0],), (amended[1],))])
+
+    async def content(self, id: str) -> Content:
+        """Give the content of a message, without the prefix. Raises: StoreError when it cannot be read."""
+        try:
+            key, tag = decode_id(id)
+        except ValueError as error:
+            raise StoreError(str(error)) from error
+        row: wire.ContentRow = await self._keeper.ask(wire.AskContent(key, tag), wire.ContentRow)
+        if row.body is not None:
+            return InlineContent(row.body)
+        return FileContent(str(self._path / "content" / encode_id(key, tag)), row.octets)
+
+    # -- operators ----------------------------------------------------------------------------------------------------
+
+    async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
+        """Give at most `n` messages (up to 1,000) with matching recipients, oldest first; pages may be short."""
+        after_key, after_n = read_cursor(cursor, 2)
+        question = _question(wire.AskFind, which, after_key, after_n, min(n, PAGE))
+        if question is None:
+            return Page((), None)
+        rows: wire.FoundRows = await self._keeper.ask(question, wire.FoundRows)
+        return Page(
+            tuple([self._stored(row) for row in rows.messages]),
+            None if rows.cursor is None else write_cursor(*rows.cursor),
+        )
+
+    def _stored(self, row: wire.MessageRow) -> StoredMessage:
+        id = encode_id(row.key, row.tag)
+        recipients = tuple(
+            [
+                StoredRecipient(
+                    found.n, found.address, found.domain,
+                    "leased" if self._leases.is_leased(id, found.n) else found.state,
+                    found.due, found.attempts, found.last_reply, found.status, found.why,
+                )
+                for found in row.recipients
+            ]
+        )  # fmt: skip
+        return StoredMessage(id, row.received_at, row.reverse_path, row.client, row.sender, row.octets, recipients)
+
+    async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
+        """Apply "retry" (due now) or "cancel" to at most `n` (up to 1,000) recipients after `cursor`; with records."""
+        check_verb(verb)
+        after_key, after_n = read_cursor(cursor, 2)
+        question = _question(wire.AskChangeable, which, after_key, after_n, min(n, PAGE))
+        if question is None:
+            return Changed((), (), None)
+        wish = Wish(verb, now)
+        for _ in range(_ROUNDS):
+            with self._leases.reading():
+                rows: wire.FoundRows = await self._keeper.ask(question, wire.FoundRows)
+                if not self._is_outdated(rows.messages):
+                    break
+        settlements, wished = self._amend(rows.messages, wish)
+        if settlements:
+            await self.settle(settlements)
+        changed = tuple([(each.id, settled.n) for each in settlements for settled in each.recipients])
+        return Changed(changed, wished, None if rows.cursor is None else write_cursor(*rows.cursor))
+
+    def _is_outdated(self, rows: list[wire.MessageRow]) -> bool:
+        """Has a lease of these recipients ended while they were read?"""
+        leases = self._leases
+        for row in rows:
+            id = encode_id(row.key, row.tag)
+            if any(not (leases.is_free(id, each.n) or leases.is_leased(id, each.n)) for each in row.recipients):
+                return True
+        return False
+
+    def _amend(self, rows: list[wire.MessageRow], wish: Wish) -> tuple[list[Settlement], tuple[tuple[str, int], ...]]:
+        settlements = []
+        wished = []
+        for row in rows:
+            id = encode_id(row.key, row.tag)
+            pairs = []
+            for found in row.recipients:
+                if self._leases.is_leased(id, found.n):
+                    self._leases.wish(id, found.n, wish)
+                    wished.append((id, found.n))
+                    continue
+                amended = amend(id, row.reverse_path, _settled(found), wish, self._numbers.draw(wish.now))
+                if amended is not None:
+                    pairs.append(amended)
+                    self._leases.take(id, row.key, found.n, found.domain)
+            if pairs:
+                recipients, records = zip(*pairs, strict=True)
+                settlements.append(Settlement(id, recipients, records))
+        return settlements, tuple(wished)
+
+    # -- reports ------------------------------------------------------------------------------------------------------
+
+    async def lease_report(self, now: float) -> OwedReport | None:
+        """Lease one owed report: no recipient of its message is leased, or the oldest debt is over 60 s old."""
+        for id in [id for id, since in self._reports.items() if now - since > REPORT_LEASE_S]:
+            del self._reports[id]
+        exclude = [decode_id(id)[0] for id in self._reports]
+        debts: list[tuple[int, int, float]] = await self._keeper.ask(
+            wire.AskDebts(exclude), list[tuple[int, int, float]]
+        )
+        for key, tag, owed_at in debts:
+            id = encode_id(key, tag)
+            if id in self._reports or (self._leases.is_message_leased(id) and now - owed_at <= REPORT_PATIENCE_S):
+                continue
+            self._reports[id] = now
+            row: wire.DebtRow | None = await self._keeper.ask(wire.AskDebt(key), wire.DebtRow | None)
+            if row is not None:
+                return OwedReport(
+                    id, row.received_at, row.reverse_path, bool(row.smtputf8), row.prefix, row.header,
+                    tuple([_settled(found, report_owed=True) for found in row.failed]),
+                )  # fmt: skip
+            del self._reports[id]
+        return None
+
+    def file_report(self, owed: OwedReport, report: Message | None, records: Sequence[Record]) -> Awaitable[None]:
+        """File `report` as a message of its own (None: nobody is to be told) and clear the debt, in one transaction."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        if report is not None:
+            self._numbers.saw(decode_id(report.id)[0])
+        for record in records:
+            self._numbers.saw(record.seq)
+        try:
+            item = items.Report(owed, report, records, future, self._end_report)
+        except StoreError as error:
+            future.set_exception(error)
+            return future
+        self._commits.submit(item)
+        return future
+
+    def _end_report(self, id: str) -> None:
+        self._reports.pop(id, None)
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    async def records(self, after: int, n: int) -> tuple[Record, ...]:
+        """Give at most `n` records with seq above `after`, in order."""
+        rows: list[bytes] = await self._keeper.ask(wire.AskRecords(after, n), list[bytes])
+        return tuple([_record_of(row) for row in rows])
+
+    async def count(self) -> tuple[int, int]:
+        """Give (messages, unfinished recipients) in the store."""
+        found: tuple[int, int] = await self._keeper.ask(wire.AskCount(), tuple[int, int])
+        return found
+
+    async def load_note(self, name: str) -> bytes | None:
+        """Read a small named value (host health and the like)."""
+        found: bytes | None = await self._keeper.ask(wire.AskNote(name), bytes | None)
+        return found
+
+    def save_note(self, name: str, value: bytes) -> Awaitable[None]:
+        """Write a small named value."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._commits.submit(items.Note(name, value, future))
+        return future
+
+
+def _settled(row: wire.RecipientRow, report_owed: bool = False) -> SettledRecipient:
+    return SettledRecipient(
+        row.n, row.address, row.domain, State(row.state), row.due, row.attempts, row.status, row.last_reply, row.why,
+        report_owed, row.host,
+    )  # fmt: skip
+
+
+def _question(
+    kind: type[wire.AskFind], which: Filter, after_key: int, after_n: int, n: int
+) -> wire.AskFind | wire.AskChangeable | None:
+    """Give the question for a filter; None: its id can be nobody's."""
+    key = tag = -1
+    if which.id:
+        try:
+            key, tag = decode_id(which.id)
+        except ValueError:
+            return None
+    return kind(key, tag, which.reverse_path, which.recipient, which.domain, after_key, after_n, n)

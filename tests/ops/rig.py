@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""A relay that only remembers, for tests of what an operator touches; and as a script, `smarthost` with that relay."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smarthost.config import Config
+from smarthost.mail.errors import ConfigError, StoreError, StoreLocked, SubmissionRefused
+from smarthost.mail.record import Record
+from smarthost.mail.reply import reply
+from smarthost.ops.control import Door
+from smarthost.ports import Sink
+from smarthost.queue.store import Changed, Filter, Page, StoredMessage, StoredRecipient
+
+
+class Receipt(Struct, frozen=True):
+    id: str
+
+
+class CollectingSink:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.notes: list[tuple[str, str, dict[str, object]]] = []
+
+    def record(self, record: Record) -> None:
+        self.records.append(record)
+
+    def note(self, level: str, what: str, **facts: object) -> None:
+        self.notes.append((level, what, facts))
+
+
+def recipient(address: str, n: int = 0, **facts: object) -> StoredRecipient:
+    """Give a recipient that waits for its first attempt."""
+    plain = StoredRecipient(
+        n=n,
+        address=address,
+        domain=address.rpartition("@")[2],
+        state="deferred",
+        due=0.0,
+        attempts=0,
+        last_reply="",
+        status="",
+        why="",
+    )
+    return replace(plain, **facts)
+
+
+def message(
+    id: str, *addresses: str, reverse_path: str = "alice@example.org", received_at: float = 0.0
+) -> StoredMessage:
+    return StoredMessage(
+        id=id,
+        received_at=received_at,
+        reverse_path=reverse_path,
+        client="192.0.2.7",
+        sender=reverse_path,
+        octets=5120,
+        recipients=tuple(recipient(address, n) for n, address in enumerate(addresses)),
+    )
+
+
+class FakeQueue:
+    """Finds and changes what it was given, a page at a time."""
+
+    def __init__(self, *messages: StoredMessage, leased: Sequence[str] = ()) -> None:
+        self.messages = list(messages)
+        self.leased = frozenset(leased)
+        self.asked: list[tuple[Filter, str | None, int]] = []
+        self.changes: list[tuple[Filter, str]] = []
+        self.sent: list[tuple[bytes, str, tuple[str, ...]]] = []
+
+    def door(self, **replaced: object) -> Door:
+        return replace(
+            Door(submit=self.submit, find=self.find, change=self.change, count=self.count, message_octets=1 << 20),
+            **replaced,
+        )
+
+    async def count(self) -> tuple[int, int]:
+        return len(self.messages), sum(len(message.recipients) for message in self.messages)
+
+    async def submit(self, content: bytes, reverse_path: str, recipients: Sequence[str]) -> Receipt:
+        for address in recipients:
+            if address.endswith("@refused.example"):
+                raise SubmissionRefused(reply(550, "5.7.1", "Not for you"))
+            if address.endswith("@broken.example"):
+                raise StoreError("the disk is full")
+            if address.endswith("@bug.example"):
+                raise KeyError("a bug")
+        self.sent.append((content, reverse_path, tuple(recipients)))
+        return Receipt(f"{len(self.sent):016d}")
+
+    async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
+        self.asked.append((which, cursor, n))
+        if which.id and len(which.id) != 16:
+            raise ValueError(f"a message id has 16 characters: {which.id!r}")
+        start = int(cursor or 0)
+        matching = [found for each in self.messages if (found := _restricted(each, which)) is not None]
+        end = start + n
+        return Page(tuple(matching[start:end]), str(end) if end < len(matching) else None)
+
+    async def change(self, which: Filter, verb: str, cursor: str | None, n: int) -> Changed:
+        self.changes.append((which, verb))
+        pairs = [
+            ((each.id, recipient.n), recipient.address in self.leased)
+            for each in self.messages
+            if (found := _restricted(each, which)) is not None
+            for recipient in found.recipients
+        ]
+        return Changed(
+            tuple(pair for pair, is_leased in pairs if not is_leased),
+            tuple(pair for pair, is_leased in pairs if is_leased),
+            None,
+        )
+
+
+def _restricted(message: StoredMessage, which: Filter) -> StoredMessage | None:
+    if which.id not in ("", message.id) or which.reverse_path not in ("", message.reverse_path):
+        return None
+    recipients = tuple(
+        each
+        for each in message.recipients
+        if which.recipient in ("", each.address) and which.domain in ("", each.domain)
+    )
+    return replace(message, recipients=recipients) if recipients else None
+
+
+class FakeRelay(FakeQueue):
+    """Stands in for assemble.Relay; the hostname chooses what goes wrong at its start."""
+
+    FAILURES: ClassVar[dict[str, Exception]] = {
+        "locked.example": StoreLocked("another process owns the state directory"),
+        "broken.example": StoreError("no space left on device"),
+        "busy.example": ConfigError("cannot be bound: address already in use", key="listen"),
+    }
+
+    def __init__(self, config: Config, sink: Sink) -> None:
+        super().__init__()
+        self.config = config
+        self.sink = sink
+        self.store = self
+        self.bound: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def from_config(cls, config: Config, sink: Sink) -> "FakeRelay":
+        return cls(config, sink)
+
+    async def start(self) -> None:
+        if self.config.hostname in self.FAILURES:
+            raise self.FAILURES[self.config.hostname]
+        self.config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.bound = tuple((each.host, each.port or 40025) for each in self.config.listen)
+
+    async def stop(self, grace_s: float) -> None:
+        if self.config.hostname == "stuck.example":
+            self.sink.note("info", "stuck")
+            await asyncio.sleep(0.1)  # lets the log be written
+            while True:
+                pass
+
+
+if __name__ == "__main__":
+    stand_in = ModuleType("smarthost.assemble")
+    stand_in.Relay = FakeRelay  # type: ignore[attr-defined]
+    sys.modules["smarthost.assemble"] = stand_in
+    assert Path(__file__).name == "rig.py"
+
+    from smarthost.ops.cli import main
+
+    main()

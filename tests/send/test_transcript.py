@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""Transcripts are short, readable, and never show a password."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smarthost.send.transcript import LINE_CHARACTERS, MOST_CHARACTERS, MOST_LINES, Transcript
+
+
+def test_both_sides_and_notes_in_order() -> None:
+    """A session reads as it went."""
+    transcript = Transcript()
+    transcript.heard(b"220 mx.example\r\n")
+    transcript.sent(b"EHLO relay\r\n")
+    transcript.heard(b"250-mx.example\r\n250 PIPELINING\r\n")
+    transcript.note("content, 5120 octets")
+
+    assert transcript.lines() == (
+        "< 220 mx.example",
+        "> EHLO relay",
+        "< 250-mx.example",
+        "< 250 PIPELINING",
+        "* content, 5120 octets",
+    )
+
+
+def test_unfinished_line_is_shown() -> None:
+    """What a host was saying when it fell silent is evidence."""
+    transcript = Transcript()
+    transcript.heard(b"220 mx.exa")
+
+    assert transcript.lines() == ("< 220 mx.exa",)
+    transcript.heard(b"mple\r\n")
+    assert transcript.lines() == ("< 220 mx.example",)
+
+
+@pytest.mark.parametrize(
+    ("octets", "shown"),
+    [
+        (b"220 \x1b[31mred\r\n", "< 220 \\x1b[31mred"),
+        (b"220 a\x00b\tc\r\n", "< 220 a\\x00b\\tc"),
+        (b"220 a\rb\r\n", "< 220 a\\rb"),
+        (b"220 \xff\r\n", "< 220 \\xff"),
+        ("220 größe\r\n".encode(), "< 220 größe"),
+        ("220 a\u2028\u202eb\r\n".encode(), "< 220 a\\u2028\\u202eb"),
+        (b"220 a\nforged\r\n", "< 220 a"),
+    ],
+)
+def test_control_characters_are_escaped(octets: bytes, shown: str) -> None:
+    """Nothing a host says can forge a line or move a cursor where a transcript is read."""
+    transcript = Transcript()
+    transcript.heard(octets)
+
+    assert transcript.lines()[0] == shown
+
+
+def test_auth_plain_shows_its_mechanism_only() -> None:
+    """The operator sees that and how we authenticated, never with what."""
+    transcript = Transcript()
+    transcript.sent(b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\n")
+    transcript.heard(b"235 2.7.0 ok\r\n")
+    transcript.sent(b"MAIL FROM:<a@b>\r\n")
+
+    assert transcript.lines() == ("> AUTH PLAIN ***", "< 235 2.7.0 ok", "> MAIL FROM:<a@b>")
+
+
+def test_auth_login_shows_no_answer() -> None:
+    """The answers to the host's questions are hidden until it has decided."""
+    transcript = Transcript()
+    transcript.sent(b"auth login\r\n")
+    transcript.heard(b"334 VXNlcm5hbWU6\r\n")
+    transcript.sent(b"dXNlcg==\r\n")
+    transcript.heard(b"334 UGFzc3dvcmQ6\r\n")
+    transcript.sent(b"c2VjcmV0\r\n")
+    transcript.heard(b"535 5.7.8 no\r\n")
+    transcript.sent(b"QUIT\r\n")
+
+    assert transcript.lines() == (
+        "> auth login ***",
+        "< 334 VXNlcm5hbWU6",
+        "> ***",
+        "< 334 UGFzc3dvcmQ6",
+        "> ***",
+        "< 535 5.7.8 no",
+        "> QUIT",
+    )
+
+
+SECRET_SESSION = [
+    (">", b"EHLO relay\r\n"),
+    ("<", b"250 AUTH LOGIN PLAIN\r\n"),
+    (">", b"AUTH LOGIN\r\n"),
+    ("<", b"334 VXNlcm5hbWU6\r\n"),
+    (">", b"U0VDUkVUMQ==\r\n"),
+    ("<", b"334 UGFzc3dvcmQ6\r\n"),
+    (">", b"U0VDUkVUMg==\r\n"),
+    ("<", b"535 no\r\n"),
+    (">", b"AUTH PLAIN U0VDUkVUMw==\r\n"),
+    ("<", b"235 ok\r\n"),
+    (">", b"MAIL FROM:<a@b>\r\n"),
+]
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 20), max_size=3), min_size=11, max_size=11),
+    st.integers(0, 11),
+    st.integers(0, 400),
+)
+def test_no_cut_and_no_flood_shows_a_secret(cuts: list[list[int]], noise_at: int, noise: int) -> None:
+    """However octets are cut, and however much else was said before, answers to AUTH stay hidden."""
+    transcript = Transcript()
+    tell: dict[str, Callable[[bytes], None]] = {">": transcript.sent, "<": transcript.heard}
+    shown = ""
+    for index, (side, octets) in enumerate(SECRET_SESSION):
+        if index == noise_at:
+            for _ in range(noise):
+                transcript.note("noise " * 20)
+        places = [0, *sorted(cuts[index]), len(octets)]
+        for a, b in pairwise(places):
+            tell[side](octets[a:b])
+            if noise % 3 == 0:
+                shown += "\n".join(transcript.lines())
+    shown += "\n".join(transcript.lines())
+
+    assert "U0VD" not in shown
+    assert "MAIL FROM:<a@b>" in shown
+
+
+def test_long_session_keeps_its_beginning_and_its_end() -> None:
+    """The greeting and the last words are what an operator needs."""
+    transcript = Transcript()
+    for n in range(10_000):
+        transcript.heard(b"250 line %d\r\n" % n)
+
+    lines = transcript.lines()
+
+    assert lines[0] == "< 250 line 0"
+    assert lines[-1] == "< 250 line 9999"
+    assert f"* {10_000 - MOST_LINES} lines left out" in lines
+    assert len(lines) == MOST_LINES + 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=3000)), max_size=60))
+def test_bounds_hold_whatever_is_said(pieces: list[tuple[bool, bytes]]) -> None:
+    """No flood makes a transcript long, or unprintable."""
+    transcript = Transcript()
+    for ours, octets in pieces:
+        (transcript.sent if ours else transcript.heard)(octets * 10)
+
+    lines = transcript.lines()
+
+    assert len(lines) <= MOST_LINES + 3
+    assert sum(map(len, lines)) <= MOST_CHARACTERS + 3 * (LINE_CHARACTERS + 10)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_endless_line_takes_bounded_memory() -> None:
+    """A host that never ends its line does not fill our memory."""
+    transcript = Transcript()
+    for _ in range(2000):
+        transcript.heard(b"x" * 10_000)
+
+    (line,) = transcript.lines()
+
+    assert len(line) <= LINE_CHARACTERS + 10
+    assert sum(len(octets) for _, octets in transcript._pieces) + len(transcript._partial["<"]) <= 40_000
