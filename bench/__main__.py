@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 
 from bench.audit import audit
-from bench.budget import time_stages
+from bench.budget import rest_of_budget, time_stages
 from bench.children import Scratch
-from bench.figures import Report, Run, Surroundings, Verdict
+from bench.figures import Report, Run, Stage, Summary, Verdict
 from bench.flames import Profiler
 from bench.measure import Bench
 from bench.options import Options, read_options
@@ -75,7 +75,19 @@ def _bench(options: Options, scratch: Scratch) -> int:
     stamp = found.at.replace(":", "").replace("-", "")
     options.out.mkdir(parents=True, exist_ok=True)
     extra = _profile(scratch, options, starters["smarthost"], stamp) if _wants_profile(options) else []
-    report = _compose(options, found, audits, runs, extra)
+    summaries = summarize_runs(runs)
+    budget = _budget(options, scratch, summaries)
+    report = Report(
+        surroundings=found,
+        messages=options.messages,
+        octets=options.octets,
+        sessions=options.sessions,
+        audits=audits,
+        summaries=summaries,
+        budget=budget,
+        runs=runs,
+        verdicts=(*find_failures(runs, audits), *extra, *(judge(summaries) if options.gate else ())),
+    )
     path = options.out / f"bench-{stamp}.json"
     write_report(report, path)
     _say("\n" + show_report(report))
@@ -87,21 +99,12 @@ def _wants_profile(options: Options) -> bool:
     return options.profile and "smarthost" in options.systems
 
 
-def _compose(
-    options: Options, found: Surroundings, audits: tuple[str, ...], runs: tuple[Run, ...], extra: Sequence[Verdict]
-) -> Report:
-    summaries = summarize_runs(runs)
-    return Report(
-        surroundings=found,
-        messages=options.messages,
-        octets=options.octets,
-        sessions=options.sessions,
-        audits=audits,
-        summaries=summaries,
-        budget=time_stages() if options.budget and "smarthost" in options.systems else (),
-        runs=runs,
-        verdicts=(*find_failures(runs, audits), *extra, *(judge(summaries) if options.gate else ())),
-    )
+def _budget(options: Options, scratch: Scratch, summaries: Sequence[Summary]) -> tuple[Stage, ...]:
+    if not options.budget or "smarthost" not in options.systems:
+        return ()
+    kept = [s.cpu_us_per_message for s in summaries if (s.system, s.mode) == ("smarthost", "kept")]
+    stages = time_stages(scratch.path)
+    return (*stages, rest_of_budget(stages, kept[0] if kept else None))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

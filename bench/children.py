@@ -138,10 +138,11 @@ class Scratch:
         self._tell(f"group {child.pid}")
         return child
 
-    def complaint(self, name: str, octets: int = 600) -> str:
-        """Give the end of what a child said on stderr."""
+    def complaint(self, name: str) -> str:
+        """Give the last lines of what a child said on stderr, in one line of at most 400 characters."""
         path = self.path / f"{name}.err"
-        return path.read_bytes()[-octets:].decode(errors="replace").strip() if path.exists() else ""
+        lines = path.read_text(errors="replace").splitlines()[-3:] if path.exists() else []
+        return " | ".join(line.strip() for line in lines)[-400:]
 
     def forget(self, child: Child) -> None:
         """A child is gone with its whole group."""

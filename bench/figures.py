@@ -21,6 +21,8 @@ class Run(Struct, frozen=True, kw_only=True):
     saturated: Latency | None = None
     saturated_accept_rate: float | None = None  # of the load beside which `saturated` was measured
     memory: Memory | None = None
+    fdatasync_us: float | None = None  # as in Surroundings, just before this run
+    load_average: float | None = None
     cpu_us_per_message: float | None = None  # of the relay's whole process tree, in the timed load
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A watchman in a process of its own: if the benchmark dies, it ends what that started and removes its directory.
 
-Reads lines on stdin: `group PGID`, `gone PGID`, `tree PATH`. At end of file (the benchmark is gone, kill -9 included) it
-kills each group still named and removes the tree. Never touches a group that it was not told of. Imports only the
+Reads lines on stdin: `group PGID`, `gone PGID`, `tree PATH`. At end of file (the benchmark is gone, kill -9 included)
+it kills each group still named and removes the tree. Never touches a group that it was not told of. Imports only the
 standard library; run as `python guard.py`.
 """
 

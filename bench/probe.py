@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """An independent small SMTP client that times the 250 after data; plain blocking sockets, a thread per session.
 
-Run as a program of its own (`python bench/probe.py --port N --sessions N --octets N --count N`), so that it shares nothing
-with the relay nor with the benchmark; imports only the standard library. It says `connected` when every session is
-greeted, starts at a line on stdin, sends one message after another on each, and ends after --count messages a session
-or when stdin ends. Then it prints one JSON object: `replies` as pairs (monotonic second of the reply, microseconds from
-the first octet of content to 250), and `error`, a text or null.
+Run as a program of its own (`python bench/probe.py --port N --sessions N --octets N --count N`), so that it shares
+nothing with the relay nor with the benchmark; imports only the standard library. It says `connected` when every session
+is greeted, starts at a line on stdin, sends one message after another on each, and ends after --count messages of a
+session or when stdin ends. Then it prints one JSON object: `replies` as pairs (monotonic second of the reply,
+microseconds from the first octet of content to 250), and `error`, a text or null.
 """
 
 import argparse

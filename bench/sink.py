@@ -2,8 +2,8 @@
 """Postfix's smtp-sink, and the count of messages that reached it.
 
 `smtp-sink -c` writes "sess=N quit=N mesg=N\\r" to its stdout at each final dot. That goes to a file, so that counting
-costs the sink one small write and never blocks it; the last whole counter there is the count. What it does not count did
-not arrive.
+costs the sink one small write and never blocks it; the last whole counter there is the count. What it does not count
+did not arrive.
 """
 
 import os

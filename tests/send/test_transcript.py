@@ -164,7 +164,38 @@ def test_endless_line_takes_bounded_memory() -> None:
     for _ in range(2000):
         transcript.heard(b"x" * 10_000)
 
+    assert sum(len(octets) for _, octets in transcript._pieces) + len(transcript._partial["<"]) <= 60_000
     (line,) = transcript.lines()
-
     assert len(line) <= LINE_CHARACTERS + 10
-    assert sum(len(octets) for _, octets in transcript._pieces) + len(transcript._partial["<"]) <= 40_000
+
+
+def test_silent_chatter_takes_bounded_memory() -> None:
+    """Many tiny pieces are not kept as such."""
+    transcript = Transcript()
+    for _ in range(10_000):
+        transcript.heard(b"\n")
+
+    assert len(transcript._pieces) <= 300
+
+
+def test_long_lines_count_more_than_short_ones() -> None:
+    """The bound on characters holds where the one on lines does not, and the order stays."""
+    transcript = Transcript()
+    for n in range(1000):
+        transcript.heard(b"%04d " % n + b"x" * (400 if n % 3 else 0) + b"\n")
+
+    lines = transcript.lines()
+
+    assert sum(map(len, lines)) <= MOST_CHARACTERS + 100
+    numbers = [line[2:6] for line in lines if line.startswith("<")]
+    assert numbers == sorted(numbers)
+    assert (numbers[0], numbers[-1]) == ("0000", "0999")
+
+
+def test_order_is_kept_where_the_beginning_is_full() -> None:
+    """A short line does not slip in among the first ones ahead of a long one that came before it."""
+    transcript = Transcript()
+    for n in range(25):
+        transcript.heard(b"%04d " % n + b"x" * (400 if n != 23 else 0) + b"\n")
+
+    assert [line[2:6] for line in transcript.lines()] == [f"{n:04}" for n in range(25)]

@@ -209,6 +209,19 @@ def test_rset_is_paid_once() -> None:
     assert client.take_output() == octets(GROUP)
 
 
+def test_new_ehlo_resets_too() -> None:
+    """EHLO voids what was open (RFC 5321 4.1.4): no RSET is owed after it."""
+    client = session("PIPELINING")
+    client.begin(transaction())
+    play(client, f"C: {GROUP}\nS: 250|250|451")
+    client.hello("relay.example")
+    play(client, "C: EHLO relay.example\nS: 250-mx|250 PIPELINING")
+
+    client.begin(transaction())
+
+    assert client.take_output() == octets(GROUP)
+
+
 def test_rset_without_pipelining_waits_for_its_reply() -> None:
     """RSET and MAIL do not share a write where the host does not offer that."""
     client = session()
@@ -728,9 +741,11 @@ def test_closed_machine_is_deaf_and_dumb() -> None:
     client.receive(b"421\r\n")
     assert isinstance(client.next_event(), ClosingReceived)
 
-    client.receive(b"250 x\r\n" * 1_000_000)
+    for _ in range(3):
+        client.receive(b"250 x\r\n" * 1_000_000)
 
     assert client.next_event() is None
+    assert not client.has_buffered
     for verb in (client.quit, client.starttls, client.secured, client.content_end):
         with pytest.raises(LocalProtocolError):
             verb()

@@ -17,11 +17,13 @@ PLENTY = 1 << 30
 def lines(*chunks: bytes) -> list[bytes | Fault]:
     """Give all lines and faults, taking whatever is there after each chunk."""
     buffer = InputBuffer()
-    taken = []
+    taken: list[bytes | Fault] = []
     for chunk in chunks:
         buffer.append(chunk)
-        while (line := buffer.take_line()) is not None and (not taken or taken[-1] is not Fault.ENDLESS):
+        while (line := buffer.take_line()) is not None:
             taken.append(line)
+            if line is Fault.ENDLESS or line is Fault.TLS:  # the session ends here
+                return taken
     return taken
 
 

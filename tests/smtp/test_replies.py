@@ -133,6 +133,13 @@ def test_fat_multi_line_reply_is_an_error() -> None:
     assert "octets" in outcome(line * (REPLY_OCTETS // LINE_OCTETS + 1))[1]
 
 
+def test_limits_count_anew_with_each_reply() -> None:
+    """A session may hear any number of long replies."""
+    reply = (b"250-" + b"x" * 4000 + b"\r\n") * 15 + b"250 x\r\n"
+
+    assert [len(each.lines) for each in parse([reply] * 5)] == [16] * 5
+
+
 @pytest.mark.parametrize("end", [b"", b"\r\n"])
 def test_line_too_long_is_an_error(end: bytes) -> None:
     """A line without end is given up on, whether its end ever comes or not."""

@@ -40,7 +40,7 @@ class TlsContexts:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         name = tls.server_name.removesuffix(".")
         try:
-            session = context.wrap_bio(incoming, outgoing, server_hostname=name or None)
+            session = context.wrap_bio(incoming, outgoing, server_hostname=name)
         except ValueError as error:  # includes UnicodeError: not a name that IDNA knows
             if tls.verified:
                 raise TlsFailed(f"no certificate can be valid for {tls.server_name!r}", step="tls") from error

@@ -103,11 +103,7 @@ class ControlServer:
         assert task is not None, "asyncio runs this in a task"
         self._open.add(task)
         try:
-            if not self._may_ask(writer):
-                await _say(writer, verbs.Failed("only the daemon's own user and root may ask", exits.NO_PERMISSION))
-            elif len(self._open) > CONNECTIONS:
-                await _say(writer, verbs.Failed("too many commands at a time: try again", exits.TEMPORARY))
-            else:
+            if self._server is not None:  # asyncio may still hand us what it accepted before `close`
                 await self._answer(reader, writer)
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
             pass  # whoever asked is gone, or does not keep up
@@ -115,17 +111,23 @@ class ControlServer:
             self._open.discard(task)
             writer.close()
 
-    def _may_ask(self, writer: asyncio.StreamWriter) -> bool:
+    def _objection(self, writer: asyncio.StreamWriter) -> verbs.Failed | None:
         credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         _, uid, _ = struct.unpack("3i", credentials)  # pid, uid, gid (unix(7))
-        return uid in self._owners
+        if uid not in self._owners:
+            return verbs.Failed("only the daemon's own user and root may ask", exits.NO_PERMISSION)
+        if len(self._open) > CONNECTIONS:
+            return verbs.Failed("too many commands at a time: try again", exits.TEMPORARY)
+        return None
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry out one request; the request edge, so whatever it raises becomes an answer."""
         try:
             async with asyncio.timeout(REQUEST_S):
                 line = await reader.readline()
-            if line:
+            if (objection := self._objection(writer)) is not None:  # only now: who is still writing would not read it
+                await _say(writer, objection)
+            elif line:
                 await self._carry_out(verbs.decode_request(line), reader, writer)
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
             raise

@@ -5,7 +5,7 @@
 defaults may be added: an old command must be able to talk to a new daemon. Values only; control and client speak it.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Struct
@@ -26,7 +26,7 @@ class Send(Struct, frozen=True, tag_field="verb", tag="send"):
 
     reverse_path: str
     recipients: tuple[str, ...]
-    octets: int
+    octets: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class QueueFind(Struct, frozen=True, tag_field="verb", tag="queue-find"):

@@ -60,7 +60,7 @@ def check_verb(verb: str) -> None:
 
 
 def amend(
-    id: str, reverse_path: str, current: SettledRecipient, wish: Wish, seq: int
+    id: str, reverse_path: str, current: SettledRecipient, wish: Wish, numbers: Numbers
 ) -> tuple[SettledRecipient, Record] | None:
     """Give what a verb makes of a recipient that nobody works on; None: nothing.
 
@@ -78,7 +78,7 @@ def amend(
         report_owed=False,
     )
     record = Record(
-        seq,
+        numbers.draw(wish.now),
         Kind.CANCELLED if is_cancel else Kind.CHANGED,
         wish.now,
         id,

@@ -186,7 +186,6 @@ class SmtpClient:
         exchange = self._exchange = Exchange(compose(transaction, extensions))
         if self._reset_owed:
             # Owed since the last transaction, paid here: it costs no round trip with PIPELINING (RFC 2920 3.1)
-            self._reset_owed = False
             self._write(_RSET, Step.RSET)
             if not extensions.pipelining:
                 return
@@ -277,7 +276,6 @@ class SmtpClient:
 
     def _take_closing(self, step: Step, reply: Reply) -> ClientEvent | None:
         self._closed = True
-        self._due.clear()
         exchange = self._exchange
         if exchange is None:
             return _TAKERS[step](self, reply)

@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 import msgspec
 
 from smarthost.backends.sqlite.wire import BATCH_HEAD
+from smarthost.mail.envelope import Body
 from smarthost.mail.identity import decode_id
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, Settlement, State
 
 _NAMES = {state: state.value for state in State}  # an enum's value costs 0.1 us, and there is one a row
+_BODIES = {body: body.value for body in Body}
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _SECONDS_A_DAY = 86_400
 _END_OF_DAYS = 253_402_300_800.0  # the year 10000
@@ -87,16 +89,25 @@ class Batch:
             octets = len(body)
             self.octets = middle + octets
             self.buffers.append(body)
-        self.messages.append(
-            (
-                key, tag, message.received_at, envelope.reverse_path, envelope.body.value, int(envelope.smtputf8),
-                message.client, message.sender, octets, start, len(prefix), None if body is None else middle,
-                *(debt or ()),
-            )
-        )  # fmt: skip
         received_at = message.received_at
+        row = (
+            key,
+            tag,
+            received_at,
+            envelope.reverse_path,
+            _BODIES[envelope.body],
+            int(envelope.smtputf8),
+            message.client,
+            message.sender,
+            octets,
+            start,
+            len(prefix),
+            None if body is None else middle,
+        )
+        self.messages.append(row if debt is None else row + debt)
         for n, address in enumerate(envelope.recipients):
-            self.recipients.append((key, n, address.text, address.domain, received_at, *(debt or ())))
+            fields = (key, n, address.text, address.domain, received_at)
+            self.recipients.append(fields if debt is None else fields + debt)
 
     def settle(self, settlement: Settlement, key: int) -> None:
         """Enter a settlement of the message with this key."""
@@ -105,18 +116,28 @@ class Batch:
             seq = record.seq
             if seq > self.highest:
                 self.highest = seq
-            rows.append(
-                (
-                    key, recipient.n, recipient.attempts, _NAMES[recipient.state], recipient.due, recipient.last_reply,
-                    recipient.status, recipient.why, recipient.host, record.at if recipient.report_owed else None,
-                    seq, record.at, record,
-                )
-            )  # fmt: skip
+            row = (
+                key,
+                recipient.n,
+                recipient.attempts,
+                _NAMES[recipient.state],
+                recipient.due,
+                recipient.last_reply,
+                recipient.status,
+                recipient.why,
+                recipient.host,
+                record.at if recipient.report_owed else None,
+                seq,
+                record.at,
+                record,
+            )
+            rows.append(row)
 
     def clear(self, owed: OwedReport, records: Sequence[Record]) -> tuple[int, int]:
         """Enter that a debt is paid, with its records; gives what `add` of the report depends on."""
         key = decode_id(owed.id)[0]
         numbers = [failed.n for failed in owed.failed]
+        assert numbers, "a report is owed for somebody"
         self.cleared += [(key, n) for n in numbers]
         for record in records:
             self.highest = max(self.highest, record.seq)
@@ -130,7 +151,10 @@ class Batch:
         self.octets += len(value)
 
     def encode(self, number: int, now: float) -> list[bytes]:
-        """Give the buffers of the batch's frame; `now` in wall seconds. Raises: ValueError, TypeError: something in it is no JSON."""
+        """Give the buffers of the batch's frame; `now`: wall seconds.
+
+        Raises: ValueError, TypeError: something in it is no JSON.
+        """
         messages = _encode(self.messages)
         recipients = _encode(self.recipients)
         settles = _encode(self.settles)

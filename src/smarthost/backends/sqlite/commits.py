@@ -10,7 +10,6 @@ failed fsync is never repeated on the same connection.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 
 from smarthost.backends.sqlite import wire
 from smarthost.backends.sqlite.batch import Batch

@@ -16,7 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -111,10 +111,9 @@ class Keeper:
         """Send a batch; `committed` follows, or `lost`."""
         self._channels[0].send(buffers)
 
-    async def ask(self, question: wire.Question, answer: type[Answer] | Any) -> Answer:
+    async def ask(self, question: wire.Question, answer: msgspec.msgpack.Decoder[Answer]) -> Answer:
         """Ask the reading thread. Raises: StoreError."""
-        reply: Answer = msgspec.msgpack.decode(await self._send(0, question), type=answer)
-        return reply
+        return answer.decode(await self._send(0, question))
 
     def keep(self, draft: str, name: str, kept: Callable[[wire.FileOutcome | None], None]) -> None:
         """Have a draft's file made durable under its final name; `kept` is told the outcome, None: the child died."""

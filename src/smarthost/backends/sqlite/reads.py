@@ -186,7 +186,7 @@ class Reads:
         if not messages:
             raise Unreadable(f"message {key} has recipients but no row; the database is damaged")
         for start in range(0, len(recipients), LEASE_RECIPIENTS):
-            yield wire.LeaseRow(*messages[0], recipients[start : start + LEASE_RECIPIENTS])
+            yield wire.LeaseRow(*[*messages[0], recipients[start : start + LEASE_RECIPIENTS]])
 
     def _read_content(self, ask: wire.AskContent) -> wire.ContentRow:
         rows = self._rows(CONTENT, ask.key, ask.tag)
@@ -224,14 +224,12 @@ class Reads:
     def _find(self, ask: wire.AskFind) -> wire.FoundRows:
         rows, stopped = self._matches(ask, unfinished=False)
         found: list[wire.MessageRow] = []
-        count = 0
-        for row in rows:
+        for count, row in enumerate(rows):
             if not found or found[-1].key != row[0]:
                 if len(found) == ask.n or count >= PAGE_RECIPIENTS:
                     return wire.FoundRows(found, (found[-1].key, END_OF_KEYS))
-                found.append(wire.MessageRow(*row[:7], []))
+                found.append(wire.MessageRow(*[*row[:7], []]))
             found[-1].recipients.append(wire.RecipientRow(*row[7:]))
-            count += 1
         return wire.FoundRows(found, None if stopped is None else (stopped, END_OF_KEYS))
 
     def _changeable(self, ask: wire.AskChangeable) -> wire.FoundRows:
@@ -241,7 +239,7 @@ class Reads:
             if count == ask.n:
                 return wire.FoundRows(found, (found[-1].key, found[-1].recipients[-1].n))
             if not found or found[-1].key != row[0]:
-                found.append(wire.MessageRow(*row[:7], []))
+                found.append(wire.MessageRow(*[*row[:7], []]))
             found[-1].recipients.append(wire.RecipientRow(*row[7:]))
         return wire.FoundRows(found, None if stopped is None else (stopped, END_OF_KEYS))
 
@@ -266,7 +264,7 @@ class Reads:
             return None
         *fields, in_file = messages[0]
         header = self._file_header(fields[0], fields[1]) if in_file else self._inline_header(ask.key)
-        return wire.DebtRow(*fields, header, [wire.RecipientRow(*row) for row in failed])
+        return wire.DebtRow(*[*fields, header, [wire.RecipientRow(*row) for row in failed]])
 
     def _inline_header(self, key: int) -> bytes:
         rows = self._rows("SELECT substr(octets, 1, ?) FROM content WHERE key = ?", HEADER_OCTETS, key)

@@ -12,31 +12,31 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.msgpack import Decoder
 
 from smarthost.backends.clock import SystemClock
 from smarthost.backends.files import INLINE_OCTETS, RESERVE_OCTETS, Drafts, FileContent, FileDraft, Space, translate
 from smarthost.backends.sqlite import directory, items, wire
 from smarthost.backends.sqlite.commits import Commits
 from smarthost.backends.sqlite.keeper import Keeper
+from smarthost.backends.sqlite.rows import (
+    amend_all,
+    is_outdated,
+    to_lease,
+    to_owed,
+    to_question,
+    to_stored,
+)
 from smarthost.mail.content import Content, InlineContent
-from smarthost.mail.envelope import Body
 from smarthost.mail.errors import StoreError
 from smarthost.mail.identity import decode_id, encode_id
-from smarthost.mail.lease import Lease, LeasedRecipient
+from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.ports import Clock
 from smarthost.queue.leases import Leases, Wish, fresh_leases
-from smarthost.queue.store import (
-    Changed,
-    DueDomain,
-    DueScan,
-    Filter,
-    Page,
-    StoredMessage,
-    StoredRecipient,
-)
+from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page
 from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil, read_cursor, write_cursor
 
 PAGE = 1_000
@@ -45,7 +45,15 @@ REPORT_PATIENCE_S = 60.0  # queue.store.Store.lease_report
 CLOSE_S = 10.0
 _ROUNDS = 5  # a read whose rows were leased meanwhile is repeated
 _record_of = msgspec.json.Decoder(Record).decode
-_BODIES = {body.value: body for body in Body}
+_DUE = Decoder(wire.DueRows)
+_LEASES = Decoder(list[wire.LeaseRow])
+_FOUND = Decoder(wire.FoundRows)
+_CONTENT = Decoder(wire.ContentRow)
+_DEBTS = Decoder(list[tuple[int, int, float]])
+_DEBT: Decoder[wire.DebtRow | None] = Decoder(wire.DebtRow | None)
+_RECORDS = Decoder(list[bytes])
+_COUNT = Decoder(tuple[int, int])
+_NOTE: Decoder[bytes | None] = Decoder(bytes | None)
 
 
 class SqliteStore:
@@ -190,7 +198,7 @@ class SqliteStore:
 
     async def due(self, now: float, n: int) -> DueScan:
         """Name at most `n` domains with unleased DEFERRED recipients due at or before `now`."""
-        rows: wire.DueRows = await self._keeper.ask(wire.AskDue(now, n, self._leases.all()), wire.DueRows)
+        rows = await self._keeper.ask(wire.AskDue(now, n, self._leases.all()), _DUE)
         return DueScan(tuple([DueDomain(domain, due) for domain, due in rows.domains]), rows.next_at)
 
     async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
@@ -200,7 +208,7 @@ class SqliteStore:
         with self._leases.reading():
             for _ in range(_ROUNDS):
                 ask = wire.AskLease(wanted, now, n - len(found), self._leases.of_domains(wanted))
-                rows: list[wire.LeaseRow] = await self._keeper.ask(ask, list[wire.LeaseRow])
+                rows = await self._keeper.ask(ask, _LEASES)
                 leases, is_whole = self._take(rows)
                 found += leases
                 if is_whole:
@@ -211,9 +219,7 @@ class SqliteStore:
         """Lease all recipients (whatever their due time, held ones not) of at most `n` messages older than that."""
         with self._leases.reading():
             leased = [(key, recipient) for key, recipient, _ in self._leases.all()]
-            rows: list[wire.LeaseRow] = await self._keeper.ask(
-                wire.AskSweep(received_before, n, leased), list[wire.LeaseRow]
-            )
+            rows = await self._keeper.ask(wire.AskSweep(received_before, n, leased), _LEASES)
             return tuple(self._take(rows)[0])
 
     def _take(self, rows: list[wire.LeaseRow]) -> tuple[list[Lease], bool]:
@@ -228,12 +234,7 @@ class SqliteStore:
                 continue
             for fields in free:
                 self._leases.take(id, row.key, fields[0], fields[2])
-            found.append(
-                Lease(
-                    id, row.received_at, row.reverse_path, _BODIES[row.body], bool(row.smtputf8), row.client, row.sender,
-                    row.prefix, row.octets, None, tuple([LeasedRecipient(*fields) for fields in free]),
-                )
-            )  # fmt: skip
+            found.append(to_lease(row, id, free))
         return found, is_whole
 
     def give_back(self, lease: Lease) -> None:
@@ -272,7 +273,7 @@ class SqliteStore:
 
     def _follow_up(self, id: str, reverse_path: str, current: SettledRecipient, wish: Wish) -> None:
         """Do what was wished for a recipient whose lease has just ended without it."""
-        amended = amend(id, reverse_path, current, wish, self._numbers.draw(wish.now))
+        amended = amend(id, reverse_path, current, wish, self._numbers)
         if amended is not None:
             self._leases.take(id, self._leases.key(id), current.n, current.domain)
             self.settle([Settlement(id, (amended[0],), (amended[1],))])
@@ -283,7 +284,7 @@ class SqliteStore:
             key, tag = decode_id(id)
         except ValueError as error:
             raise StoreError(str(error)) from error
-        row: wire.ContentRow = await self._keeper.ask(wire.AskContent(key, tag), wire.ContentRow)
+        row = await self._keeper.ask(wire.AskContent(key, tag), _CONTENT)
         if row.body is not None:
             return InlineContent(row.body)
         return FileContent(str(self._path / "content" / encode_id(key, tag)), row.octets)
@@ -292,77 +293,32 @@ class SqliteStore:
 
     async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
         """Give at most `n` messages (up to 1,000) with matching recipients, oldest first; pages may be short."""
-        after_key, after_n = read_cursor(cursor, 2)
-        question = _question(wire.AskFind, which, after_key, after_n, min(n, PAGE))
+        question = to_question(wire.AskFind, which, read_cursor(cursor, 2), min(n, PAGE))
         if question is None:
             return Page((), None)
-        rows: wire.FoundRows = await self._keeper.ask(question, wire.FoundRows)
+        rows = await self._keeper.ask(question, _FOUND)
         return Page(
-            tuple([self._stored(row) for row in rows.messages]),
+            tuple([to_stored(row, self._leases) for row in rows.messages]),
             None if rows.cursor is None else write_cursor(*rows.cursor),
         )
-
-    def _stored(self, row: wire.MessageRow) -> StoredMessage:
-        id = encode_id(row.key, row.tag)
-        recipients = tuple(
-            [
-                StoredRecipient(
-                    found.n, found.address, found.domain,
-                    "leased" if self._leases.is_leased(id, found.n) else found.state,
-                    found.due, found.attempts, found.last_reply, found.status, found.why,
-                )
-                for found in row.recipients
-            ]
-        )  # fmt: skip
-        return StoredMessage(id, row.received_at, row.reverse_path, row.client, row.sender, row.octets, recipients)
 
     async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
         """Apply "retry" (due now) or "cancel" to at most `n` (up to 1,000) recipients after `cursor`; with records."""
         check_verb(verb)
-        after_key, after_n = read_cursor(cursor, 2)
-        question = _question(wire.AskChangeable, which, after_key, after_n, min(n, PAGE))
+        question = to_question(wire.AskChangeable, which, read_cursor(cursor, 2), min(n, PAGE))
         if question is None:
             return Changed((), (), None)
         wish = Wish(verb, now)
         for _ in range(_ROUNDS):
             with self._leases.reading():
-                rows: wire.FoundRows = await self._keeper.ask(question, wire.FoundRows)
-                if not self._is_outdated(rows.messages):
+                rows = await self._keeper.ask(question, _FOUND)
+                if not is_outdated(rows.messages, self._leases):
                     break
-        settlements, wished = self._amend(rows.messages, wish)
+        settlements, wished = amend_all(rows.messages, wish, self._leases, self._numbers)
         if settlements:
             await self.settle(settlements)
         changed = tuple([(each.id, settled.n) for each in settlements for settled in each.recipients])
         return Changed(changed, wished, None if rows.cursor is None else write_cursor(*rows.cursor))
-
-    def _is_outdated(self, rows: list[wire.MessageRow]) -> bool:
-        """Has a lease of these recipients ended while they were read?"""
-        leases = self._leases
-        for row in rows:
-            id = encode_id(row.key, row.tag)
-            if any(not (leases.is_free(id, each.n) or leases.is_leased(id, each.n)) for each in row.recipients):
-                return True
-        return False
-
-    def _amend(self, rows: list[wire.MessageRow], wish: Wish) -> tuple[list[Settlement], tuple[tuple[str, int], ...]]:
-        settlements = []
-        wished = []
-        for row in rows:
-            id = encode_id(row.key, row.tag)
-            pairs = []
-            for found in row.recipients:
-                if self._leases.is_leased(id, found.n):
-                    self._leases.wish(id, found.n, wish)
-                    wished.append((id, found.n))
-                    continue
-                amended = amend(id, row.reverse_path, _settled(found), wish, self._numbers.draw(wish.now))
-                if amended is not None:
-                    pairs.append(amended)
-                    self._leases.take(id, row.key, found.n, found.domain)
-            if pairs:
-                recipients, records = zip(*pairs, strict=True)
-                settlements.append(Settlement(id, recipients, records))
-        return settlements, tuple(wished)
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
@@ -371,20 +327,15 @@ class SqliteStore:
         for id in [id for id, since in self._reports.items() if now - since > REPORT_LEASE_S]:
             del self._reports[id]
         exclude = [decode_id(id)[0] for id in self._reports]
-        debts: list[tuple[int, int, float]] = await self._keeper.ask(
-            wire.AskDebts(exclude), list[tuple[int, int, float]]
-        )
+        debts = await self._keeper.ask(wire.AskDebts(exclude), _DEBTS)
         for key, tag, owed_at in debts:
             id = encode_id(key, tag)
             if id in self._reports or (self._leases.is_message_leased(id) and now - owed_at <= REPORT_PATIENCE_S):
                 continue
             self._reports[id] = now
-            row: wire.DebtRow | None = await self._keeper.ask(wire.AskDebt(key), wire.DebtRow | None)
+            row = await self._keeper.ask(wire.AskDebt(key), _DEBT)
             if row is not None:
-                return OwedReport(
-                    id, row.received_at, row.reverse_path, bool(row.smtputf8), row.prefix, row.header,
-                    tuple([_settled(found, report_owed=True) for found in row.failed]),
-                )  # fmt: skip
+                return to_owed(row, id)
             del self._reports[id]
         return None
 
@@ -410,41 +361,19 @@ class SqliteStore:
 
     async def records(self, after: int, n: int) -> tuple[Record, ...]:
         """Give at most `n` records with seq above `after`, in order."""
-        rows: list[bytes] = await self._keeper.ask(wire.AskRecords(after, n), list[bytes])
+        rows = await self._keeper.ask(wire.AskRecords(after, n), _RECORDS)
         return tuple([_record_of(row) for row in rows])
 
     async def count(self) -> tuple[int, int]:
         """Give (messages, unfinished recipients) in the store."""
-        found: tuple[int, int] = await self._keeper.ask(wire.AskCount(), tuple[int, int])
-        return found
+        return await self._keeper.ask(wire.AskCount(), _COUNT)
 
     async def load_note(self, name: str) -> bytes | None:
         """Read a small named value (host health and the like)."""
-        found: bytes | None = await self._keeper.ask(wire.AskNote(name), bytes | None)
-        return found
+        return await self._keeper.ask(wire.AskNote(name), _NOTE)
 
     def save_note(self, name: str, value: bytes) -> Awaitable[None]:
         """Write a small named value."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._commits.submit(items.Note(name, value, future))
         return future
-
-
-def _settled(row: wire.RecipientRow, report_owed: bool = False) -> SettledRecipient:
-    return SettledRecipient(
-        row.n, row.address, row.domain, State(row.state), row.due, row.attempts, row.status, row.last_reply, row.why,
-        report_owed, row.host,
-    )  # fmt: skip
-
-
-def _question(
-    kind: type[wire.AskFind], which: Filter, after_key: int, after_n: int, n: int
-) -> wire.AskFind | wire.AskChangeable | None:
-    """Give the question for a filter; None: its id can be nobody's."""
-    key = tag = -1
-    if which.id:
-        try:
-            key, tag = decode_id(which.id)
-        except ValueError:
-            return None
-    return kind(key, tag, which.reverse_path, which.recipient, which.domain, after_key, after_n, n)

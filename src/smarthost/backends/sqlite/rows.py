@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""Between the child's rows and the values of mail/ and queue.store. Pure."""
+
+from collections.abc import Sequence
+
+from smarthost.backends.sqlite import wire
+from smarthost.mail.envelope import Body
+from smarthost.mail.identity import decode_id, encode_id
+from smarthost.mail.lease import Lease, LeasedRecipient
+from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
+from smarthost.queue.leases import Leases, Wish
+from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
+from smarthost.queue.verbs import Numbers, amend
+
+_BODIES = {body.value: body for body in Body}
+
+
+def to_question(
+    kind: type[wire.AskFind], which: Filter, after: Sequence[int], n: int
+) -> wire.AskFind | wire.AskChangeable | None:
+    """Give the question for a filter; None: its id can be nobody's."""
+    key = tag = -1
+    if which.id:
+        try:
+            key, tag = decode_id(which.id)
+        except ValueError:
+            return None
+    return kind(key, tag, which.reverse_path, which.recipient, which.domain, after[0], after[1], n)
+
+
+def to_lease(row: wire.LeaseRow, id: str, recipients: Sequence[tuple[int, str, str, int, str, str]]) -> Lease:
+    """Give the lease of some of a row's recipients."""
+    return Lease(
+        id,
+        row.received_at,
+        row.reverse_path,
+        _BODIES[row.body],
+        bool(row.smtputf8),
+        row.client,
+        row.sender,
+        row.prefix,
+        row.octets,
+        None,
+        tuple([LeasedRecipient(*fields) for fields in recipients]),
+    )
+
+
+def to_stored(row: wire.MessageRow, leases: Leases) -> StoredMessage:
+    """Give a found message as an operator sees it."""
+    id = encode_id(row.key, row.tag)
+    recipients = [
+        StoredRecipient(
+            found.n,
+            found.address,
+            found.domain,
+            "leased" if leases.is_leased(id, found.n) else found.state,
+            found.due,
+            found.attempts,
+            found.last_reply,
+            found.status,
+            found.why,
+        )
+        for found in row.recipients
+    ]
+    return StoredMessage(id, row.received_at, row.reverse_path, row.client, row.sender, row.octets, tuple(recipients))
+
+
+def to_settled(row: wire.RecipientRow, report_owed: bool = False) -> SettledRecipient:
+    """Give a stored recipient as what it was last settled to."""
+    return SettledRecipient(
+        row.n,
+        row.address,
+        row.domain,
+        State(row.state),
+        row.due,
+        row.attempts,
+        row.status,
+        row.last_reply,
+        row.why,
+        report_owed,
+        row.host,
+    )
+
+
+def to_owed(row: wire.DebtRow, id: str) -> OwedReport:
+    """Give an owed report."""
+    failed = tuple([to_settled(found, report_owed=True) for found in row.failed])
+    return OwedReport(id, row.received_at, row.reverse_path, bool(row.smtputf8), row.prefix, row.header, failed)
+
+
+def is_outdated(rows: list[wire.MessageRow], leases: Leases) -> bool:
+    """Has a lease of these recipients ended while they were read?"""
+    for row in rows:
+        id = encode_id(row.key, row.tag)
+        if any(not (leases.is_free(id, each.n) or leases.is_leased(id, each.n)) for each in row.recipients):
+            return True
+    return False
+
+
+def amend_all(
+    rows: list[wire.MessageRow], wish: Wish, leases: Leases, numbers: Numbers
+) -> tuple[list[Settlement], tuple[tuple[str, int], ...]]:
+    """Lease what is free and give the settlements a verb asks for; leave a wish for what is leased already."""
+    settlements = []
+    wished = []
+    for row in rows:
+        id = encode_id(row.key, row.tag)
+        pairs = []
+        for found in row.recipients:
+            if leases.is_leased(id, found.n):
+                leases.wish(id, found.n, wish)
+                wished.append((id, found.n))
+                continue
+            amended = amend(id, row.reverse_path, to_settled(found), wish, numbers)
+            if amended is not None:
+                pairs.append(amended)
+                leases.take(id, row.key, found.n, found.domain)
+        if pairs:
+            recipients, records = zip(*pairs, strict=True)
+            settlements.append(Settlement(id, recipients, records))
+    return settlements, tuple(wished)

@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: MIT
+"""Host health: closed, open, half-open; how long, on what evidence, and one probe at a time."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from smarthost.mail.errors import LocalProtocolError
+from smarthost.ports import HostGate, Permit, Refused
+from smarthost.route.health import PROBE_WAIT_S, HealthState, HealthTerms, HostHealth, HostState
+from smarthost.testing.clock import FakeClock
+
+MX = "192.0.2.1"
+OTHER = "192.0.2.2"
+
+
+class NoChance:
+    """A Random without chance: no jitter, nothing shuffled."""
+
+    def random(self) -> float:
+        return 0.0
+
+    def shuffle(self, x: list[object], /) -> None:
+        return None
+
+    def getrandbits(self, k: int, /) -> int:
+        return 0
+
+
+class AllChance(NoChance):
+    def random(self) -> float:
+        return 0.999999
+
+
+def permitted(gate: HostGate, address: str = MX, source: str = "") -> Permit:
+    permit = gate.admit(source, address)
+    assert not isinstance(permit, Refused), permit
+    return permit
+
+
+def refused(gate: HostGate, address: str = MX, source: str = "") -> Refused:
+    answer = gate.admit(source, address)
+    assert isinstance(answer, Refused)
+    return answer
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def health(clock: FakeClock) -> HostHealth:
+    return HostHealth(clock, NoChance())
+
+
+def test_unknown_host_may_be_dialled_by_many_at_once(health: HostHealth) -> None:
+    """Nothing is held against a host that has not failed."""
+    permits = [permitted(health) for _ in range(20)]
+
+    assert health.usable("", MX) is None
+    assert health.state_of("", MX) == HostState("", MX, HealthState.CLOSED)
+    for permit in permits:
+        permit.succeeded()
+    assert health.states() == ()
+
+
+def test_first_failure_closes_the_door_for_five_seconds(health: HostHealth, clock: FakeClock) -> None:
+    """One failure of the only next hop keeps mail waiting for seconds, not minutes."""
+    permitted(health).failed("connect", "refused")
+
+    answer = refused(health)
+
+    assert answer.until == clock.wall() + 5.0
+    assert answer.why == "connect failed once: refused"
+    assert health.usable("", MX) == answer
+    clock.advance(4.9)
+    refused(health)
+    clock.advance(0.1)
+    permitted(health)
+
+
+def test_other_hosts_and_other_sources_are_not_affected(health: HostHealth) -> None:
+    """Health is per source address and host address."""
+    permitted(health).failed("connect", "refused")
+
+    permitted(health, OTHER)
+    permitted(health, MX, "192.0.2.99")
+    refused(health)
+
+
+def test_after_the_pause_exactly_one_probe_dials(health: HostHealth, clock: FakeClock) -> None:
+    """N attempts that wait do not all pay for one dead host."""
+    permitted(health).failed("connect", "timed out")
+    clock.advance(5)
+
+    probe = permitted(health)
+
+    assert health.state_of("", MX).state is HealthState.HALF_OPEN
+    for _ in range(3):
+        answer = refused(health)
+        assert answer.until == clock.wall() + PROBE_WAIT_S
+        assert "a probe is under way" in answer.why
+    probe.succeeded()
+    permitted(health)
+
+
+def test_failed_probe_doubles_the_pause_up_to_an_hour(health: HostHealth, clock: FakeClock) -> None:
+    """A dead host is asked less and less often, but at least once an hour."""
+    permitted(health).failed("connect", "timed out")
+    pauses = [refused(health).until - clock.wall()]
+
+    for _ in range(12):
+        clock.advance(pauses[-1])
+        permitted(health).failed("connect", "timed out")
+        pauses.append(refused(health).until - clock.wall())
+
+    assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+
+
+def test_a_year_of_failed_probes_changes_nothing_more(health: HostHealth, clock: FakeClock) -> None:
+    """Numbers do not run away."""
+    permitted(health).failed("connect", "timed out")
+    for _ in range(9000):
+        clock.advance(3600)
+        permitted(health).failed("connect", "timed out")
+
+    assert refused(health).until == clock.wall() + 3600
+    assert health.state_of("", MX).failures == 9001
+
+
+def test_jitter_shortens_a_pause_by_at_most_a_fifth(clock: FakeClock) -> None:
+    """Hosts that broke together are not probed together, and the hour is never exceeded."""
+    health = HostHealth(clock, AllChance())
+    permitted(health).failed("connect", "refused")
+
+    assert refused(health).until - clock.wall() == pytest.approx(4.0, abs=0.001)
+
+
+def test_success_closes_and_forgets(health: HostHealth, clock: FakeClock) -> None:
+    """When a probe succeeds everybody may dial again, and a later failure starts from the first pause."""
+    permitted(health).failed("connect", "refused")
+    clock.advance(5)
+    permitted(health).failed("connect", "refused")
+    clock.advance(10)
+
+    permitted(health).succeeded()
+
+    assert health.states() == ()
+    permitted(health).failed("banner", "421 busy")
+    assert refused(health).until == clock.wall() + 5
+
+
+def test_failures_of_dials_under_way_are_evidence_of_the_same_breakdown(health: HostHealth, clock: FakeClock) -> None:
+    """Twenty sessions that find a host dead at once do not make it wait for twenty failures."""
+    permits = [permitted(health) for _ in range(20)]
+
+    for permit in permits:
+        clock.advance(0.1)
+        permit.failed("connect", "timed out")
+
+    state = health.state_of("", MX)
+    assert state.failures == 20
+    assert state.until == state.since + 5
+    assert state.last_at - state.since == pytest.approx(1.9)
+    assert "connect failed once" in refused(health).why
+
+
+def test_success_of_an_older_dial_closes_the_host(health: HostHealth) -> None:
+    """The newest evidence wins: a host that greets somebody works."""
+    slow, fast = permitted(health), permitted(health)
+    fast.failed("connect", "refused")
+
+    slow.succeeded()
+
+    permitted(health)
+
+
+def test_probe_that_fails_after_the_host_closed_opens_it_anew(health: HostHealth, clock: FakeClock) -> None:
+    """A late failure is news of its own, from the first pause on."""
+    old = permitted(health)
+    permitted(health).failed("connect", "refused")
+    clock.advance(5)
+    probe = permitted(health)
+    old.succeeded()
+
+    probe.failed("banner", "timed out")
+
+    assert refused(health).until == clock.wall() + 5
+
+
+def test_withdrawn_probe_leaves_its_turn_to_the_next(health: HostHealth, clock: FakeClock) -> None:
+    """Who learned nothing neither closes nor blocks the host."""
+    permitted(health).failed("connect", "refused")
+    clock.advance(5)
+
+    permitted(health).withdrawn()
+
+    assert health.usable("", MX) is None
+    permitted(health)
+    refused(health)
+
+
+def test_withdrawn_permit_of_a_closed_host_changes_nothing(health: HostHealth) -> None:
+    """Nothing was learned."""
+    permitted(health).withdrawn()
+
+    assert health.states() == ()
+
+
+def test_probe_that_is_never_heard_of_counts_as_failed(health: HostHealth, clock: FakeClock) -> None:
+    """A host that stalls its probe (or a probe that got lost) does not block the host for ever."""
+    permitted(health).failed("connect", "refused")
+    clock.advance(5)
+    lost = permitted(health)
+    clock.advance(119)
+    refused(health)
+    clock.advance(1)
+
+    assert health.usable("", MX) is None
+    answer = refused(health)
+
+    assert answer.until == clock.wall() + 10
+    assert "probe failed 2 times" in answer.why
+    lost.failed("banner", "timed out")
+    assert refused(health).until == answer.until
+
+
+@pytest.mark.parametrize("first", ["succeeded", "failed", "withdrawn"])
+@pytest.mark.parametrize("second", ["succeeded", "failed", "withdrawn"])
+def test_permit_is_closed_once(health: HostHealth, first: str, second: str) -> None:
+    """Closing a permit twice is a bug of ours and is not counted twice."""
+
+    def close(permit: Permit, how: str) -> None:
+        permit.failed("connect", "refused") if how == "failed" else getattr(permit, how)()
+
+    permit = permitted(health)
+    close(permit, first)
+    before = health.state_of("", MX)
+
+    with pytest.raises(LocalProtocolError):
+        close(permit, second)
+
+    assert health.state_of("", MX) == before
+
+
+def test_evidence_says_what_when_and_how_often(health: HostHealth, clock: FakeClock) -> None:
+    """An operator reads which step failed, how often, since when, and when the next probe is."""
+    started = clock.wall()
+    permitted(health).failed("connect", "refused")
+    clock.advance(5)
+    permitted(health).failed("banner", "554 go away")
+
+    (state,) = health.states()
+
+    assert state == HostState(
+        "", MX, HealthState.OPEN, 2, started, started + 5, "banner", "554 go away", until=started + 15
+    )
+    assert refused(health).why == "banner failed 2 times in 5 s: 554 go away"
+
+
+def test_earliest_names_the_first_probe_of_a_dead_site(health: HostHealth, clock: FakeClock) -> None:
+    """When all hosts are bad the mail waits for the earliest probe."""
+    permitted(health).failed("connect", "refused")
+    clock.advance(2)
+    permitted(health, OTHER).failed("connect", "refused")
+
+    assert health.earliest([("", OTHER), ("", MX)]) == clock.wall() + 3
+    assert health.earliest([("", MX), ("", "192.0.2.3")]) is None
+    assert health.earliest([]) is None
+    clock.advance(3)
+    assert health.earliest([("", OTHER), ("", MX)]) is None
+
+
+def test_usable_takes_no_permit(health: HostHealth, clock: FakeClock) -> None:
+    """Asking is not dialling."""
+    permitted(health).failed("connect", "refused")
+    clock.advance(5)
+
+    for _ in range(3):
+        assert health.usable("", MX) is None
+
+    permitted(health)
+
+
+def test_operator_may_reset_a_host(health: HostHealth) -> None:
+    """`smarthost hosts reset` makes a host usable at once; of an unknown one it is harmless."""
+    permitted(health).failed("connect", "refused")
+
+    health.reset("", MX)
+    health.reset("", OTHER)
+
+    permitted(health)
+
+
+def test_every_change_is_told(clock: FakeClock) -> None:
+    """Whoever keeps records or waits for a host learns each new state once."""
+    told: list[HostState] = []
+    health = HostHealth(clock, NoChance(), changed=told.append)
+
+    first, second = permitted(health), permitted(health)
+    first.failed("connect", "refused")
+    second.failed("connect", "refused")
+    clock.advance(5)
+    refused_or_probe = permitted(health)
+    refused(health)
+    refused_or_probe.succeeded()
+    permitted(health).succeeded()
+
+    assert [state.state for state in told] == [HealthState.OPEN, HealthState.HALF_OPEN, HealthState.CLOSED]
+
+
+def test_memory_of_broken_hosts_is_bounded(clock: FakeClock) -> None:
+    """A flood of dead hosts forgets those that failed longest ago, and nothing else."""
+    health = HostHealth(clock, NoChance(), HealthTerms(hosts=3))
+    permits = {address: permitted(health, address) for address in ("a", "b", "c")}
+    late = permitted(health, "a")
+    for address, permit in permits.items():
+        permit.failed("connect", address)
+    late.failed("connect", "again")
+
+    permitted(health, "d").failed("connect", "d")
+
+    assert [state.address for state in health.states()] == ["c", "a", "d"]
+
+
+class Gate(RuleBasedStateMachine):
+    """Whatever callers do, in whatever order: one probe, bounded pauses, nobody locked out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.health = HostHealth(self.clock, NoChance())
+        self.out: list[Permit] = []
+        self.probes: dict[int, float] = {}
+
+    @rule()
+    def dial(self) -> None:
+        state = self.health.state_of("", MX)
+        answer = self.health.admit("", MX)
+        if isinstance(answer, Refused):
+            assert state.state is not HealthState.CLOSED
+            assert self.clock.wall() < answer.until <= self.clock.wall() + 3600
+            return
+        if state.state is not HealthState.CLOSED:
+            assert all(self.clock.wall() - since >= 120 for since in self.probes.values()), "two probes at a time"
+            self.probes[id(answer)] = self.clock.wall()
+        self.out.append(answer)
+
+    @precondition(lambda self: bool(self.out))
+    @rule(which=st.integers(0, 1000), how=st.sampled_from(["succeeded", "failed", "withdrawn"]))
+    def close(self, which: int, how: str) -> None:
+        permit = self.out.pop(which % len(self.out))
+        self.probes.pop(id(permit), None)
+        if how == "failed":
+            permit.failed("connect", "refused")
+            assert isinstance(self.health.usable("", MX), Refused) or self.health.states()
+        elif how == "succeeded":
+            permit.succeeded()
+            self.probes.clear()
+            assert self.health.usable("", MX) is None
+        else:
+            permit.withdrawn()
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 60.0, 4000.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @invariant()
+    def usable_agrees_with_the_evidence(self) -> None:
+        if not self.health.states():
+            assert self.health.usable("", MX) is None
+
+
+Gate.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestGate = Gate.TestCase

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""The next-hop machine: a configured host is resolved, never judged, never a bounce."""
+
+import asyncio
+
+import pytest
+
+from smarthost.mail.hop import Host
+from smarthost.route.hop import find_hop
+from smarthost.route.mx import Exchangers, Ourselves, Unroutable
+from smarthost.route.table import Families, NextHop
+from smarthost.testing.dns import Fault, ScriptedResolver, Zone
+
+US = Ourselves("relay.example.net", frozenset({("127.0.0.1", 2525)}))
+ZONE = Zone(
+    {
+        "hop.example": ("MX 10 other.example", "A 10.0.0.1", "AAAA fd00::1", "A 10.0.0.2"),
+        "us.example": ("A 127.0.0.1", "A 10.0.0.1"),
+        "empty.example": "TXT nothing",
+        "xn--bcher-kva.example": "A 10.0.0.3",
+    },
+    faults={"broken.example": Fault.SERVFAIL, ("half.example", "A"): Fault.TIMEOUT},
+)
+
+
+def find(hop: NextHop) -> Exchangers | Unroutable:
+    async def drive() -> Exchangers | Unroutable:
+        resolver, machine = ScriptedResolver(ZONE), find_hop(hop, US)
+        found: Exchangers | Unroutable
+        try:
+            questions = next(machine)
+            while True:
+                questions = machine.send(tuple([await resolver.ask(each.name, each.rdtype) for each in questions]))
+        except StopIteration as end:
+            found = end.value
+        return found
+
+    return asyncio.run(drive())
+
+
+@pytest.mark.parametrize(
+    ("hop", "addresses"),
+    [
+        (NextHop("hop.example"), ("10.0.0.1", "fd00::1", "10.0.0.2")),
+        (NextHop("HOP.example."), ("10.0.0.1", "fd00::1", "10.0.0.2")),
+        (NextHop("hop.example", families=Families.IPV6), ("fd00::1",)),
+        (NextHop("Bücher.example"), ("10.0.0.3",)),
+        (NextHop("127.0.0.1", 25), ("127.0.0.1",)),
+        (NextHop("::1", 2525), ("::1",)),
+        (NextHop("localhost", 25), ("127.0.0.1", "::1")),
+        (NextHop("LOCALHOST.", 25, families=Families.IPV4), ("127.0.0.1",)),
+        (NextHop("us.example", 2525), ("10.0.0.1",)),
+        (NextHop("us.example", 25), ("127.0.0.1", "10.0.0.1")),
+    ],
+)
+def test_next_hop_is_resolved_without_mx_and_without_judgement(hop: NextHop, addresses: tuple[str, ...]) -> None:
+    """The operator chose it: private and loopback addresses are fine, MX records are not looked at."""
+    found = find(hop)
+
+    assert isinstance(found, Exchangers)
+    assert found.hosts == (Host(hop.host, addresses),)
+
+
+def test_certificate_name_may_differ_from_the_host() -> None:
+    """An address with a name its certificate must hold."""
+    found = find(NextHop("127.0.0.1", 25, verified_name="mail.example.net"))
+
+    assert isinstance(found, Exchangers)
+    assert found.hosts[0].name == "mail.example.net"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("gone.example", "4.4.4"),
+        ("empty.example", "4.4.4"),
+        ("broken.example", "4.4.3"),
+        ("half.example", "4.4.3"),
+        ("a..b", "4.4.4"),
+        ("under the bridge", "4.4.4"),
+        ("127.0.0.1", "4.4.6"),
+        ("localhost", None),
+    ],
+)
+def test_next_hop_that_cannot_be_used_defers(host: str, status: str | None) -> None:
+    """A typing error in the configuration does not bounce the queue; neither does a hop that is ourselves."""
+    found = find(NextHop(host, 2525))
+
+    assert (found.status if isinstance(found, Unroutable) else None) == status
+    if isinstance(found, Unroutable):
+        assert not found.is_permanent
+        assert host in found.why

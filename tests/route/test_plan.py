@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: MIT
+"""The planner: what is asked, what is remembered and how long, what is shared, and what never bounces."""
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from smarthost.mail.errors import CanonicalNameLoop
+from smarthost.mail.hop import Credentials, Host, SessionPolicy, TlsLevel
+from smarthost.mail.plan import NoPlan, Plan
+from smarthost.ports import Answer, AnswerStatus, Resolver
+from smarthost.route import plan as plan_module
+from smarthost.route.plan import Planner, PlanTerms, lane_of
+from smarthost.route.source import Speaker
+from smarthost.route.table import NextHop, Refuse, RouteTable
+from smarthost.testing.clock import FakeClock
+from smarthost.testing.dns import Fault, ScriptedResolver, Zone
+
+HELO = "relay.example.net"
+A, B = "1.0.0.1", "1.0.0.2"
+
+
+class Rig:
+    """A planner over a scripted zone."""
+
+    def __init__(self, zone: Zone, table: RouteTable | None = None, resolver: Resolver | None = None) -> None:
+        self.zone = zone
+        self.clock = FakeClock()
+        self.resolver = ScriptedResolver(zone)
+        self.hop_resolver = ScriptedResolver(zone)
+        self.planner = Planner(
+            table or RouteTable(),
+            resolver or self.resolver,
+            self.clock,
+            random.Random(5),
+            PlanTerms(Speaker(HELO), mx_port=25),
+            hop_resolver=self.hop_resolver,
+        )
+
+    async def plan(self, destination: str = "example.org") -> Plan:
+        plan = await self.planner.plan(destination)
+        assert isinstance(plan, Plan), plan
+        return plan
+
+    async def no_plan(self, destination: str = "example.org") -> NoPlan:
+        plan = await self.planner.plan(destination)
+        assert isinstance(plan, NoPlan), plan
+        return plan
+
+    @property
+    def questions(self) -> int:
+        return self.resolver.asked.total()
+
+
+def two_hosts(ttl_s: int = 300) -> Zone:
+    return Zone(
+        {
+            "example.org": (f"{ttl_s} MX 10 b.example.net", f"{ttl_s} MX 10 a.example.net"),
+            "a.example.net": f"{ttl_s} A {A}",
+            "b.example.net": f"{ttl_s} A {B}",
+        },
+        negative_ttl_s=ttl_s,
+    )
+
+
+@pytest.mark.asyncio
+async def test_plan_by_mx_names_hosts_lane_policy_and_rule() -> None:
+    """A plan says whom to try, how, in which lane, and by which rule."""
+    rig = Rig(two_hosts())
+
+    plan = await rig.plan()
+
+    assert set(plan.hosts) == {Host("a.example.net", (A,), 10), Host("b.example.net", (B,), 10)}
+    assert (plan.destination, plan.lane) == ("example.org", "a.example.net,b.example.net:25")
+    assert plan.policy == SessionPolicy(HELO, 25, TlsLevel.OPPORTUNISTIC)
+    assert plan.rule == "default"
+    assert plan.evidence[0].startswith("MX example.org: ")
+
+
+@pytest.mark.asyncio
+async def test_domains_at_the_same_hosts_share_a_lane() -> None:
+    """A thousand domains at one provider share its limits, whatever their preferences and order."""
+    zone = two_hosts()
+    zone.set("other.example", "MX 5 a.example.net", "MX 7 b.example.net")
+    rig = Rig(zone)
+
+    lanes = {(await rig.plan(domain)).lane for domain in ("example.org", "other.example")}
+
+    assert len(lanes) == 1
+
+
+def test_lane_tells_ports_apart() -> None:
+    """Another port is another service."""
+    hosts = (Host("b", ("1",)), Host("a", ("2",)))
+
+    assert lane_of(hosts, 25) == "a,b:25"
+    assert lane_of(hosts, 26) != lane_of(hosts, 25)
+
+
+@pytest.mark.asyncio
+async def test_fixed_next_hop_is_planned_as_configured() -> None:
+    """Everything goes to the operator's host, private address or not, with the operator's TLS and password."""
+    credentials = Credentials("u", "p")
+    hop = NextHop("hop.example", 587, TlsLevel.VERIFIED, credentials=credentials)
+    table = RouteTable(hop)
+    rig = Rig(Zone({"hop.example": "A 10.0.0.1"}), table)
+    destination = table.destination_of("example.org")
+
+    plan = await rig.plan(destination)
+
+    assert plan.hosts == (Host("hop.example", ("10.0.0.1",)),)
+    assert plan.lane == plan.destination == "hop:hop.example:587"
+    assert plan.policy == SessionPolicy(HELO, 587, TlsLevel.VERIFIED, credentials=credentials)
+    assert rig.questions == 0, "next hops are the hop resolver's"
+    assert set(rig.hop_resolver.asked) == {("hop.example", "A"), ("hop.example", "AAAA")}
+
+
+@pytest.mark.asyncio
+async def test_refused_domain_bounces_with_the_operators_words() -> None:
+    """A refusing route is a permanent verdict that asks nobody."""
+    rig = Rig(two_hosts(), RouteTable(routes={"example.org": Refuse("we do not write to these")}))
+
+    no_plan = await rig.no_plan()
+
+    assert (no_plan.permanent, no_plan.status, no_plan.why) == (True, "5.7.1", "we do not write to these")
+    assert rig.questions == 0
+
+
+@pytest.mark.asyncio
+async def test_plan_is_remembered_for_its_ttl() -> None:
+    """DNS is not asked again while the answer stands, and is when it does not."""
+    rig = Rig(two_hosts(ttl_s=100))
+
+    await rig.plan()
+    asked = rig.questions
+    rig.clock.advance(99)
+    await rig.plan()
+    assert rig.questions == asked
+    rig.clock.advance(1)
+    await rig.plan()
+
+    assert rig.questions == 2 * asked
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("ttl_s", "stands_s"), [(0, 5), (1, 5), (2**31 - 1, 3600)])
+async def test_absurd_ttls_are_bounded(ttl_s: int, stands_s: int) -> None:
+    """TTL 0 does not make every message ask; a TTL of years does not pin a moved host."""
+    rig = Rig(two_hosts(ttl_s=ttl_s))
+    await rig.plan()
+    asked = rig.questions
+
+    rig.clock.advance(stands_s - 0.01)
+    await rig.plan()
+    assert rig.questions == asked
+    rig.clock.advance(0.01)
+    await rig.plan()
+
+    assert rig.questions == 2 * asked
+
+
+@pytest.mark.asyncio
+async def test_permanent_verdict_is_remembered_for_minutes_at_most() -> None:
+    """A repaired domain does not go on bouncing."""
+    rig = Rig(Zone(negative_ttl_s=86400))
+    assert (await rig.no_plan()).permanent
+    rig.zone.set("example.org", f"A {A}")
+
+    rig.clock.advance(299)
+    assert (await rig.no_plan()).permanent
+    rig.clock.advance(1)
+
+    assert (await rig.plan()).hosts[0].addresses == (A,)
+
+
+@pytest.mark.asyncio
+async def test_temporary_verdict_is_remembered_for_seconds() -> None:
+    """A thousand messages do not hammer a broken resolver, and a repaired one is noticed at once."""
+    rig = Rig(two_hosts())
+    rig.zone.faults["example.org"] = Fault.SERVFAIL
+    for _ in range(10):
+        assert not (await rig.no_plan()).permanent
+    assert rig.questions == 1
+    rig.zone.faults.clear()
+
+    rig.clock.advance(5)
+
+    await rig.plan()
+
+
+@pytest.mark.asyncio
+async def test_plan_with_a_missing_answer_is_made_again_within_a_minute() -> None:
+    """While a better exchanger cannot be looked up mail goes to the others, but not for an hour."""
+    rig = Rig(two_hosts(ttl_s=3600))
+    rig.zone.faults["a.example.net"] = Fault.TIMEOUT
+    assert [host.name for host in (await rig.plan()).hosts] == ["b.example.net"]
+    rig.zone.faults.clear()
+
+    rig.clock.advance(59)
+    assert len((await rig.plan()).hosts) == 1
+    rig.clock.advance(1)
+
+    assert len((await rig.plan()).hosts) == 2
+
+
+@pytest.mark.asyncio
+async def test_equals_are_drawn_anew_from_memory() -> None:
+    """A remembered plan spreads the load just as a fresh one."""
+    rig = Rig(two_hosts())
+
+    firsts = Counter([(await rig.plan()).hosts[0].name for _ in range(1000)])
+
+    assert rig.questions == 5
+    assert all(430 < count < 570 for count in firsts.values())  # 4.4 standard deviations
+    assert len(firsts) == 2
+
+
+class SlowResolver:
+    """Answers when it is let go."""
+
+    def __init__(self, zone: Zone) -> None:
+        self._inner = ScriptedResolver(zone)
+        self.go = asyncio.Event()
+        self.asked = self._inner.asked
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        answer = await self._inner.ask(name, rdtype)
+        await self.go.wait()
+        return answer
+
+
+@pytest.mark.asyncio
+async def test_plans_under_way_are_shared() -> None:
+    """A hundred messages for one domain ask DNS once."""
+    slow = SlowResolver(two_hosts())
+    rig = Rig(slow._inner.zone, resolver=slow)
+
+    waiting = [asyncio.ensure_future(rig.plan()) for _ in range(100)]
+    await asyncio.sleep(0)
+    slow.go.set()
+    plans = await asyncio.gather(*waiting)
+
+    assert slow.asked.total() == 5
+    assert {plan.lane for plan in plans} == {"a.example.net,b.example.net:25"}
+
+
+@pytest.mark.asyncio
+async def test_who_stops_waiting_harms_nobody() -> None:
+    """When the one who asked is cancelled another takes over; when a waiter is, nothing happens."""
+    slow = SlowResolver(two_hosts())
+    rig = Rig(slow._inner.zone, resolver=slow)
+    first, second, third = (asyncio.ensure_future(rig.plan()) for _ in range(3))
+    await asyncio.sleep(0)
+
+    first.cancel()
+    third.cancel()
+    await asyncio.sleep(0)
+    slow.go.set()
+
+    assert (await second).destination == "example.org"
+    assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], asyncio.CancelledError)
+    assert rig.planner._under_way == {}
+
+
+class BrokenResolver:
+    """Breaks the promise never to raise."""
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        raise self.failure
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("failure", [OSError("no descriptors"), TimeoutError(), CanonicalNameLoop("a")])
+async def test_failing_resolver_defers(failure: Exception) -> None:
+    """A local failure is temporary and says what it was."""
+    rig = Rig(Zone(), resolver=BrokenResolver(failure))
+
+    no_plan = await rig.no_plan()
+
+    assert (no_plan.permanent, no_plan.status) == (False, "4.4.3")
+    assert "the resolver failed" in no_plan.why
+
+
+@pytest.mark.asyncio
+async def test_bug_in_a_resolver_is_no_verdict() -> None:
+    """An unexpected exception goes to whoever defers the lease; it never bounces, and the next plan is made as usual."""
+    broken = BrokenResolver(KeyError("bug"))
+    rig = Rig(two_hosts(), resolver=broken)
+
+    with pytest.raises(KeyError):
+        await rig.planner.plan("example.org")
+
+    assert rig.planner._under_way == {}
+    broken.failure = OSError("repaired, somewhat")
+    assert not (await rig.no_plan()).permanent
+
+
+@pytest.mark.asyncio
+async def test_planning_ends_although_every_round_is_slow() -> None:
+    """A name that costs the resolver's whole time in each round does not keep a plan under way for ever."""
+
+    class Endless:
+        async def ask(self, name: str, rdtype: str) -> Answer:
+            rig.clock.advance(25)
+            return Answer(name, rdtype, AnswerStatus.NODATA, canonical=f"x.{name}", aliases=(name,))
+
+    rig = Rig(Zone(), resolver=Endless())
+
+    no_plan = await rig.no_plan()
+
+    assert (no_plan.permanent, no_plan.status) == (False, "4.4.3")
+    assert "more than 60 s" in no_plan.why
+
+
+@pytest.mark.asyncio
+async def test_listening_addresses_are_learned_late() -> None:
+    """Once bound we know ourselves, and what was planned before is forgotten."""
+    rig = Rig(two_hosts())
+    assert len((await rig.plan()).hosts) == 2
+
+    rig.planner.listen_at(frozenset({(A, 25), (B, 25)}))
+
+    assert (await rig.no_plan()).status == "5.4.6"
+
+
+@pytest.mark.asyncio
+async def test_forget_asks_dns_again() -> None:
+    """An operator who repaired DNS need not wait."""
+    rig = Rig(Zone())
+    assert (await rig.no_plan()).permanent
+    rig.zone.set("example.org", f"A {A}")
+
+    rig.planner.forget()
+
+    await rig.plan()
+
+
+@pytest.mark.asyncio
+async def test_remembered_plans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not used longest is forgotten first."""
+    monkeypatch.setattr(plan_module, "PLANS_REMEMBERED", 3)
+    rig = Rig(Zone({f"{name}.example": f"A {A}" for name in "abcd"}))
+    for name in "abcad":
+        await rig.plan(f"{name}.example")
+    asked = rig.questions
+
+    for name in "acd":
+        await rig.plan(f"{name}.example")
+    assert rig.questions == asked
+    await rig.plan("b.example")
+
+    assert rig.questions > asked

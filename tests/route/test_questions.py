@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""Asking within routing: aliases are followed, answers are described, evidence is bounded."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from smarthost.ports import Answer, AnswerStatus, MxRecord
+from smarthost.route.questions import EVIDENCE_LINES, LONGEST_TTL_S, Evidence, Question, ask, describe
+
+FOUND, NODATA = AnswerStatus.FOUND, AnswerStatus.NODATA
+
+
+def drive(questions: Sequence[Question], *rounds: tuple[Answer, ...]) -> tuple[tuple[Answer, ...], Evidence, list[str]]:
+    """Answer each round; gives the answers, the evidence, and what was asked."""
+    evidence, asked = Evidence(), list[str]()
+    machine = ask(questions, evidence)
+    put = next(machine)
+    for answers in rounds:
+        asked += [f"{each.rdtype} {each.name}" for each in put]
+        try:
+            put = machine.send(answers)
+        except StopIteration as end:
+            answers = end.value
+            return answers, evidence, asked
+    raise AssertionError("the machine asks for more")
+
+
+def test_only_open_aliases_are_asked_again() -> None:
+    """Of several questions those with an answer are not repeated."""
+    done = Answer("a", "A", FOUND, addresses=("1.0.0.1",), canonical="a", ttl_s=50)
+    half = Answer("b", "A", NODATA, canonical="c", aliases=("b",), ttl_s=40, secure=True)
+    rest = Answer("c", "A", FOUND, addresses=("1.0.0.2",), canonical="d", aliases=("c",), ttl_s=30)
+
+    answers, evidence, asked = drive([Question("a", "A"), Question("b", "A")], (done, half), (rest,))
+
+    assert asked == ["A a", "A b", "A c"]
+    assert answers[0] == done
+    assert answers[1] == Answer(
+        "b", "A", FOUND, addresses=("1.0.0.2",), canonical="d", aliases=("b", "c"), ttl_s=30, secure=False
+    )
+    assert evidence.ttl_s == 30
+
+
+def test_alias_that_truly_has_nothing_ends_as_nodata() -> None:
+    """NODATA at the end of an alias is believed when its own name says so."""
+    half = Answer("b", "AAAA", NODATA, canonical="c", aliases=("b",))
+
+    answers, _, asked = drive([Question("b", "AAAA")], (half,), (Answer("c", "AAAA", NODATA, canonical="c"),))
+
+    assert (answers[0].status, answers[0].canonical) == (NODATA, "c")
+    assert asked == ["AAAA b", "AAAA c"]
+
+
+def test_failure_does_not_bound_the_ttl() -> None:
+    """How long a failure is remembered is not the answer's to say."""
+    evidence = Evidence()
+    evidence.count(Answer("a", "A", AnswerStatus.TIMEOUT))
+
+    assert evidence.ttl_s == LONGEST_TTL_S
+    assert evidence.lines == ["A a: TIMEOUT"]
+
+
+def test_evidence_is_bounded() -> None:
+    """However much is noted, few lines are kept, and it shows that there was more."""
+    evidence = Evidence()
+    for number in range(1000):
+        evidence.note(str(number))
+
+    assert len(evidence.lines) == EVIDENCE_LINES + 1
+    assert evidence.lines[-1] == "..."
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (
+            Answer("o", "MX", FOUND, mx=(MxRecord(10, "a"), MxRecord(0, ""))),
+            "MX o: 10 a, 0 .",
+        ),
+        (Answer("o", "A", NODATA), "A o: NODATA"),
+        (
+            Answer("o", "A", FOUND, addresses=("1.0.0.1",), canonical="p", aliases=("o",), stale=True),
+            "A o: alias of p, 1.0.0.1 (stale: the resolver does not answer)",
+        ),
+        (Answer("o", "A", AnswerStatus.SERVFAIL, detail="REFUSED from x"), "A o: SERVFAIL (REFUSED from x)"),
+        (Answer("o", "A", FOUND, addresses=("1.0.0.1",), secure=True), "A o: 1.0.0.1 (secure)"),
+        (
+            Answer("o", "A", FOUND, addresses=tuple(str(n) for n in range(12))),
+            "A o: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more",
+        ),
+    ],
+)
+def test_answers_are_described_in_one_line(answer: Answer, line: str) -> None:
+    """`smarthost plan` and records show what DNS said."""
+    assert describe(answer) == line
