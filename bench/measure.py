@@ -4,9 +4,11 @@
 Every message that anyone sent in a run must be at the sink, once, or the run is a failure and gives no figure.
 """
 
+import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+from msgspec.structs import replace
 
 from bench.children import Scratch
 from bench.failure import RunFailed
@@ -15,6 +17,7 @@ from bench.latency import Latency, RunningProbe, summarize
 from bench.load import Load, RunningLoad
 from bench.options import Options
 from bench.sink import MessageSink
+from bench.surroundings import fdatasync_us
 from bench.system import StartSystem, System
 from bench.tree import MemorySampler, cpu_seconds
 
@@ -46,18 +49,16 @@ class Bench:
             return Run(system=name, mode=self._mode, round=round_, failed=str(failed))
 
     def _measure(self, name: str, start: StartSystem, round_: int) -> Run:
+        disk_us, load_average = fdatasync_us(self._scratch.path), os.getloadavg()[0]
         sink = MessageSink(self._scratch)
         try:
-            system = start(self._scratch, self._home(name), sink.port)
+            system = start(self._scratch, self._scratch.directory(name), sink.port)
             figures = self._measure_system(system, sink, round_)
             _end(system, sink)
-            return figures
+            return replace(figures, fdatasync_us=disk_us, load_average=load_average)
         finally:
             self._scratch.kill_children()
             sink.stop()
-
-    def _home(self, name: str) -> Path:
-        return self._scratch.directory(name)
 
     def _measure_system(self, system: System, sink: MessageSink, round_: int) -> Run:
         sampler = MemorySampler(system.root_pid) if system.root_pid is not None else None

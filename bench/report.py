@@ -68,6 +68,7 @@ def show_run(run: Run) -> str:
         text += f", {run.memory.rss_mib:.1f} MiB in {run.memory.processes} processes"
     if run.cpu_us_per_message is not None:
         text += f", {run.cpu_us_per_message:.0f} us CPU"
+    text += f" [fdatasync {_number(run.fdatasync_us)} us, load {_number(run.load_average, 1)}]"
     return head + text
 
 
@@ -82,9 +83,8 @@ def _budget(stages: tuple[Stage, ...]) -> list[str]:
     for stage in stages:
         figure = "   skipped" if stage.us is None else f"{stage.us:7.1f} us"
         lines.append(f"{figure}  {stage.name}{': ' + stage.note if stage.note else ''}")
-    known = [stage.us for stage in stages if stage.us is not None]
-    lines.append(f"{sum(known):7.1f} us  in all of the {len(known)} stages that could be timed ({len(stages)} named)")
-    return lines
+    skipped = sum(stage.us is None for stage in stages)
+    return [*lines, f"{skipped} skipped: the rest holds what they would show"] if skipped else lines
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -14,7 +14,7 @@ import psutil
 from bench.figures import Surroundings
 from bench.programs import postfix_version
 
-_SYNCS = 200
+_SYNCS = 100
 _FAST_SYNC_US = 20.0  # no disk that keeps its promise flushes in this time
 _BUSY = 0.5
 
@@ -31,7 +31,7 @@ def look_around(scratch: Path) -> Surroundings:
         cores=len(os.sched_getaffinity(0)),
         load_average=os.getloadavg()[0],
         file_system=file_system(scratch, [(p.mountpoint, p.fstype) for p in psutil.disk_partitions(all=True)]),
-        fdatasync_us=_fdatasync_us(scratch),
+        fdatasync_us=fdatasync_us(scratch),
     )
 
 
@@ -56,7 +56,8 @@ def file_system(path: Path, mounts: list[tuple[str, str]]) -> str:
     return max(inside)[1] if inside else "unknown"
 
 
-def _fdatasync_us(scratch: Path) -> float:
+def fdatasync_us(scratch: Path) -> float:
+    """Time a 5 KiB append with its fdatasync: the median, in microseconds."""
     path = scratch / "fdatasync"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     spans = []

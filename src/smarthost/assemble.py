@@ -199,6 +199,7 @@ class _Running:
                 hostname=config.hostname,
                 schedule=_schedule(config),
                 sessions_per_lane=config.limits.sessions_per_lane,
+                soft_bounce=config.soft_bounce,
             )
         )
         self._open_doors(next_id)

@@ -50,6 +50,7 @@ class JourneyTerms(Struct, frozen=True):
     hostname: str
     schedule: RetrySchedule
     sessions_per_lane: int = 20
+    soft_bounce: bool = False
 
 
 class _Route:
@@ -166,7 +167,7 @@ class Journey:
         return True
 
     async def _settle_unroutable(self, destination: str, no_plan: NoPlan) -> None:
-        verdict = for_no_plan(no_plan)
+        verdict = for_no_plan(no_plan, self._terms.soft_bounce)
         while (lease := await self._next_lease(destination)) is not None and not self._is_stopping:
             self._settle(self._same_verdict(lease, verdict))
 

@@ -383,3 +383,27 @@ async def test_content_that_cannot_be_read_is_no_hosts_fault(simulation: Simulat
     result = await rig.attempt(replace(rig.lease(), content=None))
 
     assert ["deferred"] == outcomes(result)
+
+
+@in_simulation
+async def test_a_host_nobody_may_dial_is_not_overruled_by_a_worse_one(simulation: Simulation) -> None:
+    """The best host waits for its probe, the backup says 550: the recipient waits for the best host, it does not bounce."""
+    rig = SendRig(simulation)
+    rig.gate.refused = {BEST: rig.clock.wall() + 60}
+    await rig.listen(ScriptedExchanger(replies={"rcpt": "550 5.1.1 unknown"}), WORSE)
+
+    result = await rig.attempt(plan=plan_for(BEST, WORSE))
+
+    assert ["deferred"] == outcomes(result)
+
+
+@in_simulation
+async def test_a_host_without_usable_auth_is_passed_over(simulation: Simulation) -> None:
+    """A next hop that hides AUTH gets no mail where a password is configured; the mail waits."""
+    rig = SendRig(simulation)
+    exchanger = await rig.listen(ScriptedExchanger(extensions=("STARTTLS",), replies={"starttls": "220 go"}))
+
+    result = await rig.attempt(plan=plan_for(BEST, tls=TlsLevel.VERIFIED, credentials=Credentials("user", "secret")))
+
+    assert ["deferred"] == outcomes(result)
+    assert "MAIL" not in verbs(exchanger)

@@ -170,7 +170,6 @@ class _Walk:
         "_lease",
         "_lines",
         "_plan",
-        "_refusals",
         "_sender",
         "_tls",
         "_verdicts",
@@ -188,7 +187,6 @@ class _Walk:
         self._content = content
         self._at = sender.terms.clock.wall()
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
-        self._refusals: list[Refused] = []
         self._lines: list[str] = []
         self._tls: TlsFacts | None = None
         self.pending = list(range(len(lease.recipients)))
@@ -207,8 +205,7 @@ class _Walk:
             return
         opened = await self._sender.open(key, self)
         if isinstance(opened, Refused):
-            self._refusals.append(opened)
-            self.tried(host.name, address, f"not dialled, {opened.why}")
+            self._refuse(opened, host.name, address)
         elif isinstance(opened, SetupFailed):
             self._judge_setup(opened, host.name, address)
         else:
@@ -239,6 +236,13 @@ class _Walk:
             self.transfer_s += clock.monotonic() - started
 
     # Judging
+
+    def _refuse(self, refused: Refused, host: str, address: str) -> None:
+        """Nobody asked this host, so its verdict is still open: a worse host's 5xx does not settle it."""
+        self.tried(host, address, f"not dialled, {refused.why}")
+        postponed = verdict.for_refused_host(refused, host, address).verdict
+        for index in self.pending:
+            self._verdicts[index] = verdict.combine(self._verdicts[index], postponed)
 
     def _judge_setup(self, failed: SetupFailed, host: str, address: str) -> None:
         judged = verdict.after_session_failure(failed.step, failed.said, host, address)
@@ -309,24 +313,17 @@ class _Walk:
         return able
 
     def result(self) -> AttemptResult:
-        """Give the verdicts; who was never tried waits for the earliest host that may be dialled again."""
-        if any(each is None for each in self._verdicts):
-            postponed = self._postponed()
-            self._verdicts = [each if each is not None else postponed for each in self._verdicts]
+        """Give the verdicts of all recipients."""
+        verdicts = tuple([each if each is not None else _NO_HOST for each in self._verdicts])
         return AttemptResult(
             lease=self._lease,
             at=self._at,
-            verdicts=tuple(each for each in self._verdicts if each is not None),
+            verdicts=verdicts,
             timings=Timings(self._at - self._lease.received_at, self.connect_s, self.handshake_s, self.transfer_s),
             tls=self._tls,
             lane=self._plan.lane,
             walk=tuple(self._lines),
         )
 
-    def _postponed(self) -> Verdict:
-        if not self._refusals:
-            return Verdict(Outcome.DEFERRED, "4.4.1", "no host was left to try")
-        earliest = min(self._refusals, key=lambda refusal: refusal.until)
-        return Verdict(
-            Outcome.POSTPONED, "4.4.1", f"all hosts wait for their next probe: {earliest.why}", until=earliest.until
-        )
+
+_NO_HOST = Verdict(Outcome.DEFERRED, "4.4.1", "no host was left to try")

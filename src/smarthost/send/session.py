@@ -174,6 +174,11 @@ class Session:
             self._step = Step.AUTH
             self._fail(TlsFailed("no password is sent without TLS", step=Step.AUTH))
             return
+        self._step = Step.AUTH
+        offered = self._machine.extensions
+        if offered is None or not offered.offers_usable_auth:
+            self._fail(RemoteProtocolError("the host offers neither AUTH PLAIN nor AUTH LOGIN"))
+            return
         self._enter(Step.AUTH, limits.AUTH_S)
         self._machine.auth_plain(credentials)
 

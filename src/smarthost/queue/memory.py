@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: MIT
+"""The reference Store: the contract of queue.store in plain Python, for tests, simulation and embedding.
+
+Nothing survives the process. With a `commit_delay_s` a change happens, and its awaitable resolves, that much later on
+the Clock given, in the order enqueued; `crash` then gives what a machine would find after losing power now: a store
+with what was committed, without leases, while whoever waits on the old one waits for ever. testing.stores proves it.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from smarthost.mail.content import Content, InlineContent
+from smarthost.mail.errors import StoreError, StoreFull
+from smarthost.mail.identity import decode_id
+from smarthost.mail.lease import LEASE_RECIPIENTS, Lease, LeasedRecipient
+from smarthost.mail.message import Message
+from smarthost.mail.record import Record
+from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement
+from smarthost.ports import Clock
+from smarthost.queue.leases import Leases, Wish, cut_lease, fresh_leases
+from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page, StoredMessage
+from smarthost.queue.tables import OPEN_STATES, Tables
+from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil, read_cursor, write_cursor
+
+PAGE = 1_000
+REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
+REPORT_PATIENCE_S = 60.0  # queue.store.Store.lease_report
+END_OF_NUMBERS = (1 << 63) - 1
+_SAME_TIME_S = 1e-9  # sums of floats
+_FOR_EVER_S = 86_400.0
+
+T = TypeVar("T")
+
+
+class _Coming(Protocol):
+    at: float
+
+    def commit(self) -> None: ...
+
+
+class Commit(Generic[T]):
+    """A change on its way: await it as often as you like."""
+
+    __slots__ = ("_apply", "_error", "_is_done", "_result", "_store", "at")
+
+    def __init__(self, store: "MemoryStore", at: float, apply: Callable[[], None], result: T) -> None:
+        self._store = store
+        self._apply = apply
+        self._result = result
+        self._error: StoreError | None = None
+        self._is_done = False
+        self.at = at  # monotonic
+
+    def commit(self) -> None:
+        self._apply()
+        self._is_done = True
+
+    def fail(self, error: StoreError) -> "Commit[T]":
+        self._error = error
+        self._is_done = True
+        return self
+
+    def __await__(self) -> Generator[object, None, T]:
+        if not self._is_done:
+            yield from self._wait().__await__()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    async def _wait(self) -> None:
+        while not self._is_done:
+            await self._store.pause(self.at)
+
+
+class MemoryStore:
+    """Implements queue.store.Store. `capacity_octets` may be changed at any time: contents beyond it are refused."""
+
+    def __init__(self, clock: Clock | None = None, commit_delay_s: float = 0.0) -> None:
+        assert clock is not None or not commit_delay_s, "only a Clock can tell when a delay is over"
+        self.capacity_octets = float("inf")
+        self._clock = clock
+        self._delay_s = commit_delay_s
+        self._tables = Tables()
+        self._leases = Leases()
+        self._numbers = Numbers()
+        self._reports: dict[str, float] = {}
+        self._coming: deque[_Coming] = deque()
+        self._is_open = False
+        self._is_dead = False
+
+    # -- open, close, crash ---------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Begin; what an earlier `close` left is still there."""
+        if self._is_dead:
+            raise StoreError("this store has crashed: open the one that crash() gave")
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Commit what was enqueued, give all leases back. Harmless when repeated."""
+        while self._coming and not self._is_dead:
+            self._coming.popleft().commit()
+        self._leases.clear()
+        self._reports.clear()
+        self._is_open = False
+
+    def crash(self) -> "MemoryStore":
+        """Lose what was not committed; gives the store that a restart finds, to be opened."""
+        if self._clock is not None:
+            self._commit_until(self._clock.monotonic())
+        self._is_dead = True
+        found = MemoryStore(self._clock, self._delay_s)
+        found.capacity_octets = self.capacity_octets
+        found._tables = self._tables.copy()
+        found._numbers.saw(self._numbers.highest)
+        return found
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Why new mail cannot be taken now, or None."""
+        if not self._is_open or self._is_dead:
+            return StoreError("the store is not open")
+        if self._tables.octets >= self.capacity_octets:
+            return StoreFull(f"{self._tables.octets} octets are stored, {self.capacity_octets} may be")
+        return None
+
+    @property
+    def last_number(self) -> int:
+        """The highest store key or record seq; for IdSource. After `open`."""
+        return self._numbers.last_for_ids()
+
+    def draw_numbers_from(self, source: Callable[[], int]) -> None:
+        """Draw the seq of our own records (`change`, wishes) from there: queue.verbs.Numbers says why."""
+        self._numbers.source = source
+
+    # -- commits ------------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, apply: Callable[[], None], result: T) -> Commit[T]:
+        now = self._clock.monotonic() if self._clock is not None else 0.0
+        commit = Commit(self, now + self._delay_s, apply, result)
+        if not self._is_open or (self._is_dead and not self._delay_s):
+            return commit.fail(StoreError("the store is not open"))
+        if not self._delay_s:
+            commit.commit()
+            return commit
+        if not self._coming:
+            self._arm(self._delay_s)
+        self._coming.append(commit)
+        return commit
+
+    def _arm(self, seconds: float) -> None:
+        assert self._clock is not None, "there is a delay"
+        self._clock.deadline(seconds, self._turn)
+
+    def _turn(self) -> None:
+        assert self._clock is not None, "there is a delay"
+        now = self._clock.monotonic()
+        self._commit_until(now)
+        if self._coming and not self._is_dead:
+            self._arm(max(self._coming[0].at - now, 0.0))
+
+    def _commit_until(self, now: float) -> None:
+        while self._coming and self._coming[0].at <= now + _SAME_TIME_S and not self._is_dead:
+            self._coming.popleft().commit()
+
+    async def pause(self, until: float) -> None:
+        """Wait on the clock for a commit that is due at `until`; after a crash, for ever."""
+        assert self._clock is not None, "without a delay nobody waits"
+        if self._is_dead:
+            await self._clock.sleep(_FOR_EVER_S)
+            return
+        await self._clock.sleep(max(until - self._clock.monotonic(), 0.0))
+        self._commit_until(self._clock.monotonic())
+
+    # -- new mail -----------------------------------------------------------------------------------------------------
+
+    def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
+        """File a message; its recipients in the domains of `lease` are leased to the caller at once."""
+        refusal = self.refusal
+        if isinstance(refusal, StoreError):
+            return Commit[tuple[Lease, ...]](self, 0.0, _nothing, ()).fail(refusal)
+        if not isinstance(message.content, InlineContent):
+            message = _with_inline_content(message)
+        key = decode_id(message.id)[0]
+        leased = fresh_leases(message, lease)
+        for part in leased:
+            self._leases.take_all(part)
+        self._numbers.saw(key)
+        return self._enqueue(lambda: self._tables.file(key, message), leased)
+
+    def draft(self) -> "MemoryDraft":
+        """Begin large content. Raises: StoreFull, StoreError."""
+        refusal = self.refusal
+        if refusal is not None:
+            raise refusal
+        return MemoryDraft()
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    async def due(self, now: float, n: int) -> DueScan:
+        """Name at most `n` domains with unleased DEFERRED recipients due at or before `now`."""
+        self._check_open()
+        first: dict[str, float] = {}
+        later: list[float] = []
+        for _, _, recipient in self._tables.free(self._leases):
+            if recipient.due > now:
+                later.append(recipient.due)
+            else:
+                first[recipient.domain] = min(recipient.due, first.get(recipient.domain, recipient.due))
+        ordered = sorted(first.items(), key=lambda item: (item[1], item[0]))
+        next_at = ordered[n][1] if len(ordered) > n else min(later, default=None)
+        return DueScan(tuple([DueDomain(domain, due) for domain, due in ordered[:n]]), next_at)
+
+    async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
+        """Lease at most `n` messages' due recipients in these domains, earliest due first; fewer: there are no more."""
+        self._check_open()
+        found: dict[int, list[SettledRecipient]] = {}
+        for key, _, recipient in self._tables.free(self._leases):
+            if recipient.due <= now and recipient.domain in domains:
+                found.setdefault(key, []).append(recipient)
+        earliest = {key: min([recipient.due for recipient in recipients]) for key, recipients in found.items()}
+        leases: list[Lease] = []
+        for key in sorted(found, key=lambda key: (earliest[key], key)):
+            leases += self._cut(self._tables.messages[key].message, found[key])[: n - len(leases)]
+            if len(leases) == n:
+                break
+        return self._take(leases)
+
+    async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
+        """Lease all recipients (whatever their due time, held ones not) of at most `n` messages older than that."""
+        self._check_open()
+        found: dict[int, list[SettledRecipient]] = {}
+        for key, stored, recipient in self._tables.free(self._leases):
+            if stored.message.received_at < received_before:
+                found.setdefault(key, []).append(recipient)
+        oldest = sorted(found, key=lambda key: (self._tables.messages[key].message.received_at, key))[:n]
+        return self._take(
+            [lease for key in oldest for lease in self._cut(self._tables.messages[key].message, found[key])]
+        )
+
+    def _cut(self, message: Message, recipients: Sequence[SettledRecipient]) -> list[Lease]:
+        leased = [
+            LeasedRecipient(each.n, each.address, each.domain, each.attempts, each.last_reply, each.status)
+            for each in recipients
+        ]
+        return [
+            cut_lease(message, None, leased[start : start + LEASE_RECIPIENTS])
+            for start in range(0, len(leased), LEASE_RECIPIENTS)
+        ]
+
+    def _take(self, leases: Iterable[Lease]) -> tuple[Lease, ...]:
+        taken = tuple(leases)
+        for lease in taken:
+            self._leases.take_all(lease)
+        return taken
+
+    def give_back(self, lease: Lease) -> None:
+        """End a lease without any change, except for a wish said meanwhile."""
+        for recipient in lease.recipients:
+            self._end(lease.id, lease.reverse_path, recipient.n)
+
+    def _end(self, id: str, reverse_path: str, n: int) -> None:
+        wish = self._leases.end(id, n)
+        stored = self._tables.messages.get(decode_id(id)[0])
+        if wish is None or stored is None or n not in stored.recipients:
+            return
+        amended = amend(id, reverse_path, stored.recipients[n], wish, self._numbers)
+        if amended is not None:
+            self._leases.take(id, decode_id(id)[0], n, amended[0].domain)
+            self.settle([Settlement(id, (amended[0],), (amended[1],))])
+
+    # -- settlements --------------------------------------------------------------------------------------------------
+
+    def settle(self, settlements: Sequence[Settlement]) -> Awaitable[None]:
+        """Commit settlements with their records and end their leases; enqueues before it returns."""
+        settlements = [self._fulfil(settlement) for settlement in settlements]
+        for settlement in settlements:
+            for record in settlement.records:
+                self._numbers.saw(record.seq)
+        return self._enqueue(lambda: self._settle_all(settlements), None)
+
+    def _fulfil(self, settlement: Settlement) -> Settlement:
+        pairs = []
+        for settled, record in zip(settlement.recipients, settlement.records, strict=True):
+            wish = self._leases.open_wish(settlement.id, settled.n)
+            pairs.append((settled, record) if wish is None else fulfil(wish, settled, record))
+        return Settlement(settlement.id, tuple([pair[0] for pair in pairs]), tuple([pair[1] for pair in pairs]))
+
+    def _settle_all(self, settlements: Sequence[Settlement]) -> None:
+        for settlement in settlements:
+            self._tables.settle(decode_id(settlement.id)[0], settlement)
+        for settlement in settlements:
+            for settled, record in zip(settlement.recipients, settlement.records, strict=True):
+                self._end(settlement.id, record.reverse_path, settled.n)
+
+    async def content(self, id: str) -> Content:
+        """Give the content of a message, without the prefix. Raises: StoreError when it cannot be read."""
+        self._check_open()
+        stored = self._tables.messages.get(_key_or_none(id))
+        if stored is None or stored.message.id != id:
+            raise StoreError(f"message {id} is not in the queue")
+        return stored.message.content
+
+    # -- operators ----------------------------------------------------------------------------------------------------
+
+    async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
+        """Give at most `n` messages (up to 1,000) with matching recipients, oldest first."""
+        self._check_open()
+        found: dict[int, list[SettledRecipient]] = {}
+        for key, _, recipient in self._tables.matches(which, read_cursor(cursor, 2)):
+            if key not in found and len(found) == min(n, PAGE):
+                return Page(self._view(found), write_cursor(max(found), END_OF_NUMBERS))
+            found.setdefault(key, []).append(recipient)
+        return Page(self._view(found), None)
+
+    def _view(self, found: dict[int, list[SettledRecipient]]) -> tuple[StoredMessage, ...]:
+        return tuple([self._tables.messages[key].view(each, self._leases) for key, each in found.items()])
+
+    async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
+        """Apply "retry" (due now) or "cancel" to at most `n` (up to 1,000) recipients after `cursor`; with records."""
+        check_verb(verb)
+        self._check_open()
+        wish = Wish(verb, now)
+        settlements: list[Settlement] = []
+        wished: list[tuple[str, int]] = []
+        last: tuple[int, int] | None = None
+        matches = self._tables.matches(which, read_cursor(cursor, 2))
+        unfinished = [match for match in matches if match[2].state in OPEN_STATES]
+        for count, (key, stored, recipient) in enumerate(unfinished):
+            if count == min(n, PAGE):
+                break
+            last = key, recipient.n
+            id = stored.message.id
+            if self._leases.is_leased(id, recipient.n):
+                self._leases.wish(id, recipient.n, wish)
+                wished.append((id, recipient.n))
+                continue
+            amended = amend(id, stored.message.envelope.reverse_path, recipient, wish, self._numbers)
+            if amended is not None:
+                settlements.append(Settlement(id, (amended[0],), (amended[1],)))
+                self._leases.take(id, key, recipient.n, recipient.domain)
+        else:
+            last = None
+        await self.settle(settlements)
+        changed = tuple([(settlement.id, settlement.recipients[0].n) for settlement in settlements])
+        return Changed(changed, tuple(wished), None if last is None else write_cursor(*last))
+
+    # -- reports ------------------------------------------------------------------------------------------------------
+
+    async def lease_report(self, now: float) -> OwedReport | None:
+        """Lease one owed report: no recipient of its message is leased, or the oldest debt is over 60 s old."""
+        self._check_open()
+        for owed_at, key in self._tables.debts():
+            stored = self._tables.messages[key]
+            id = stored.message.id
+            if now - self._reports.get(id, float("-inf")) <= REPORT_LEASE_S:
+                continue
+            if not self._leases.is_message_leased(id) or now - owed_at > REPORT_PATIENCE_S:
+                self._reports[id] = now
+                return stored.to_report()
+        return None
+
+    def file_report(self, owed: OwedReport, report: Message | None, records: Sequence[Record]) -> Awaitable[None]:
+        """File `report` as a message of its own (None: nobody is to be told) and clear the debt, in one transaction."""
+        filed = (decode_id(report.id)[0], report) if report is not None else None
+        if filed is not None:
+            self._numbers.saw(filed[0])
+        for record in records:
+            self._numbers.saw(record.seq)
+        return self._enqueue(lambda: self._pay(owed, filed, records), None)
+
+    def _pay(self, owed: OwedReport, report: tuple[int, Message] | None, records: Sequence[Record]) -> None:
+        self._reports.pop(owed.id, None)
+        self._tables.pay(decode_id(owed.id)[0], owed, report, records)
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    async def records(self, after: int, n: int) -> tuple[Record, ...]:
+        """Give at most `n` records with seq above `after`, in order."""
+        self._check_open()
+        return tuple([record for seq, record in sorted(self._tables.records.items()) if seq > after][:n])
+
+    async def count(self) -> tuple[int, int]:
+        """Give (messages, unfinished recipients) in the store."""
+        self._check_open()
+        return len(self._tables.messages), self._tables.count_unfinished()
+
+    async def load_note(self, name: str) -> bytes | None:
+        """Read a small named value (host health and the like)."""
+        self._check_open()
+        return self._tables.notes.get(name)
+
+    def save_note(self, name: str, value: bytes) -> Awaitable[None]:
+        """Write a small named value."""
+        return self._enqueue(lambda: self._tables.notes.update({name: value}), None)
+
+    def _check_open(self) -> None:
+        if not self._is_open or self._is_dead:
+            raise StoreError("the store is not open")
+
+
+class MemoryDraft:
+    """Content being received."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, octets: bytes) -> None:
+        """Append."""
+        self._pieces.append(octets)
+
+    def finish(self) -> Content:
+        """End it and give the content to put into a Message."""
+        return InlineContent(b"".join(self._pieces))
+
+    def discard(self) -> None:
+        """Forget it; harmless when repeated."""
+        self._pieces.clear()
+
+
+def _with_inline_content(message: Message) -> Message:
+    return Message(
+        message.id,
+        message.received_at,
+        message.envelope,
+        message.prefix,
+        InlineContent(b"".join(message.content.chunks())),
+        message.client,
+        message.sender,
+    )
+
+
+def _key_or_none(id: str) -> int:
+    try:
+        return decode_id(id)[0]
+    except ValueError:
+        return -1
+
+
+def _nothing() -> None:
+    pass

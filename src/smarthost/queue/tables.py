@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""What the reference Store has committed, as plain values, and the only functions that change it.
+
+Each function that changes something is one transaction: it happens wholly, now. Knows no time, no commits on their way;
+leases only as a question ("is it leased?"). memory.py calls it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from smarthost.mail.message import Message
+from smarthost.mail.record import Record
+from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
+from smarthost.queue.leases import Leases
+from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
+from smarthost.queue.verbs import fold
+
+HEADER_OCTETS = 64 * 1024  # mail.settlement.OwedReport
+OPEN_STATES = (State.DEFERRED, State.HELD)
+
+
+class Stored:
+    """A message and its recipients that are not finished, or owe a report."""
+
+    __slots__ = ("message", "owed", "recipients")
+
+    def __init__(self, message: Message, recipients: dict[int, SettledRecipient], owed: dict[int, float]) -> None:
+        self.message = message
+        self.recipients = recipients
+        self.owed = owed  # since when, by recipient number
+
+    def to_report(self) -> OwedReport:
+        """Give the report that is owed."""
+        message = self.message
+        envelope = message.envelope
+        header = b"".join(message.content.chunks())[:HEADER_OCTETS]
+        failed = tuple([self.recipients[n] for n in sorted(self.owed)])
+        return OwedReport(
+            message.id, message.received_at, envelope.reverse_path, envelope.smtputf8, message.prefix, header, failed
+        )
+
+    def view(self, recipients: Iterable[SettledRecipient], leases: Leases) -> StoredMessage:
+        """Give it with some of its recipients as an operator sees it."""
+        message = self.message
+        viewed = [
+            StoredRecipient(
+                each.n,
+                each.address,
+                each.domain,
+                "leased" if leases.is_leased(message.id, each.n) else each.state.value,
+                each.due,
+                each.attempts,
+                each.last_reply,
+                each.status,
+                each.why,
+            )
+            for each in recipients
+        ]
+        return StoredMessage(
+            message.id,
+            message.received_at,
+            message.envelope.reverse_path,
+            message.client,
+            message.sender,
+            message.content.octets,
+            tuple(viewed),
+        )
+
+
+Row = tuple[int, Stored, SettledRecipient]
+
+
+class Tables:
+    """Messages by store key, records by seq, notes by name."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, Stored] = {}
+        self.records: dict[int, Record] = {}
+        self.notes: dict[str, bytes] = {}
+        self.octets = 0
+
+    def copy(self) -> "Tables":
+        """Give what a restart finds."""
+        found = Tables()
+        for key, stored in self.messages.items():
+            found.messages[key] = Stored(stored.message, dict(stored.recipients), dict(stored.owed))
+        found.records = dict(self.records)
+        found.notes = dict(self.notes)
+        found.octets = self.octets
+        return found
+
+    def file(self, key: int, message: Message) -> None:
+        """File a message; nothing if it is there already."""
+        if key not in self.messages:
+            recipients = {
+                n: SettledRecipient(n, each.text, each.domain, State.DEFERRED, message.received_at, 0, "", "", "")
+                for n, each in enumerate(message.envelope.recipients)
+            }
+            self.messages[key] = Stored(message, recipients, {})
+            self.octets += message.content.octets
+
+    def settle(self, key: int, settlement: Settlement) -> None:
+        """Settle what still waits for this very attempt; pass over the rest."""
+        for settled, record in zip(settlement.recipients, settlement.records, strict=True):
+            stored = self.messages.get(key)
+            current = stored.recipients.get(settled.n) if stored is not None else None
+            if stored is None or current is None or current.state not in OPEN_STATES:
+                continue
+            if current.attempts not in (settled.attempts, settled.attempts - 1):
+                continue
+            self.records.setdefault(record.seq, record)
+            if settled.report_owed:
+                stored.owed[settled.n] = record.at
+            if settled.state in OPEN_STATES or settled.report_owed:
+                stored.recipients[settled.n] = settled
+            else:
+                self._remove(key, settled.n)
+
+    def _remove(self, key: int, n: int) -> None:
+        stored = self.messages[key]
+        del stored.recipients[n]
+        stored.owed.pop(n, None)
+        if not stored.recipients:
+            del self.messages[key]
+            self.octets -= stored.message.content.octets
+
+    def pay(self, key: int, owed: OwedReport, report: tuple[int, Message] | None, records: Sequence[Record]) -> None:
+        """Clear a debt and file its report; nothing if it was cleared before."""
+        stored = self.messages.get(key)
+        if stored is None or owed.failed[0].n not in stored.owed:
+            return
+        if report is not None:
+            self.file(*report)
+        for record in records:
+            self.records.setdefault(record.seq, record)
+        for failed in owed.failed:
+            if stored.owed.pop(failed.n, None) is not None and stored.recipients[failed.n].state not in OPEN_STATES:
+                self._remove(key, failed.n)
+
+    def free(self, leases: Leases) -> Iterator[Row]:
+        """Give the unleased DEFERRED recipients, oldest message first."""
+        for key in sorted(self.messages):
+            stored = self.messages[key]
+            for recipient in stored.recipients.values():
+                if recipient.state is State.DEFERRED and not leases.is_leased(stored.message.id, recipient.n):
+                    yield key, stored, recipient
+
+    def matches(self, which: Filter, after: tuple[int, ...]) -> Iterator[Row]:
+        """Give the recipients that a filter means, behind (key, number)."""
+        for key in sorted(self.messages):
+            stored = self.messages[key]
+            if which.id and stored.message.id != which.id.lower():
+                continue
+            if which.reverse_path and fold(stored.message.envelope.reverse_path) != fold(which.reverse_path):
+                continue
+            for n, each in sorted(stored.recipients.items()):
+                if (key, n) <= after or (which.domain and each.domain != fold(which.domain)):
+                    continue
+                if not which.recipient or fold(each.address) == fold(which.recipient):
+                    yield key, stored, each
+
+    def debts(self) -> list[tuple[float, int]]:
+        """Give (since when, key) of messages that owe a report, oldest debt first."""
+        return sorted([(min(stored.owed.values()), key) for key, stored in self.messages.items() if stored.owed])
+
+    def count_unfinished(self) -> int:
+        """Count the recipients that are not finished."""
+        return sum(
+            [each.state in OPEN_STATES for stored in self.messages.values() for each in stored.recipients.values()]
+        )
