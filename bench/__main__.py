@@ -5,17 +5,16 @@ Exit codes: 0 all well; 1 a message was missing or doubled, a run failed, or the
 line; 69 a program is missing; 130 interrupted.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from bench.audit import audit
 from bench.budget import rest_of_budget, time_stages
 from bench.children import Scratch
 from bench.figures import Report, Run, Stage, Summary, Verdict
 from bench.flames import Profiler
+from bench.interrupts import catch_interrupts
 from bench.measure import Bench
 from bench.options import Options, read_options
 from bench.postfix import start_postfix
@@ -107,10 +106,6 @@ def _budget(options: Options, scratch: Scratch, summaries: Sequence[Summary]) ->
     return (*stages, rest_of_budget(stages, kept[0] if kept else None))
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark and give the exit code."""
     options = read_options(argv)
@@ -118,8 +113,7 @@ def main(argv: Sequence[str]) -> int:
     if missing:
         print("\n".join(f"CANNOT RUN: {line}" for line in missing), file=sys.stderr)
         return 69
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    catch_interrupts()
     try:
         with Scratch(options.scratch) as scratch:
             return _bench(options, scratch)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from bench import guard
+from bench.interrupts import uninterrupted
 
 
 class Child:
@@ -58,18 +59,21 @@ class Child:
             self._popen.send_signal(sign)
         code = self.wait(timeout_s)
         self.kill_group()
-        self.end_input()
         return code
 
     def kill_group(self) -> None:
-        """Kill whatever is left of its group, and wait until that is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._popen.wait(10)
-        deadline = time.monotonic() + 5
-        while _group_lives(self.pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self._scratch.forget(self)
+        """Kill whatever is left of its group, and wait until that is gone; once only, as pids come again."""
+        if not self._scratch.knows(self):
+            return
+        with uninterrupted():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._popen.wait(10)
+            self.end_input()
+            deadline = time.monotonic() + 5
+            while _group_lives(self.pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self._scratch.forget(self)
 
 
 def _group_lives(pgid: int) -> bool:
@@ -88,20 +92,23 @@ class Scratch:
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
-        self.path = Path(tempfile.mkdtemp(prefix="smarthost-bench-", dir=self._parent))
-        self.path.chmod(0o755)  # Postfix's own user walks through it
-        self._guard = subprocess.Popen([sys.executable, guard.__file__], stdin=subprocess.PIPE, start_new_session=True)
-        self._tell(f"tree {self.path}")
+        with uninterrupted():
+            self.path = Path(tempfile.mkdtemp(prefix="smarthost-bench-", dir=self._parent))
+            self.path.chmod(0o755)  # Postfix's own user walks through it
+            watch = [sys.executable, guard.__file__]
+            self._guard = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
+            self._tell(f"tree {self.path}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill_children()
-        shutil.rmtree(self.path, ignore_errors=True)
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        self._guard.wait(30)
+        with uninterrupted():
+            self.kill_children()
+            shutil.rmtree(self.path, ignore_errors=True)
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+            self._guard.wait(30)
 
     def kill_children(self) -> None:
         """Kill what is still running."""
@@ -125,7 +132,7 @@ class Scratch:
         self, name: str, command: Sequence[str | Path], *, stdout: IO[bytes] | None = None, stdin: bool = False
     ) -> Child:
         """Start a program; stderr, and stdout unless given, go to `name`.err in the scratch directory."""
-        with (self.path / f"{name}.err").open("wb") as err:
+        with uninterrupted(), (self.path / f"{name}.err").open("wb") as err:
             popen = subprocess.Popen(
                 [str(part) for part in command],
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
@@ -133,9 +140,9 @@ class Scratch:
                 stderr=err,
                 start_new_session=True,
             )
-        child = Child(name, popen, self)
-        self._children.append(child)
-        self._tell(f"group {child.pid}")
+            child = Child(name, popen, self)
+            self._children.append(child)
+            self._tell(f"group {child.pid}")
         return child
 
     def complaint(self, name: str) -> str:
@@ -144,8 +151,11 @@ class Scratch:
         lines = path.read_text(errors="replace").splitlines()[-3:] if path.exists() else []
         return " | ".join(line.strip() for line in lines)[-400:]
 
+    def knows(self, child: Child) -> bool:
+        """Was this child started here, and is it not yet forgotten?"""
+        return child in self._children
+
     def forget(self, child: Child) -> None:
         """A child is gone with its whole group."""
-        if child in self._children:
-            self._children.remove(child)
-            self._tell(f"gone {child.pid}")
+        self._children.remove(child)
+        self._tell(f"gone {child.pid}")

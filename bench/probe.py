@@ -31,8 +31,12 @@ class Session:
         self._buffer = b""
         header = b"From: <probe@bench.test>\r\nTo: <to@sink.test>\r\nSubject: probe\r\n\r\n"
         self._content = header + _LINE * max(1, octets // len(_LINE)) + b".\r\n"
-        self._expect(b"220")
-        self._ask(b"EHLO probe.bench.test\r\n", b"250")
+        try:
+            self._expect(b"220")
+            self._ask(b"EHLO probe.bench.test\r\n", b"250")
+        except Refusal:
+            self._socket.close()
+            raise
 
     def send(self) -> tuple[float, float]:
         """Send one message; give the monotonic second of its 250 and the microseconds that took."""
@@ -47,6 +51,10 @@ class Session:
     def quit(self) -> None:
         """Say goodbye and close."""
         self._ask(b"QUIT\r\n", b"221")
+        self.close()
+
+    def close(self) -> None:
+        """Close without a word."""
         self._socket.close()
 
     def _ask(self, octets: bytes, code: bytes) -> None:

@@ -12,7 +12,8 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
@@ -77,13 +78,14 @@ async def run(directory: Path, count: int, octets: int, adders: int, is_saturate
     await store.open()
     made = iter(make_messages(count, octets, store.last_number))
     waits: list[float] = []
+    settling: deque[Awaitable[None]] = deque(maxlen=1)  # they are committed in order
 
     async def add_and_settle() -> None:
         for message, settlement in made:
             start = time.perf_counter()
             await store.add(message, (DOMAIN,))
             waits.append(time.perf_counter() - start)
-            store.settle((settlement,))
+            settling.append(store.settle((settlement,)))
 
     saturator = Saturator()
     if is_saturated:
@@ -96,15 +98,15 @@ async def run(directory: Path, count: int, octets: int, adders: int, is_saturate
     cpu_s = time.process_time() - cpu_s - (saturator.burnt_s - burnt_s)
     child_cpu_s = child_seconds(store.child_pid) - child_cpu_s
     saturator.is_on = False
-    await store.settle([])
-    left = await store.count()
+    await settling[0]
+    left, peak = await store.count(), child_peak(store.child_pid)
     await store.close()
     waits.sort()
     assert len(waits) == count, "each add was answered"
     return (
         f"{'saturated' if is_saturated else 'idle':9} {octets:7} {adders:7} {count / elapsed_s:10,.0f}"
         f" {waits[count // 2] * 1e3:8.2f} {waits[count * 99 // 100] * 1e3:8.2f} {waits[-1] * 1e3:8.2f}"
-        f" {cpu_s / count * 1e6:10.1f} {child_cpu_s / count * 1e6:9.1f} {left[0]:6}"
+        f" {cpu_s / count * 1e6:10.1f} {child_cpu_s / count * 1e6:9.1f} {peak:10} {left[0]:5}"
     )
 
 
@@ -112,6 +114,12 @@ def child_seconds(pid: int | None) -> float:
     """CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def child_peak(pid: int | None) -> str:
+    """The most memory that a process has held."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(line for line in status.splitlines() if line.startswith("VmHWM")).split(":")[1].strip()
 
 
 async def memory(directory: Path) -> str:
@@ -133,13 +141,15 @@ def main() -> None:
         ("asyncio", asyncio.new_event_loop),
     ]
     lines = [(5120, 64, False), (5120, 20, False), (5120, 1, False), (5120, 20, True), (65536, 20, False)]
-    print("loop    beside     octets  adders messages/s   p50 ms   p99 ms   max ms  parent us  child us   left")
+    print(
+        "loop    beside     octets  adders messages/s   p50 ms   p99 ms   max ms  parent us  child us child peak  left"
+    )
     for name, make_loop in loops:
         for octets, adders, is_saturated in lines:
             count = options.messages if adders > 1 and octets < 65536 else options.messages // 8
-            with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-                with asyncio.Runner(loop_factory=make_loop) as runner:
-                    print(f"{name:7}", runner.run(run(Path(directory), count, octets, adders, is_saturated)))
+            directories = tempfile.TemporaryDirectory(dir=options.directory)
+            with directories as directory, asyncio.Runner(loop_factory=make_loop) as runner:
+                print(f"{name:7}", runner.run(run(Path(directory), count, octets, adders, is_saturated)))
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         print("child at rest:", asyncio.run(memory(Path(directory))))
     print("peak of this process:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB")

@@ -334,8 +334,8 @@ def test_flushed_close_leaves_no_deadline(run: Run) -> None:
             loop = asyncio.get_running_loop()
             while await loop.sock_recv(far, 1 << 20):
                 pass
-            await ear.until_lost()
             far.close()
+            await ear.until_lost()
 
         assert ear.ends == [None]
         assert clock.next_due_s is None

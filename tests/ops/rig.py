@@ -3,7 +3,9 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -15,7 +17,7 @@ from smarthost.config import Config
 from smarthost.mail.errors import ConfigError, StoreError, StoreLocked, SubmissionRefused
 from smarthost.mail.record import Record
 from smarthost.mail.reply import reply
-from smarthost.ops.control import Door
+from smarthost.ops.control import ControlServer, Door
 from smarthost.ports import Sink
 from smarthost.queue.store import Changed, Filter, Page, StoredMessage, StoredRecipient
 
@@ -165,6 +167,23 @@ class FakeRelay(FakeQueue):
             await asyncio.sleep(0.1)  # lets the log be written
             while True:
                 pass
+
+
+@contextmanager
+def running(state_dir: Path, queue: FakeQueue) -> Iterator[FakeQueue]:
+    """Serve a queue's control socket from a thread, as a daemon does from another process."""
+    loop = asyncio.new_event_loop()
+    server = ControlServer(state_dir, queue.door(), CollectingSink())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(5)
+        yield queue
+        asyncio.run_coroutine_threadsafe(server.close(), loop).result(5)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 if __name__ == "__main__":

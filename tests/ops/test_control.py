@@ -444,3 +444,20 @@ def test_another_users_daemon_is_no_missing_one(tmp_path: Path, monkeypatch: pyt
         list(ask(tmp_path, verbs.Ping()))
 
     assert failed.value.code == exits.NO_PERMISSION
+
+
+def test_a_daemon_that_dies_meanwhile_is_told_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is reset is no traceback."""
+
+    def reset(*_: object) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(socket.socket, "sendall", reset)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "control"))
+        listening.listen()
+
+        with pytest.raises(exits.CommandFailed, match="the daemon closed the connection: try again") as failed:
+            list(ask(tmp_path, verbs.Ping()))
+
+    assert failed.value.code == exits.TEMPORARY

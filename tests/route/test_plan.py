@@ -288,7 +288,7 @@ async def test_failing_resolver_defers(failure: Exception) -> None:
 
 @pytest.mark.asyncio
 async def test_bug_in_a_resolver_is_no_verdict() -> None:
-    """An unexpected exception goes to whoever defers the lease; it never bounces, and the next plan is made as usual."""
+    """An unexpected exception goes to whoever defers the lease; it never bounces, and planning goes on."""
     broken = BrokenResolver(KeyError("bug"))
     rig = Rig(two_hosts(), resolver=broken)
 

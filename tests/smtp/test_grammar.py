@@ -135,7 +135,7 @@ UNSOUND_PATHS = [
     (f'<"{"x" * 63}"@b>', "address"),
     (f"<a@{'y' * 64}.example>", "address"),
     (f"<a@{'.'.join(['y' * 63] * 4)}>", "address"),
-    (f"<{'x' * 64}@{'.'.join(['y' * 62] * 3)}zz>", "address"),
+    (f"<{'x' * 64}@{'y' * 62}.{'y' * 62}.{'y' * 61}.yy>", "address"),  # 257 with the brackets
 ]
 
 

@@ -3,6 +3,7 @@
 
 import time
 import tracemalloc
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import example, given
@@ -405,3 +406,24 @@ def test_content_does_not_depend_on_how_octets_are_cut(parts: list[bytes], sizes
     assert (read.defect is None) == (expected is not None)
     if expected is not None:
         assert read.content == expected
+
+
+@given(
+    st.lists(st.sampled_from([b"\r\n", b"\r\n.", b".", b"..", b"a", b"bcdefgh", b"\r", b"\n", b"\0"]), max_size=25).map(
+        b"".join
+    ),
+    st.lists(st.integers(1, 9), max_size=60),
+)
+def test_content_is_the_same_wherever_its_pieces_are_cut(text: bytes, sizes: list[int]) -> None:
+    """With pieces of some six octets every boundary falls everywhere."""
+    wire = text + END + b"QUIT"
+    expected, rest = reference(wire)
+    ends = [*accumulate(sizes), len(wire)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smarthost.smtp.lines.CONTENT_PIECE_OCTETS", 6)
+        read = Read(*[chunk for start, end in pairwise([0, *ends]) if (chunk := wire[start:end])])
+
+    assert read.rest == rest
+    assert (read.defect is None) == (expected is not None)
+    assert expected is None or read.content == expected

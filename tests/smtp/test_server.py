@@ -282,6 +282,7 @@ def test_malformed_hello_is_refused_and_resets_nothing(line: str) -> None:
         ("NOOP \r", "500 5.5.2"),
         ("RSET \r", "500 5.5.2"),
         ("RCPT TO:<a@b>\r", "500 5.5.2"),  # out of sequence, but the CR is worse
+        ("RCPT TO:<a@b>\t", "503 5.5.1"),
         ("MAIL FROM:<a@b>\r", "500 5.5.2"),
         ("NOOP\nNOOP", "500 5.5.2"),
         ("GET / HTTP/1.1\nNOOP", "500 5.5.2"),
@@ -379,8 +380,36 @@ def test_consequences_of_a_refused_mail_are_no_errors() -> None:
         assert codes([session.send(group)])[1:] == ["503 5.5.1"] * 11
 
     assert session.machine.errors == 1
-    assert codes(session.say("MAIL FROM:<a@b>", "RSET", "RCPT TO:<c@d>")) == ["250 2.1.0", "250 2.0.0", "503 5.5.1"]
+
+
+def test_consequences_of_a_malformed_path_are_no_errors_either() -> None:
+    """One mistake counts once, however much was pipelined behind it."""
+    session = Session()
+    session.say(HELLO)
+
+    assert codes(session.say("MAIL FROM:<bad", "RCPT TO:<c@d>", "DATA")) == ["501 5.5.4", "503 5.5.1", "503 5.5.1"]
+    assert session.machine.errors == 1
+    assert codes(session.say("MAIL FROM:<a@b>", "RCPT TO:<bad", "DATA")) == ["250 2.1.0", "501 5.5.4", "554 5.5.1"]
     assert session.machine.errors == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("MAIL FROM:<later@b>", "RSET", "RCPT TO:<c@d>"),
+        ("MAIL FROM:<later@b>", "EHLO again", "RCPT TO:<c@d>"),
+        ("MAIL FROM:<later@b>", "MAIL FROM:<a@b>", "DATA"),
+        ("MAIL FROM:<a@b>", "RCPT TO:<later@d>", "RCPT TO:<c@d>", "DATA", ".", "RCPT TO:<c@d>"),
+    ],
+)
+def test_refusal_excuses_nothing_beyond_its_transaction(lines: tuple[str, ...]) -> None:
+    """Once a client began anew, a command out of sequence is its own error."""
+    session = Session()
+
+    said = session.say(HELLO, *lines)
+
+    assert codes(said)[-1] == "503 5.5.1"
+    assert session.machine.errors == 1
 
 
 def test_too_many_errors_end_the_session() -> None:
@@ -557,6 +586,25 @@ def test_refused_hello_changes_nothing() -> None:
     machine.reply(reply(550, "", "Not you"))
 
     assert codes([session.go_on(), *session.say("MAIL FROM:<a@b>")]) == ["550 Not", "503 5.5.1"]
+    with pytest.raises(LocalProtocolError):
+        machine.accept_hello()
+
+
+def test_refused_hello_within_a_transaction_still_resets_it() -> None:
+    """The driver has dropped what it had when it was told, so the machine must have too."""
+    session = Session()
+    machine = session.machine
+    session.say(*ADDRESSED)
+
+    machine.receive(b"EHLO bad.example\r\n")
+    assert machine.next_event() == ResetReceived()
+    assert machine.next_event() == HelloReceived(True, "bad.example")
+    machine.reply(reply(550, "", "Not you"))
+
+    assert not machine.in_transaction
+    assert codes([session.go_on(), *session.say("DATA")]) == ["550 Not", "503 5.5.1"]
+    machine.receive(b"MAIL FROM:<a@b>\r\n")
+    machine.next_event()
     with pytest.raises(LocalProtocolError):
         machine.accept_hello()
 

@@ -72,6 +72,11 @@ class Space:
         self._unseen = 0
         self._shortage: StoreFull | None = None
 
+    def set_reserve(self, octets: int) -> None:
+        """Keep this much room; the next question looks."""
+        self.reserve_octets = octets
+        self._look_at = 0.0
+
     def shortage(self, octets: int = 0) -> StoreFull | None:
         """Give why `octets` more should not be taken, or None."""
         self._unseen += octets

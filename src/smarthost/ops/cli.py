@@ -21,6 +21,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "queue": ("smarthost.ops.queue", "queue"),
     "config": ("smarthost.ops.settings", "config"),
 }
+_STDOUT = 1
 # Names that are settled (design, section 8) and say so until they are built.
 _PLANNED = ("why", "plan", "hosts", "doctor")
 _PLANNED_BELOW: Mapping[str, Sequence[str]] = {
@@ -55,6 +56,15 @@ class _Commands(click.Group):
                 command.add_command(_not_built(f"{cmd_name} {name}"), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        try:
+            ended = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # `smarthost queue list | head`: whoever read had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # or Python's last flush would complain
+            return exits.OK
+        return ended
+
     def main(self, *arguments: Any, **settings: Any) -> NoReturn:  # noqa: ANN401 - click's own signature
         settings["standalone_mode"] = False
         sys.exit(_ended(lambda: super(_Commands, self).main(*arguments, **settings)))
@@ -66,7 +76,6 @@ def _ended(run: Any) -> int:  # noqa: ANN401
 
     try:
         code = run()
-        sys.stdout.flush()
         return code if isinstance(code, int) else exits.OK
     except click.UsageError as error:
         error.show()
@@ -83,9 +92,6 @@ def _ended(run: Any) -> int:  # noqa: ANN401
     except SmarthostError as error:
         _complain(str(error))
         return exits.code_for(error)
-    except BrokenPipeError:  # `smarthost queue list | head`: whoever read had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.OK
 
 
 def _complain(text: str) -> None:

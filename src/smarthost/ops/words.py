@@ -23,7 +23,7 @@ def span(seconds: float) -> str:
     """Give a length of time in its largest fitting unit: "4 min"; below two units it is told in the smaller one."""
     for unit, length in _UNITS:
         if seconds >= 2 * length:
-            return f"{int(seconds / length)} {unit}"
+            return f"{round(seconds / length)} {unit}"
     return f"{int(seconds)} s"
 
 

@@ -136,6 +136,8 @@ def fresh_leases(message: Message, domains: Collection[str]) -> tuple[Lease, ...
         if address.domain in domains
     ]
     content = message.content if isinstance(message.content, InlineContent) else None
+    if 0 < len(recipients) <= LEASE_RECIPIENTS:
+        return (cut_lease(message, content, recipients),)
     return tuple(
         cut_lease(message, content, recipients[start : start + LEASE_RECIPIENTS])
         for start in range(0, len(recipients), LEASE_RECIPIENTS)

@@ -6,9 +6,8 @@ the Clock given, in the order enqueued; `crash` then gives what a machine would 
 with what was committed, without leases, while whoever waits on the old one waits for ever. testing.stores proves it.
 """
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
 from smarthost.mail.content import Content, InlineContent
 from smarthost.mail.errors import StoreError, StoreFull
@@ -18,6 +17,7 @@ from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement
 from smarthost.ports import Clock
+from smarthost.queue.commit import Commit, CommitLine
 from smarthost.queue.leases import Leases, Wish, cut_lease, fresh_leases
 from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page, StoredMessage
 from smarthost.queue.tables import OPEN_STATES, Tables
@@ -27,57 +27,14 @@ PAGE = 1_000
 REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
 REPORT_PATIENCE_S = 60.0  # queue.store.Store.lease_report
 END_OF_NUMBERS = (1 << 63) - 1
-_SAME_TIME_S = 1e-9  # sums of floats
-_FOR_EVER_S = 86_400.0
 
 T = TypeVar("T")
-
-
-class _Coming(Protocol):
-    at: float
-
-    def commit(self) -> None: ...
-
-
-class Commit(Generic[T]):
-    """A change on its way: await it as often as you like."""
-
-    __slots__ = ("_apply", "_error", "_is_done", "_result", "_store", "at")
-
-    def __init__(self, store: "MemoryStore", at: float, apply: Callable[[], None], result: T) -> None:
-        self._store = store
-        self._apply = apply
-        self._result = result
-        self._error: StoreError | None = None
-        self._is_done = False
-        self.at = at  # monotonic
-
-    def commit(self) -> None:
-        self._apply()
-        self._is_done = True
-
-    def fail(self, error: StoreError) -> "Commit[T]":
-        self._error = error
-        self._is_done = True
-        return self
-
-    def __await__(self) -> Generator[object, None, T]:
-        if not self._is_done:
-            yield from self._wait().__await__()
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    async def _wait(self) -> None:
-        while not self._is_done:
-            await self._store.pause(self.at)
 
 
 class MemoryStore:
     """Implements queue.store.Store. `capacity_octets` may be changed at any time: contents beyond it are refused."""
 
     def __init__(self, clock: Clock | None = None, commit_delay_s: float = 0.0) -> None:
-        assert clock is not None or not commit_delay_s, "only a Clock can tell when a delay is over"
         self.capacity_octets = float("inf")
         self._clock = clock
         self._delay_s = commit_delay_s
@@ -85,41 +42,37 @@ class MemoryStore:
         self._leases = Leases()
         self._numbers = Numbers()
         self._reports: dict[str, float] = {}
-        self._coming: deque[_Coming] = deque()
+        self._commits = CommitLine(clock, commit_delay_s)
         self._is_open = False
-        self._is_dead = False
 
-    # -- open, close, crash ---------------------------------------------------------------------------------------------
+    # -- open, close, crash -------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Begin; what an earlier `close` left is still there."""
-        if self._is_dead:
+        if self._commits.is_dead:
             raise StoreError("this store has crashed: open the one that crash() gave")
         self._is_open = True
 
     async def close(self) -> None:
         """Commit what was enqueued, give all leases back. Harmless when repeated."""
-        while self._coming and not self._is_dead:
-            self._coming.popleft().commit()
+        self._commits.flush()
         self._leases.clear()
         self._reports.clear()
         self._is_open = False
 
     def crash(self) -> "MemoryStore":
         """Lose what was not committed; gives the store that a restart finds, to be opened."""
-        if self._clock is not None:
-            self._commit_until(self._clock.monotonic())
-        self._is_dead = True
+        self._commits.die()
         found = MemoryStore(self._clock, self._delay_s)
         found.capacity_octets = self.capacity_octets
         found._tables = self._tables.copy()
-        found._numbers.saw(self._numbers.highest)
+        found._numbers.saw(self._tables.highest)
         return found
 
     @property
     def refusal(self) -> Exception | None:
         """Why new mail cannot be taken now, or None."""
-        if not self._is_open or self._is_dead:
+        if not self._is_open or self._commits.is_dead:
             return StoreError("the store is not open")
         if self._tables.octets >= self.capacity_octets:
             return StoreFull(f"{self._tables.octets} octets are stored, {self.capacity_octets} may be")
@@ -134,44 +87,10 @@ class MemoryStore:
         """Draw the seq of our own records (`change`, wishes) from there: queue.verbs.Numbers says why."""
         self._numbers.source = source
 
-    # -- commits ------------------------------------------------------------------------------------------------------
-
     def _enqueue(self, apply: Callable[[], None], result: T) -> Commit[T]:
-        now = self._clock.monotonic() if self._clock is not None else 0.0
-        commit = Commit(self, now + self._delay_s, apply, result)
-        if not self._is_open or (self._is_dead and not self._delay_s):
-            return commit.fail(StoreError("the store is not open"))
-        if not self._delay_s:
-            commit.commit()
-            return commit
-        if not self._coming:
-            self._arm(self._delay_s)
-        self._coming.append(commit)
-        return commit
-
-    def _arm(self, seconds: float) -> None:
-        assert self._clock is not None, "there is a delay"
-        self._clock.deadline(seconds, self._turn)
-
-    def _turn(self) -> None:
-        assert self._clock is not None, "there is a delay"
-        now = self._clock.monotonic()
-        self._commit_until(now)
-        if self._coming and not self._is_dead:
-            self._arm(max(self._coming[0].at - now, 0.0))
-
-    def _commit_until(self, now: float) -> None:
-        while self._coming and self._coming[0].at <= now + _SAME_TIME_S and not self._is_dead:
-            self._coming.popleft().commit()
-
-    async def pause(self, until: float) -> None:
-        """Wait on the clock for a commit that is due at `until`; after a crash, for ever."""
-        assert self._clock is not None, "without a delay nobody waits"
-        if self._is_dead:
-            await self._clock.sleep(_FOR_EVER_S)
-            return
-        await self._clock.sleep(max(until - self._clock.monotonic(), 0.0))
-        self._commit_until(self._clock.monotonic())
+        if self._is_open:
+            return self._commits.enqueue(apply, result)
+        return Commit(self._commits, 0.0, apply, result).fail(StoreError("the store is not open"))
 
     # -- new mail -----------------------------------------------------------------------------------------------------
 
@@ -179,7 +98,7 @@ class MemoryStore:
         """File a message; its recipients in the domains of `lease` are leased to the caller at once."""
         refusal = self.refusal
         if isinstance(refusal, StoreError):
-            return Commit[tuple[Lease, ...]](self, 0.0, _nothing, ()).fail(refusal)
+            return Commit[tuple[Lease, ...]](self._commits, 0.0, _nothing, ()).fail(refusal)
         if not isinstance(message.content, InlineContent):
             message = _with_inline_content(message)
         key = decode_id(message.id)[0]
@@ -396,7 +315,7 @@ class MemoryStore:
         return self._enqueue(lambda: self._tables.notes.update({name: value}), None)
 
     def _check_open(self) -> None:
-        if not self._is_open or self._is_dead:
+        if not self._is_open or self._commits.is_dead:
             raise StoreError("the store is not open")
 
 

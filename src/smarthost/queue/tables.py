@@ -77,6 +77,7 @@ class Tables:
         self.records: dict[int, Record] = {}
         self.notes: dict[str, bytes] = {}
         self.octets = 0
+        self.highest = 0  # key or seq ever committed
 
     def copy(self) -> "Tables":
         """Give what a restart finds."""
@@ -86,10 +87,12 @@ class Tables:
         found.records = dict(self.records)
         found.notes = dict(self.notes)
         found.octets = self.octets
+        found.highest = self.highest
         return found
 
     def file(self, key: int, message: Message) -> None:
         """File a message; nothing if it is there already."""
+        self.highest = max(self.highest, key)
         if key not in self.messages:
             recipients = {
                 n: SettledRecipient(n, each.text, each.domain, State.DEFERRED, message.received_at, 0, "", "", "")
@@ -107,13 +110,17 @@ class Tables:
                 continue
             if current.attempts not in (settled.attempts, settled.attempts - 1):
                 continue
-            self.records.setdefault(record.seq, record)
+            self._keep(record)
             if settled.report_owed:
                 stored.owed[settled.n] = record.at
             if settled.state in OPEN_STATES or settled.report_owed:
                 stored.recipients[settled.n] = settled
             else:
                 self._remove(key, settled.n)
+
+    def _keep(self, record: Record) -> None:
+        self.records.setdefault(record.seq, record)
+        self.highest = max(self.highest, record.seq)
 
     def _remove(self, key: int, n: int) -> None:
         stored = self.messages[key]
@@ -131,7 +138,7 @@ class Tables:
         if report is not None:
             self.file(*report)
         for record in records:
-            self.records.setdefault(record.seq, record)
+            self._keep(record)
         for failed in owed.failed:
             if stored.owed.pop(failed.n, None) is not None and stored.recipients[failed.n].state not in OPEN_STATES:
                 self._remove(key, failed.n)

@@ -249,4 +249,4 @@ def _explain(argument: bytes, side: _Side) -> Reply:
         return side.source_route
     if side.match_path(path):  # so it is what follows that is wrong
         return PARAMETER_SYNTAX
-    return side.bad if b"@" in path or path.startswith(b"<>") else side.no_domain
+    return side.bad if b"@" in path else side.no_domain

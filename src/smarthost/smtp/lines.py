@@ -166,11 +166,11 @@ class ContentReader:
         if self._held <= CONTENT_PIECE_OCTETS:
             return b""
         raw = b"".join(self._parts)
-        # What may belong to the final dot, to a stuffed dot or to a CRLF stays for the next piece.
-        kept = 2 if raw.endswith(b"\r\n.\r") else 1 if raw.endswith((b"\r", b"\r\n.")) else 0
+        # A CR stays for the LF that must follow. A line's first dot goes now: it is stuffed, or the final one.
+        kept = raw.endswith(b"\r")
         end = len(raw) - kept
-        self._parts = [raw[end:]] if kept else []
-        self._held = kept
+        self._parts = [b"\r"] if kept else []
+        self._held = int(kept)
         piece = self._clean(raw[:end])
         self._at_line_start = raw.endswith(b"\r\n", 0, end)
         return piece

@@ -216,7 +216,7 @@ class SmtpServer:
             return _COMMANDS[verb](self, argument, move)
         if move is None:
             return self._refuse_unknown(line, verb)
-        return self._refuse_out_of_sequence(find_forbidden(line) or move)
+        return self._refuse_out_of_sequence(find_forbidden(line.rstrip(b" \t")) or move)
 
     def _refuse_unknown(self, line: bytes, verb: bytes) -> ServerEvent | None:
         trimmed = line.rstrip(b" \t")  # RFC 5321 4.1.1: SHOULD tolerate trailing white space
@@ -224,10 +224,9 @@ class SmtpServer:
             return self._obey(trimmed, self._row)
         if line.startswith(b"\x16\x03"):
             return self._stumble(Fault.TLS)
-        forbidden = find_forbidden(line)
-        if forbidden is None and verb in states.FOREIGN_VERBS:
+        if verb in states.FOREIGN_VERBS:
             return self._hang_up(states.NOT_SMTP, "HTTP spoken to SMTP")
-        return self._refuse(forbidden or states.UNKNOWN)
+        return self._refuse(find_forbidden(line) or states.UNKNOWN)
 
     def _refuse_out_of_sequence(self, refusal: Reply) -> HangUp | None:
         if not self._was_refused or not (refusal is states.MAIL_FIRST or refusal is states.RCPT_FIRST):
@@ -272,7 +271,7 @@ class SmtpServer:
         return event
 
     def _obey_rcpt(self, argument: bytes, move: State) -> ServerEvent | None:
-        if self._recipients >= self._settings.max_recipients and self._state is State.RECIPIENTS:
+        if self._recipients >= self._settings.max_recipients:
             return self._refuse(states.TOO_MANY_RECIPIENTS)
         event = parse_rcpt(argument, self._is_smtputf8)
         if isinstance(event, Reply):
@@ -342,7 +341,7 @@ class SmtpServer:
         return HangUp(why)
 
     def _answer_junk(self, argument: bytes, answer: bytes) -> HangUp | None:
-        refusal = find_forbidden(argument) or (None if argument.isascii() else NOT_ASCII)
+        refusal = find_forbidden(argument.rstrip(b" \t")) or (None if argument.isascii() else NOT_ASCII)
         if refusal is not None:
             return self._refuse(refusal)
         self._output.append(answer)

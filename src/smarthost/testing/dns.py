@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, cast
 
 import dns.exception
 import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
@@ -150,7 +151,7 @@ class ScriptedResolver:
             )
         records = zone.records(here, rdtype)
         ttls = [ttl_s for alias in aliases for ttl_s, _ in zone.records(alias, "CNAME")]
-        ttls += [ttl_s for ttl_s, _ in records] or [zone.negative_ttl_s]
+        ttls += [ttl_s for ttl_s, _ in records] or [0 if fault is Fault.HALF_ALIAS else zone.negative_ttl_s]
         if records:
             status = AnswerStatus.FOUND
         else:
@@ -161,7 +162,7 @@ class ScriptedResolver:
             status,
             mx=tuple(_mx(text) for _, text in records) if rdtype == "MX" else (),
             addresses=tuple(text for _, text in records) if rdtype != "MX" else (),
-            canonical=here,
+            canonical=here if aliases else name,
             aliases=tuple(aliases),
             ttl_s=min(ttls),
             secure=zone.secure,
@@ -272,7 +273,7 @@ class ScriptedDns:
         if fault not in (Fault.SERVFAIL, Fault.REFUSED):
             self._fill(response, name, rdtype, is_empty=fault in (Fault.NXDOMAIN, Fault.NODATA))
         if over_tcp:
-            return response.to_wire(max_size=65535)
+            return response.to_wire(max_size=65535, want_shuffle=False)
         return _spoil(response, fault, query.payload or 512)
 
     def _fill(self, response: dns.message.Message, name: str, rdtype: str, *, is_empty: bool) -> None:
@@ -303,10 +304,9 @@ _RCODES: dict[Fault | None, dns.rcode.Rcode] = {
 
 
 def _rrset(name: str, rdtype: str, records: Sequence[tuple[int, str]]) -> dns.rrset.RRset:
-    ttl_s = min(ttl for ttl, _ in records)
-    return dns.rrset.from_text_list(
-        f"{name}.", ttl_s, "IN", rdtype, [text for _, text in records], origin=dns.name.root
-    )
+    """Names in records are absolute, with or without a trailing dot; one TTL counts for all (RFC 2181 5.2)."""
+    rdatas = [dns.rdata.from_text("IN", rdtype, text, origin=dns.name.root, relativize=False) for _, text in records]
+    return dns.rrset.from_rdata_list(f"{name}.", min(ttl for ttl, _ in records), rdatas)
 
 
 def _spoil(response: dns.message.Message, fault: Fault | None, room: int) -> bytes:
@@ -319,11 +319,11 @@ def _spoil(response: dns.message.Message, fault: Fault | None, room: int) -> byt
         response.answer.clear()
         response.flags |= dns.flags.TC
     try:
-        octets = response.to_wire(max_size=max(room, 512))
+        octets = response.to_wire(max_size=max(room, 512), want_shuffle=False)
     except dns.exception.TooBig:
         response.answer.clear()
         response.flags |= dns.flags.TC
-        octets = response.to_wire(max_size=max(room, 512))
+        octets = response.to_wire(max_size=max(room, 512), want_shuffle=False)
     if fault is Fault.GARBAGE:
         end = octets.index(b"\0", 12) + 5
         octets = octets[:6] + b"\0\1\0\0\0\0" + octets[12:end] + b"\xc0\xff\xff"
@@ -338,8 +338,7 @@ class _UdpDoor(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport), "a datagram endpoint has a datagram transport"
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)  # neither loop's own class derives from it
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         assert self._transport is not None, "connected first"

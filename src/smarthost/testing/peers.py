@@ -101,8 +101,9 @@ class ScriptedExchanger:
 
     Steps, for `replies`, `silent_at` and `close_at`: banner, ehlo, helo, mail, rcpt, data, dot (after the content),
     rset, noop, quit. `replies` gives for a step the text ("550 5.1.1 unknown"; several lines end in "\\n"), a mapping
-    or a function from its argument: the address for mail and rcpt, the name for ehlo. `greylist_first`: 450 the first
-    time a recipient is named. At `silent_at` it answers nothing more, at `close_at` it hangs up instead.
+    or a function from its argument (the address for mail and rcpt, the name for ehlo); "" is the usual answer.
+    `greylist_first`: 450 the first time a recipient is named. At `silent_at` it answers nothing more, at `close_at` it
+    hangs up instead.
     """
 
     def __init__(
@@ -137,11 +138,11 @@ class ScriptedExchanger:
         if step == "rcpt" and self.greylist_first and argument not in self.greylisted:
             self.greylisted.add(argument)
             return "450 4.7.1 greylisted, come again"
-        answer = self.replies.get(step)
+        answer = self.replies.get(step, "")
         if callable(answer):
-            return answer(argument)
-        if isinstance(answer, Mapping):
-            return answer.get(argument) or self._agree(step)
+            answer = answer(argument)
+        elif isinstance(answer, Mapping):
+            answer = answer.get(argument, "")
         return answer or self._agree(step)
 
     def _agree(self, step: str) -> str:

@@ -8,7 +8,7 @@ guessed. Answers that do not belong to a question are ignored: the question goes
 
 import asyncio
 import secrets
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from smarthost.backends.dns.codec import belongs_to, encode_query, is_truncated
 
@@ -84,8 +84,7 @@ class _Socket(asyncio.DatagramProtocol):
         return self._asked >= QUESTIONS_PER_SOCKET or self._transport is None or self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport), "a datagram endpoint has a datagram transport"
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)  # neither loop's own class derives from it
 
     def ask(self, question: bytes) -> tuple[int, asyncio.Future[bytes]]:
         """Send a question; `forget` its id afterwards, whatever came of it."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A batch: what is committed together, as the rows that batch.sql reads. Built while the batch before it commits.
 
-Only tuples are made per row; one msgspec call encodes each list, and contents are handed to the kernel where they lie.
+Only tuples are made per row (`_value_`: `value` of an enum, or a dict by enum, costs 0.1 to 0.6 us); one msgspec call encodes each list, and contents are handed to the kernel where they lie.
 Knows no futures and no leases: items of commits.py enter themselves.
 """
 
@@ -11,14 +11,11 @@ from datetime import UTC, datetime
 import msgspec
 
 from smarthost.backends.sqlite.wire import BATCH_HEAD
-from smarthost.mail.envelope import Body
 from smarthost.mail.identity import decode_id
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
-from smarthost.mail.settlement import OwedReport, Settlement, State
+from smarthost.mail.settlement import OwedReport, Settlement
 
-_NAMES = {state: state.value for state in State}  # an enum's value costs 0.1 us, and there is one a row
-_BODIES = {body: body.value for body in Body}
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _SECONDS_A_DAY = 86_400
 _END_OF_DAYS = 253_402_300_800.0  # the year 10000
@@ -52,6 +49,7 @@ class Batch:
         "octets",
         "recipients",
         "reported",
+        "rows",
         "settles",
     )
 
@@ -66,10 +64,7 @@ class Batch:
         self.octets = 0
         self.day = 0
         self.highest = 0
-
-    @property
-    def rows(self) -> int:
-        return len(self.recipients) + len(self.settles) + len(self.reported) + len(self.notes)
+        self.rows = 0
 
     def add(
         self, message: Message, key: int, tag: int, body: bytes | None, debt: tuple[int, int] | None = None
@@ -95,7 +90,7 @@ class Batch:
             tag,
             received_at,
             envelope.reverse_path,
-            _BODIES[envelope.body],
+            envelope.body._value_,
             int(envelope.smtputf8),
             message.client,
             message.sender,
@@ -104,6 +99,7 @@ class Batch:
             len(prefix),
             None if body is None else middle,
         )
+        self.rows += len(envelope.recipients)
         self.messages.append(row if debt is None else row + debt)
         for n, address in enumerate(envelope.recipients):
             fields = (key, n, address.text, address.domain, received_at)
@@ -120,7 +116,7 @@ class Batch:
                 key,
                 recipient.n,
                 recipient.attempts,
-                _NAMES[recipient.state],
+                recipient.state._value_,
                 recipient.due,
                 recipient.last_reply,
                 recipient.status,
@@ -132,6 +128,7 @@ class Batch:
                 record,
             )
             rows.append(row)
+        self.rows += len(settlement.records)
 
     def clear(self, owed: OwedReport, records: Sequence[Record]) -> tuple[int, int]:
         """Enter that a debt is paid, with its records; gives what `add` of the report depends on."""
@@ -142,6 +139,7 @@ class Batch:
         for record in records:
             self.highest = max(self.highest, record.seq)
             self.reported.append((record.seq, key, record.at, record, numbers[0]))
+        self.rows += len(numbers) + len(records)
         return key, numbers[0]
 
     def note(self, name: str, value: bytes) -> None:
@@ -149,6 +147,7 @@ class Batch:
         self.notes.append((name, self.octets, len(value)))
         self.buffers.append(value)
         self.octets += len(value)
+        self.rows += 1
 
     def encode(self, number: int, now: float) -> list[bytes]:
         """Give the buffers of the batch's frame; `now`: wall seconds.

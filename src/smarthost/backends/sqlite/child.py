@@ -29,6 +29,7 @@ CHECKPOINT_PAGES = 4_000
 RECORD_DAYS = 30
 FORGET_ROWS = 500  # of outdated records at a time, ~1 ms, only while nothing waits
 SWITCH_S = 0.0005  # the reading thread gives way to the committing one after half a millisecond
+_NO_OCTETS = memoryview(b"\0")
 _BATCH_SQL = (Path(__file__).parent / "batch.sql").read_text()
 # What is wrong with the statement or a value in it, as opposed to the disk or the database.
 _FAULTY = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, apsw.RangeError, apsw.SQLError)
@@ -77,6 +78,8 @@ class Writer:
             parts.append(frame[offset : offset + length])
             offset += length
         messages, recipients, octets, settles, extras = parts
+        if not octets:
+            octets = _NO_OCTETS  # apsw would bind an empty view as NULL, of which substr makes more NULL
         try:
             if head.day != self._day:
                 self._begin_day(head.day)

@@ -144,7 +144,8 @@ class Settle:
         self.future = future
         self.leases = leases
         self.follow_up = follow_up
-        self.day = _first_day(settlements) if day is None else day
+        records = settlements[0].records
+        self.day = day if day is not None else day_of(records[0].at) if records else 0
         self.unsettled = unsettled  # shared by the parts of one that was divided
         self.crashes = 0
 
@@ -249,10 +250,3 @@ class Note(Single):
 
     def parts(self) -> "Sequence[Item]":
         return (self,)
-
-
-def _first_day(settlements: Sequence[Settlement]) -> int:
-    for settlement in settlements:
-        if settlement.records:
-            return day_of(settlement.records[0].at)
-    return 0

@@ -49,11 +49,12 @@ OWED = """
 SELECT n, address, domain, state, due, attempts, last_reply, status, why, host FROM recipient
 WHERE message = ? AND owed_at IS NOT NULL ORDER BY n"""
 OWING = "SELECT key, tag, received_at, reverse_path, smtputf8, prefix, in_file FROM message WHERE key = ?"
+# +m.key: a plain one would be taken for the range of the scan, instead of :first.
 MATCH = """
 SELECT m.key, m.tag, m.received_at, m.reverse_path, m.client, m.sender, m.octets,
     r.n, r.address, r.domain, r.state, r.due, r.attempts, r.last_reply, r.status, r.why, r.host
 FROM message AS m CROSS JOIN recipient AS r ON r.message = m.key
-WHERE m.key >= :first AND m.key <= :last AND (m.key, r.n) > (:after_key, :after_n)
+WHERE m.key >= :first AND m.key <= :last AND (+m.key, r.n) > (:after_key, :after_n)
     AND (:key = -1 OR m.tag = :tag)
     AND (:reverse_path = '' OR m.reverse_path = :reverse_path COLLATE NOCASE)
     AND (:recipient = '' OR r.address = :recipient COLLATE NOCASE)
@@ -140,25 +141,32 @@ class Reads:
 
     def _lease(self, ask: wire.AskLease) -> list[wire.LeaseRow]:
         leased = set(ask.leased)
-        earliest: dict[int, float] = {}
-        for domain in ask.domains:
-            of_domain: set[int] = set()
-            rows = self._db.execute(DOMAIN_IN_DUE_ORDER, (domain, ask.now))
-            for due, key, n in rows:
-                if (key, n) not in leased:
-                    of_domain.add(key)
-                    if due < earliest.get(key, float("inf")):
-                        earliest[key] = due
-                    if len(of_domain) == ask.n:
-                        break
-            rows.close()
         domains = set(ask.domains)
         found: list[wire.LeaseRow] = []
-        for key in sorted(earliest, key=lambda key: (earliest[key], key)):
+        for key in self._earliest(ask, leased):
             found += self._leases_of(key, leased, lambda domain, due: domain in domains and due <= ask.now)
             if len(found) >= ask.n:
                 break
         return found[: ask.n]
+
+    def _earliest(self, ask: wire.AskLease, leased: set[tuple[int, int]]) -> list[int]:
+        """Give the n messages with the earliest due recipients, in that order."""
+        earliest: dict[int, float] = {}
+        bound = ask.now
+        for domain in ask.domains:
+            of_domain: set[int] = set()
+            rows = self._db.execute(DOMAIN_IN_DUE_ORDER, (domain, bound))
+            for due, key, n in rows:
+                if (key, n) not in leased:
+                    of_domain.add(key)
+                    earliest[key] = min(due, earliest.get(key, due))
+                    if len(of_domain) == ask.n:
+                        break
+            rows.close()
+            if len(earliest) >= 2 * ask.n:  # what is later than the n earliest need not be read
+                earliest = dict(sorted(earliest.items(), key=_by_due)[: ask.n])
+                bound = max(earliest.values())
+        return [key for key, _ in sorted(earliest.items(), key=_by_due)[: ask.n]]
 
     def _sweep(self, ask: wire.AskSweep) -> list[wire.LeaseRow]:
         leased = set(ask.leased)
@@ -296,3 +304,7 @@ class Reads:
     def _note(self, ask: wire.AskNote) -> bytes | None:
         rows = self._rows("SELECT value FROM note WHERE name = ?", ask.name)
         return rows[0][0] if rows else None
+
+
+def _by_due(item: tuple[int, float]) -> tuple[float, int]:
+    return item[1], item[0]

@@ -129,6 +129,10 @@ class SqliteStore:
         """The highest store key or record seq ever committed; for IdSource. After `open`."""
         return self._numbers.last_for_ids()
 
+    def set_reserve(self, octets: int) -> None:
+        """Keep this much room for settlements; takes effect at once."""
+        self._space.set_reserve(octets)
+
     def draw_numbers_from(self, source: Callable[[], int]) -> None:
         """Draw the seq of our own records (`change`, wishes) from an IdSource: queue.verbs.Numbers says why."""
         self._numbers.source = source

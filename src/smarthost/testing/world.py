@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: MIT
+"""SimulatedWorld: a whole relay on virtual time, among scripted names, exchangers and clients; it can crash.
+
+The relay is the real one (Receptions, Journey, Sender, Planner, HostHealth) on a MemoryStore, in the order in which
+assemble joins it. The trace has every record, note and reply a client heard: same seed, same trace. A crash drops all
+but what the store had committed; the world's own ledgers (`acknowledged`, what exchangers took) know better.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Coroutine
+from enum import Enum
+from typing import TypeVar
+
+from msgspec import Struct
+
+from smarthost.accept.policy import LOOPBACK, RelayPolicy
+from smarthost.accept.reception import Receptions, ReceptionTerms
+from smarthost.mail.errors import ConnectFailed, StoreError
+from smarthost.mail.identity import IdSource, SequenceSource
+from smarthost.mail.record import TERMINAL_KINDS, Kind, Record, to_json
+from smarthost.ports import Clock, Connection
+from smarthost.queue.memory import MemoryStore
+from smarthost.queue.schedule import RetrySchedule
+from smarthost.queue.store import Changed, Filter
+from smarthost.relay import Journey, JourneyTerms
+from smarthost.route.health import HostHealth
+from smarthost.route.plan import Planner, PlanTerms
+from smarthost.route.source import Speaker
+from smarthost.route.table import Route, RouteTable
+from smarthost.send.attempt import AttemptTerms, Sender
+from smarthost.send.pool import Pool
+from smarthost.smtp.limits import Limits
+from smarthost.smtp.server import ServerSettings
+from smarthost.testing.clients import CONTENT, Acknowledged, ScriptedClient
+from smarthost.testing.dns import ScriptedResolver, Zone
+from smarthost.testing.mortal import Disk, Life, MortalClock, MortalConnection, MortalDialer, MortalSink, MortalStore
+from smarthost.testing.network import MemoryNetwork
+from smarthost.testing.peers import ScriptedExchanger
+from smarthost.testing.simulation import Simulation
+
+DOOR = ("127.0.0.1", 2525)  # where the relay listens; clients dial from loopback
+_FOR_ALL = 1 << 62
+# Our id in what an exchanger took: in our Received field, or in the Message-ID of a report (which has none)
+_OUR_ID = re.compile(rb"(?:\bid |^Message-ID: <)([0-9a-z]{16})[;@]", re.MULTILINE)
+
+T = TypeVar("T")
+
+
+class WorldTerms(Struct, frozen=True, kw_only=True):
+    """What a scenario may vary; the rest is as in production."""
+
+    hostname: str = "relay.example.org"
+    default_route: Route | None = None
+    commit_delay_s: float = 0.002
+    latency_s: float = 0.01
+    sessions_per_lane: int = 20
+    messages_per_session: int = 100
+    soft_bounce: bool = False
+    schedule: RetrySchedule = RetrySchedule()
+    limits: Limits = Limits()
+
+
+class Moment(Enum):
+    """Where a crash can be put."""
+
+    BEFORE_COMMIT = "before commit"  # it was enqueued, and is lost
+    AFTER_COMMIT = "after commit"  # it is durable, and nobody was told
+    BEFORE_CHUNK = "before chunk"  # octets have arrived, and are never looked at
+
+
+class Crash(Struct, frozen=True):
+    """A crash at the n-th such moment of the world (from 1), and how long the relay is down then."""
+
+    moment: Moment
+    n: int
+    down_s: float = 5.0
+
+
+class SimulatedWorld:
+    """One relay and all around it. `start` before use; what a scenario changes between crash and restart holds then."""
+
+    def __init__(self, simulation: Simulation, terms: WorldTerms | None = None, crash: Crash | None = None) -> None:
+        self.terms = terms = terms if terms is not None else WorldTerms()
+        self.clock = simulation.clock
+        self.random = simulation.random
+        self.trace = simulation.trace
+        self.zone = Zone()
+        self.resolver = ScriptedResolver(self.zone)
+        self.network = MemoryNetwork(simulation.clock, simulation.random, latency_s=terms.latency_s)
+        self.records: list[Record] = []  # as the sink was told, not yet durable then
+        self.notes: list[tuple[str, dict[str, object]]] = []
+        self.clients: list[ScriptedClient] = []
+        self.exchangers: list[ScriptedExchanger] = []
+        self.crashes = 0
+        self.in_doubt: Counter[tuple[str, str]] = Counter()  # taken by an exchanger at a crash, and not recorded so
+        self.moments: Counter[Moment] = Counter()
+        self.disk = Disk(self._enqueued, self._committed)
+        self._crash = crash
+        self._note = simulation.note
+        self._memory = MemoryStore(simulation.clock, terms.commit_delay_s)
+        self._running: _Running | None = None
+
+    # -- the world around it ------------------------------------------------------------------------------------------
+
+    def domain(self, name: str, *addresses: str) -> None:
+        """Give a domain one exchanger for each address, best first: mx1.NAME at preference 10, mx2.NAME at 20 ..."""
+        hosts = [(f"mx{n}.{name}", address) for n, address in enumerate(addresses, 1)]
+        self.zone.set(name, *(f"MX {10 * n} {host}" for n, (host, _) in enumerate(hosts, 1)))
+        for host, address in hosts:
+            self.zone.set(host, f"A {address}")
+
+    def place(self, exchanger: ScriptedExchanger, *addresses: str) -> ScriptedExchanger:
+        """Let an exchanger listen at these addresses."""
+        self.exchangers.append(exchanger)
+        for address in addresses:
+            self.network.bind(address, 25, exchanger.accept)
+        return exchanger
+
+    def remove(self, *addresses: str) -> None:
+        """Let nobody listen at these addresses any more: connections are refused."""
+        for address in addresses:
+            self.network.unbind((address, 25))
+
+    def site(self, name: str, address: str, **knobs: object) -> ScriptedExchanger:
+        """Give a domain one exchanger, at this address; knobs are ScriptedExchanger's."""
+        self.domain(name, address)
+        return self.place(ScriptedExchanger(name=f"mx1.{name}", **knobs), address)  # type: ignore[arg-type]
+
+    # -- life and death -----------------------------------------------------------------------------------------------
+
+    @property
+    def journey(self) -> Journey:
+        assert self._running is not None, "the relay runs"
+        return self._running.journey
+
+    @property
+    def is_up(self) -> bool:
+        return self._running is not None
+
+    async def start(self) -> None:
+        """Start the relay on what the store holds."""
+        assert self._running is None, "one relay at a time"
+        self._running = _Running(self, self._memory)
+        await self._running.open()
+
+    async def stop(self, grace_s: float = 30.0) -> None:
+        """Stop the relay in good order."""
+        running, self._running = self._running, None
+        assert running is not None, "the relay runs"
+        await running.close(grace_s)
+
+    def crash(self) -> None:
+        """End the relay as kill -9 and a power cut would."""
+        running, self._running = self._running, None
+        assert running is not None, "the relay runs"
+        self._note("crash")
+        self.crashes += 1
+        running.die()
+        self._memory = self._memory.crash()
+        recorded = {(record.id, record.recipient) for record in self._records_now() if record.kind is Kind.RELAYED}
+        self.in_doubt.update(pair for pair in self.deliveries() if pair not in recorded)
+
+    async def repair(self) -> None:
+        """Let the disk work again; what was kept meanwhile is committed."""
+        self.disk.failure = None
+        assert self._running is not None, "the relay runs"
+        await self._running.store.repaired()
+
+    def break_disk(self) -> None:
+        """Let everything that needs the disk fail until `repair`."""
+        self.disk.failure = StoreError("the disk is broken")
+
+    def _enqueued(self, number: int) -> None:
+        crash = self._crash
+        if crash == Crash(Moment.BEFORE_COMMIT, number, crash.down_s if crash else 0.0):
+            self.clock.deadline(self.terms.commit_delay_s * 0.99, self._crash_now)
+
+    def _committed(self, number: int) -> None:
+        self._pass(Moment.AFTER_COMMIT)
+
+    def _pass(self, moment: Moment) -> None:
+        self.moments[moment] += 1
+        crash = self._crash
+        if crash is not None and crash.moment is moment and crash.n == self.moments[moment] and self.is_up:
+            self._crash_now()
+
+    def heard(self) -> None:
+        """A chunk has arrived at the relay."""
+        self._pass(Moment.BEFORE_CHUNK)
+
+    def _crash_now(self) -> None:
+        assert self._crash is not None, "a crash was asked for"
+        if self.is_up:
+            self.crash()
+            self.clock.deadline(self._crash.down_s, self._rise)
+
+    def _rise(self) -> None:
+        self._running = running = _Running(self, self._memory)
+        running.open_soon()
+
+    # -- what everybody saw -------------------------------------------------------------------------------------------
+
+    def record(self, record: Record) -> None:
+        """Take a record: this is the Sink of every life."""
+        self.records.append(record)
+        self._note(f"record {to_json(record).decode()}")
+
+    def note(self, level: str, what: str, **facts: object) -> None:
+        """Take a note: this is the Sink of every life."""
+        self.notes.append((what, facts))
+        self._note(f"{level} {what} {facts}")
+
+    def _records_now(self) -> tuple[Record, ...]:
+        return _at_once(self._memory.records(-1, _FOR_ALL))
+
+    def kinds(self) -> dict[str, int]:
+        """Count the records by kind: those committed, and the acceptances, which only the sink is told."""
+        found = Counter(record.kind.value for record in self._records_now())
+        found["accepted"] = sum(record.kind is Kind.ACCEPTED for record in self.records)
+        return dict(sorted(found.items()))
+
+    def endings(self) -> dict[tuple[str, str], list[str]]:
+        """Give for each (id, recipient) its committed terminal records: exactly one each when all is over."""
+        ends: dict[tuple[str, str], list[str]] = {}
+        for record in self._records_now():
+            if record.kind in TERMINAL_KINDS:
+                ends.setdefault((record.id, record.recipient), []).append(record.kind.value)
+        return ends
+
+    @property
+    def acknowledged(self) -> list[Acknowledged]:
+        """All messages for which a client heard 250."""
+        return [each for client in self.clients for each in client.acknowledged]
+
+    def deliveries(self) -> Counter[tuple[str, str]]:
+        """Count how often each (id, recipient) was taken by exchangers."""
+        taken: Counter[tuple[str, str]] = Counter()
+        for exchanger in self.exchangers:
+            for message in exchanger.messages:
+                found = _OUR_ID.search(message.content)
+                assert found is not None or not message.recipients, "every message of ours names its id"
+                taken.update((found[1].decode(), each) for each in message.recipients if found is not None)
+        return taken
+
+    async def is_empty(self) -> bool:
+        """Is nothing left in the store, neither mail nor debts?"""
+        return await self._memory.count() == (0, 0)
+
+    async def until_empty(self, within_s: float = 86_400.0, step_s: float = 1.0) -> None:
+        """Let time pass until the store is empty. Raises: AssertionError: it is not within that time."""
+        ends = self.clock.monotonic() + within_s
+        while not (self.is_up and await self.is_empty()):
+            assert self.clock.monotonic() < ends, f"not done within {within_s:g} s: {await self._memory.count()}"
+            await self.clock.sleep(step_s)
+
+    # -- clients and operators ----------------------------------------------------------------------------------------
+
+    async def client(self) -> ScriptedClient:
+        """Connect a client and say EHLO. Raises: ConnectFailed: the relay is down."""
+        connection = await self.network.dial(*DOOR, source="", timeout_s=10.0)
+        name = f"client {len(self.clients) + 1}"
+        client = ScriptedClient(connection, lambda reply: self._note(f"{name} heard {reply}"))
+        self.clients.append(client)
+        await client.hear()
+        await client.say(b"EHLO client.example\r\n")
+        return client
+
+    async def submit(self, reverse_path: str, *recipients: str, content: bytes = CONTENT) -> str:
+        """Send one message in a session of its own and give the last reply; "" if the connection failed."""
+        try:
+            client = await self.client()
+        except ConnectFailed:
+            return ""
+        reply = await client.send(reverse_path, recipients, content)
+        await client.quit()
+        return reply
+
+    async def submit_until_heard(self, reverse_path: str, *recipients: str, content: bytes = CONTENT) -> str:
+        """Send as an ordinary client does: again after a while, until it hears 250."""
+        while not (reply := await self.submit(reverse_path, *recipients, content=content)).startswith("250"):
+            await self.clock.sleep(10.0)
+        return reply
+
+    async def change(self, verb: str, which: Filter | None = None) -> Changed:
+        """Say a verb to one chunk of the queue, as an operator."""
+        return await self.journey.change(which or Filter(), verb, None, 1000)
+
+
+class _Running:
+    """One life of the relay."""
+
+    def __init__(self, world: SimulatedWorld, memory: MemoryStore) -> None:
+        terms = world.terms
+        self._world = world
+        self._life = life = Life(world.heard)
+        self._clock: Clock = MortalClock(life, world.clock)
+        self.store = MortalStore(life, memory, world.disk)
+        self._memory = memory
+        self._pool = Pool(self._clock, idle_s=5.0, transactions=terms.messages_per_session)
+        self.journey: Journey
+        self._receptions: Receptions
+
+    async def open(self) -> None:
+        await self.store.open()
+        self._assemble()
+        await self.journey.start()
+        self._world.network.bind(*DOOR, self._accept)
+
+    def open_soon(self) -> None:
+        """Open from outside of any task: MemoryStore.open and Journey.start wait for nothing."""
+        _at_once(self.open())
+
+    def _assemble(self) -> None:
+        world, terms, clock, store = self._world, self._world.terms, self._clock, self.store
+        sink = MortalSink(self._life, world)
+        gate = HostHealth(clock, world.random)
+        sender = Sender(
+            AttemptTerms(
+                dialer=MortalDialer(self._life, world.network),
+                gate=gate,
+                pool=self._pool,
+                clock=clock,
+                sink=sink,
+                read_content=store.content,
+                soft_bounce=terms.soft_bounce,
+            )
+        )
+        table = RouteTable(terms.default_route)
+        plan_terms = PlanTerms(Speaker(terms.hostname), frozenset((DOOR,)), allow_private=True)
+        next_id = IdSource(clock.wall, world.random.getrandbits(15), store.last_number).next
+        next_seq = SequenceSource(clock.wall(), store.last_number).next
+        self._memory.draw_numbers_from(next_seq)
+        self.journey = Journey(
+            JourneyTerms(
+                store=store,
+                clock=clock,
+                random=world.random,
+                sink=sink,
+                gate=gate,
+                destination_of=table.destination_of,
+                plan=Planner(table, world.resolver, clock, world.random, plan_terms).plan,
+                attempt=sender.attempt,
+                next_id=next_id,
+                next_seq=next_seq,
+                hostname=terms.hostname,
+                schedule=terms.schedule,
+                sessions_per_lane=terms.sessions_per_lane,
+            )
+        )
+        self._receptions = Receptions(
+            ReceptionTerms(
+                settings=ServerSettings(
+                    hostname=terms.hostname,
+                    max_octets=terms.limits.message_octets,
+                    max_recipients=terms.limits.recipients,
+                    max_errors=terms.limits.errors,
+                ),
+                limits=terms.limits,
+                policy=RelayPolicy(LOOPBACK),
+                clock=clock,
+                sink=sink,
+                next_id=next_id,
+                add=self.journey.add,
+                draft=store.draft,
+                refusal=lambda: store.refusal,
+            )
+        )
+
+    def _accept(self, connection: Connection) -> MortalConnection:
+        mortal = MortalConnection(self._life, connection)
+        self._receptions.accept(mortal)
+        return mortal
+
+    async def close(self, grace_s: float) -> None:
+        """As assemble does."""
+        until = self._clock.monotonic() + grace_s
+        self._world.network.unbind(DOOR)
+        await self._receptions.drain(grace_s)
+        await self.journey.stop(max(0.0, until - self._clock.monotonic()))
+        self._pool.close()
+        await self.store.close()
+
+    def die(self) -> None:
+        self._world.network.unbind(DOOR)
+        self._life.end()
+
+
+def _at_once(work: Coroutine[object, object, T]) -> T:
+    """Run what waits for nothing, such as all reads of a MemoryStore."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("it had to wait")

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""Octets to Answers: any octets end in an Answer or a ValueError, and only our own question's answer counts."""
+
+import contextlib
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smarthost.backends.dns.codec import (
+    belongs_to,
+    decode_answer,
+    encode_query,
+    encode_question,
+    is_truncated,
+)
+from smarthost.ports import AnswerStatus
+
+QUESTION = encode_question("example.org", "MX")
+
+
+def response(*answers: str, rcode: dns.rcode.Rcode = dns.rcode.NOERROR, flags: int = 0) -> bytes:
+    message = dns.message.make_response(dns.message.from_wire(encode_query(7, QUESTION)))
+    message.set_rcode(rcode)
+    message.flags |= flags
+    for text in answers:
+        name, ttl, kind, rdtype, rdata = text.split(" ", 4)
+        message.answer.append(dns.rrset.from_text(name, int(ttl), kind, rdtype, rdata))
+    return message.to_wire()
+
+
+def test_query_is_what_dnspython_reads() -> None:
+    """One question, recursion desired, AD asked for, EDNS with a payload that needs no fragments."""
+    query = dns.message.from_wire(encode_query(0xABCD, QUESTION))
+
+    assert query.id == 0xABCD
+    assert query.flags == dns.flags.RD | dns.flags.AD
+    assert query.question[0].to_text() == "example.org. IN MX"
+    assert (query.edns, query.payload) == (0, 1232)
+
+
+@pytest.mark.parametrize("name", ["", ".", "a..b", "x" * 64, "a." * 127 + "bc", "é.example"])
+def test_what_dns_cannot_hold_is_no_question(name: str) -> None:
+    """Empty labels, too long ones, too long names and what is not ASCII."""
+    with pytest.raises(ValueError, match=r"question"):
+        encode_question(name, "A")
+
+
+def test_backslash_and_at_sign_are_plain_octets() -> None:
+    """A name is not zone file text: nothing is an escape."""
+    assert encode_question("a\\.@", "A")[:5] == b"\x02a\\\x01@"
+
+
+@pytest.mark.parametrize(
+    ("message", "belongs"),
+    [
+        (response(), True),
+        (response().replace(b"example", b"EXAMPLE", 1), True),
+        (response(rcode=dns.rcode.SERVFAIL), True),
+        (encode_query(7, QUESTION), False),
+        (response()[:12], False),
+        (response()[:11], False),
+        (response().replace(b"example", b"examplf", 1), False),
+        (response().replace(b"\x00\x0f\x00\x01", b"\x00\x01\x00\x01", 1), False),
+        (b"\0\7\x81\x82\0\0\0\0\0\0\0\0", True),
+        (b"\0\7\x81\x80\0\0\0\0\0\0\0\0", False),
+        (b"\0\7\x81\x80\0\2\0\0\0\0\0\0" + QUESTION + QUESTION, False),
+        (b"", False),
+    ],
+)
+def test_only_answers_to_our_question_belong_to_it(message: bytes, belongs: bool) -> None:
+    """A response with our question, whatever its case, or an error without any; nothing else."""
+    assert belongs_to(message, QUESTION) is belongs
+
+
+def test_truncation_is_seen() -> None:
+    """TC means that the whole answer is elsewhere."""
+    assert is_truncated(response(flags=dns.flags.TC))
+    assert not is_truncated(response())
+
+
+def test_records_for_other_names_do_not_count() -> None:
+    """What a server adds unasked is not believed."""
+    answer = decode_answer("example.org", "MX", response("other.org. 5 IN MX 10 evil.example."), trust_ad=False)
+
+    assert (answer.status, answer.mx) == (AnswerStatus.NODATA, ())
+
+
+def test_records_of_another_class_do_not_count() -> None:
+    """Chaosnet has no exchangers."""
+    answer = decode_answer("example.org", "MX", response("example.org. 5 CH MX 10 evil.example."), trust_ad=False)
+
+    assert answer.status is AnswerStatus.NODATA
+
+
+def test_negative_answer_without_soa_is_not_kept() -> None:
+    """RFC 2308 5: no SOA, no negative caching."""
+    assert decode_answer("example.org", "MX", response(), trust_ad=False).ttl_s == 0
+
+
+def test_records_in_an_nxdomain_answer_do_not_count() -> None:
+    """A name that does not exist has no records, whatever else is said."""
+    message = response("example.org. 5 IN MX 10 evil.example.", rcode=dns.rcode.NXDOMAIN)
+
+    answer = decode_answer("example.org", "MX", message, trust_ad=False)
+
+    assert (answer.status, answer.mx) == (AnswerStatus.NXDOMAIN, ())
+
+
+def test_alias_beside_a_record_gives_way_to_it() -> None:
+    """A broken zone with both is read as the record it has."""
+    message = response("example.org. 5 IN CNAME x.example.", "example.org. 5 IN MX 10 m.example.")
+
+    answer = decode_answer("example.org", "MX", message, trust_ad=False)
+
+    assert (answer.status, answer.aliases) == (AnswerStatus.FOUND, ())
+
+
+@pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.FORMERR, dns.rcode.NOTIMP])
+def test_every_other_rcode_is_a_failure_by_name(rcode: dns.rcode.Rcode) -> None:
+    """What is neither an answer nor a name that does not exist is no answer."""
+    answer = decode_answer("example.org", "MX", response(rcode=rcode), trust_ad=False)
+
+    assert (answer.status, answer.detail) == (AnswerStatus.SERVFAIL, dns.rcode.to_text(rcode))
+
+
+_FULL = response(
+    "example.org. 60 IN CNAME real.example.", "real.example. 60 IN MX 10 m.example.", "m.example. 1 IN A 192.0.2.1"
+)
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_octets_end_in_an_answer_or_a_value_error(octets: bytes, is_response: bool) -> None:
+    """Nothing a server sends gets out as another exception."""
+    with contextlib.suppress(ValueError):
+        decode_answer("example.org", "MX", (_FULL[:12] if is_response else b"") + octets, trust_ad=True)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(_FULL) - 1), st.integers(0, 255)), max_size=6), st.integers(12, len(_FULL))
+)
+def test_damaged_answers_end_in_an_answer_or_a_value_error(damage: list[tuple[int, int]], end: int) -> None:
+    """Neither does a real answer with some octets changed, or cut off."""
+    octets = bytearray(_FULL)
+    for place, octet in damage:
+        octets[place] = octet
+    with contextlib.suppress(ValueError):
+        decode_answer("example.org", "MX", bytes(octets[:end]), trust_ad=True)

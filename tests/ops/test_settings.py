@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""`smarthost config check|show`."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from smarthost.ops import cli
+
+GOOD = 'hostname = "relay.example.org"\nlisten = ["127.0.0.1:0"]\n'
+BAD = 'hostnam = "x"\n[limits]\nrecipients = 5\n'
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.cli, ["config", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "smarthost.toml"
+
+
+def test_a_good_file_is_told_to_be_good(file: Path) -> None:
+    """`config check` says which file it read."""
+    file.write_text(GOOD)
+
+    assert run("check", "--config", str(file)) == (0, f"{file}: no errors\n", "")
+
+
+def test_a_bad_file_is_told_line_by_line(file: Path) -> None:
+    """Every error comes with file, line and key, and the exit code is 78."""
+    file.write_text(BAD)
+
+    code, out, said = run("check", "--config", str(file))
+
+    assert (code, out) == (78, "")
+    assert said.splitlines() == [
+        f'{file}: line 1: hostnam: unknown key; did you mean "hostname"?',
+        f"{file}: line 3: limits.recipients: expected 100 to 100000 (RFC 5321 4.5.3.1.8: 100 at least), got 5",
+    ]
+
+
+def test_errors_as_json_have_file_line_and_key(file: Path) -> None:
+    """A deployment script can point at the line."""
+    file.write_text(BAD)
+
+    code, out, _ = run("check", "--config", str(file), "--json")
+
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code == 78
+    assert [(each["file"], each["line"], each["key"]) for each in found] == [
+        (str(file), 1, "hostnam"),
+        (str(file), 3, "limits.recipients"),
+    ]
+
+
+def test_an_error_of_an_option_names_the_option(file: Path) -> None:
+    """A wrong option is not looked for in the file."""
+    file.write_text(GOOD)
+
+    _, _, said = run("check", "--config", str(file), "--dns", "localhost", "--dns", "x:53")
+
+    assert said.splitlines() == [
+        '--dns: element 2: expected IP:PORT such as 127.0.0.1:2525 or [::1]:2525, got host "x"'
+    ]
+
+
+def test_an_open_relay_is_warned_about(file: Path) -> None:
+    """`config check` says what it would mean."""
+    file.write_text(GOOD + 'relay_from = ["0.0.0.0/0"]\n')
+
+    code, _, said = run("check", "--config", str(file))
+
+    assert code == 0
+    assert "open relay" in said
+
+
+def test_show_prints_what_holds_with_options_over_the_file(file: Path) -> None:
+    """Defaults, file and options in one, as a file that could be used."""
+    file.write_text(GOOD)
+
+    code, out, _ = run(
+        "show", "--config", str(file), "--listen", "127.0.0.1:2526", "--allow-private", "--mx-port", "26"
+    )
+
+    shown = tomllib.loads(out)
+    assert code == 0
+    assert out.startswith(f"# read from {file}\n")
+    assert (shown["hostname"], shown["listen"]) == ("relay.example.org", ["127.0.0.1:2526"])
+    assert shown["mx"] == {"port": 26, "allow_private": True}
+
+
+def test_show_as_json_is_one_line(file: Path) -> None:
+    """A program reads numbers."""
+    file.write_text(GOOD)
+
+    _, out, _ = run("show", "--config", str(file), "--json")
+
+    assert len(out.splitlines()) == 1
+    assert json.loads(out)["retry"]["first_s"] == 300
+
+
+def test_every_option_of_serve_reaches_its_key(tmp_path: Path) -> None:
+    """What the manual says an option sets, it sets."""
+    _, out, said = run(
+        "show", "--listen", "127.0.0.1:1", "--listen", "[::1]:2", "--state-dir", str(tmp_path),
+        "--hostname", "h.example", "--next-hop", "n.example:26", "--dns", "127.0.0.1:5353",
+        "--mx-port", "2526", "--allow-private", "--relay-from", "10.0.0.0/8", "--relay-from", "::1",
+    )  # fmt: skip
+
+    shown = tomllib.loads(out)
+    assert said == ""
+    assert shown["listen"] == ["127.0.0.1:1", "[::1]:2"]
+    assert (shown["state_dir"], shown["hostname"]) == (str(tmp_path), "h.example")
+    assert (shown["next_hop"]["host"], shown["next_hop"]["port"]) == ("n.example", 26)
+    assert (shown["dns"]["servers"], shown["mx"]) == (["127.0.0.1:5353"], {"port": 2526, "allow_private": True})
+    assert shown["relay_from"] == ["10.0.0.0/8", "::1/128"]
+
+
+def test_options_that_are_not_given_leave_the_file_alone(file: Path) -> None:
+    """A switch that is not set does not switch off what the file switches on."""
+    file.write_text(GOOD + "[mx]\nallow_private = true\nport = 26\n")
+
+    _, out, _ = run("show", "--config", str(file))
+
+    assert tomllib.loads(out)["mx"] == {"port": 26, "allow_private": True}
