@@ -138,7 +138,7 @@ class Journey:
     async def _plan(self, destination: str) -> None:
         try:
             plan = await self._terms.plan(destination)
-        except Exception as failure:  # around an attempt: planning is its first part
+        except Exception as failure:  # noqa: BLE001 - around an attempt, of which planning is the first part
             self._sink.note("error", "planning failed", destination=destination, why=repr(failure))
             self._feed.suspend(destination, self._clock.wall() + PAUSE_S, f"planning failed: {failure!r}")
             return
@@ -209,7 +209,7 @@ class Journey:
     async def _deliver(self, lease: Lease, destination: str, plan: Plan) -> None:
         try:
             result = await self._terms.attempt(lease, plan)
-        except Exception as failure:  # unknown means temporary: logged once, deferred, never bounced
+        except Exception as failure:  # noqa: BLE001 - unknown means temporary: logged once, deferred, never bounced
             self._sink.note("error", "attempt failed", id=lease.id, destination=destination, why=repr(failure))
             result = self._same_verdict(lease, Verdict(Outcome.DEFERRED, "4.3.0", f"local failure: {failure!r}"))
         self._settle(result)
@@ -280,7 +280,7 @@ class Journey:
                 if owed is not None:
                     await self._file_report(owed)
                     continue
-            except Exception as failure:  # around a report: a bug in a DSN must not stop the mail
+            except Exception as failure:  # noqa: BLE001 - around a report: a bug in a DSN must not stop the mail
                 self._sink.note("error", "report not filed", why=repr(failure))
                 await self._clock.sleep(PAUSE_S)
             alarm.restart(REPORT_WAIT_S)

@@ -360,6 +360,18 @@ def test_content_that_drips_for_ever_is_hung_up_on() -> None:
     assert desk.clock.monotonic() <= FakeClock().monotonic() + 3700
 
 
+def test_an_octet_now_and_then_does_not_keep_a_session_alive() -> None:
+    """A command that drips in for ever is hung up on as silence is."""
+    desk = Desk()
+    desk.say(b"EHLO c\r\n")
+
+    for _ in range(6):
+        desk.clock.advance(60)
+        desk.say(b"N")
+
+    assert desk.wire.is_closed
+
+
 def test_waiting_for_our_own_disk_is_no_fault_of_the_clients() -> None:
     """While the store takes its time the client's deadline does not run."""
     desk = Desk()

@@ -373,5 +373,5 @@ class Gate(RuleBasedStateMachine):
             assert self.health.usable("", MX) is None
 
 
-Gate.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+Gate.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 TestGate = Gate.TestCase

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smarthost.mail.hop import Host
@@ -595,6 +595,7 @@ _names = st.sampled_from(["a.example", "b.example", "", "localhost", "relay.exam
 _addresses = st.lists(st.sampled_from([A, B, A6, "127.0.0.1", "1.0.0.25", "nonsense"]), max_size=4).map(tuple)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_answers_end_in_usable_hosts_or_a_verdict(data: st.DataObject) -> None:
     """Whatever a resolver says, the machine ends, bounded, with allowed hosts that are not ourselves, or a verdict."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Where a line ends and where content ends, however the octets arrive and whatever they try."""
 
+import sys
 import time
 import tracemalloc
 from itertools import accumulate, pairwise
@@ -153,6 +154,23 @@ def test_octets_that_wait_are_counted() -> None:
     assert buffer.take_line() is None
 
 
+def test_idle_session_keeps_no_chunk_alive() -> None:
+    """What was read is forgotten at once, not when the next octets come."""
+    chunk = b"NOOP\r\n" * 1000
+    before = sys.getrefcount(chunk)
+    buffer = InputBuffer()
+
+    buffer.append(chunk)
+    while buffer.take_line() is not None:
+        pass
+    assert sys.getrefcount(chunk) == before
+    buffer.append(chunk)
+    octets, _ = buffer.unread()
+    buffer.consume(len(octets))
+    del octets
+    assert sys.getrefcount(chunk) == before
+
+
 LINE_OCTETS = st.lists(
     st.sampled_from([b"\r\n", b"\r", b"\n", b"NOOP", b"x" * 700, b"\x00", b" ", b"\x16\x03"]), max_size=40
 ).map(b"".join)
@@ -292,6 +310,7 @@ def test_large_chunk_passes_without_a_copy() -> None:
     chunk = b"x" * 100_000
 
     assert Read(chunk).pieces[0] is chunk
+    assert Read(b"", chunk).pieces[0] is chunk
 
 
 @pytest.mark.parametrize("head", [b"a" * CONTENT_PIECE_OCTETS, b".." + b"b\r\n.c" * 20_000])

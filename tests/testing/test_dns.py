@@ -58,7 +58,7 @@ QUESTIONS = [
 async def test_server_and_resolver_agree(name: str, rdtype: str) -> None:
     """What a journey learns from the simulation is what it would learn from the network."""
     async with ScriptedDns(ZONE) as dns:
-        real = DnsResolver(FakeClock(), [dns.address], Patience(try_s=0.03, rounds=1, total_s=1))
+        real = DnsResolver(FakeClock(), [dns.address], Patience(try_s=0.1, rounds=1, total_s=1))
         over_network = await real.ask(name, rdtype)
         real.close()
     in_memory = await ScriptedResolver(ZONE).ask(name, rdtype)

@@ -138,7 +138,8 @@ class Reception:
         self._is_over = False
         self._is_paused = False
         self._is_leaving = False
-        self._deadline = terms.clock.deadline(terms.limits.command_timeout_s, self._timed_out)
+        self._command_timeout_s = terms.limits.command_timeout_s
+        self._deadline = terms.clock.deadline(self._command_timeout_s, self._timed_out)
 
     def __repr__(self) -> str:
         return f"<Reception from {self._client}>"
@@ -159,20 +160,20 @@ class Reception:
         """Take octets from the client."""
         if self._is_over:
             return
-        self._machine.receive(chunk)
-        self._restart_deadline()
-        self._advance()
-        if self._machine.buffered > BUFFERED_OCTETS and self._machine.is_waiting and not self._is_paused:
-            self._is_paused = True
-            self._connection.pause()
-
-    def _restart_deadline(self) -> None:
-        limits = self._terms.limits
-        if self._machine.is_receiving_content:
+        machine = self._machine
+        machine.receive(chunk)
+        has_moved = self._advance()
+        if self._is_over:
+            return
+        if machine.is_receiving_content:
             left = self._transaction_ends - self._terms.clock.monotonic()
-            self._deadline.restart(max(0.0, min(limits.content_timeout_s, left)))
-        else:
-            self._deadline.restart(limits.command_timeout_s)
+            self._deadline.restart(max(0.0, min(self._terms.limits.content_timeout_s, left)))
+        elif machine.is_waiting:
+            if machine.buffered > BUFFERED_OCTETS and not self._is_paused:
+                self._is_paused = True
+                self._connection.pause()
+        elif has_moved:  # an octet now and then is no command: it does not keep a session alive
+            self._deadline.restart(self._command_timeout_s)
 
     def writable(self) -> None:
         """The client reads its replies again."""
@@ -214,20 +215,26 @@ class Reception:
 
     # The conversation
 
-    def _advance(self) -> None:
+    def _advance(self) -> bool:
+        """Answer what has come in; True if there was anything to answer."""
         machine = self._machine
+        has_moved = False
         while not self._is_over and (event := machine.next_event()) is not None:
+            has_moved = True
             try:
                 self._answer(event)
-            except Exception as failure:  # reception's edge: whatever broke here is ours, and temporary to the client
+            except Exception as failure:  # noqa: BLE001 - reception's edge: what broke here is ours, and temporary
                 self._broke(failure)
-        self._flush()
+        return self._flush() or has_moved
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
         output = self._machine.take_output()
-        if output and not self._connection.write((output,)) and not self._is_paused:
+        if not output:
+            return False
+        if not self._connection.write((output,)) and not self._is_paused:
             self._is_paused = True  # the client does not read its replies: hear nothing more from it until it does
             self._connection.pause()
+        return True
 
     def _resume(self) -> None:
         if self._is_paused:

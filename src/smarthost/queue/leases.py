@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from smarthost.mail.content import Content, InlineContent
+from smarthost.mail.content import Content
 from smarthost.mail.identity import decode_id
 from smarthost.mail.lease import LEASE_RECIPIENTS, Lease, LeasedRecipient
 from smarthost.mail.message import Message
@@ -128,14 +128,13 @@ class Leases:
         self._wishes.clear()
 
 
-def fresh_leases(message: Message, domains: Collection[str]) -> tuple[Lease, ...]:
-    """Cut leases for a new message's recipients in `domains`, at most 100 each; content only if it is in memory."""
+def fresh_leases(message: Message, domains: Collection[str], content: Content | None) -> tuple[Lease, ...]:
+    """Cut leases for a new message's recipients in `domains`, at most 100 each; no `content`: it is to be read back."""
     recipients = [
         LeasedRecipient(n, address.text, address.domain)
         for n, address in enumerate(message.envelope.recipients)
         if address.domain in domains
     ]
-    content = message.content if isinstance(message.content, InlineContent) else None
     if 0 < len(recipients) <= LEASE_RECIPIENTS:
         return (cut_lease(message, content, recipients),)
     return tuple(

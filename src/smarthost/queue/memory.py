@@ -102,7 +102,7 @@ class MemoryStore:
         if not isinstance(message.content, InlineContent):
             message = _with_inline_content(message)
         key = decode_id(message.id)[0]
-        leased = fresh_leases(message, lease)
+        leased = fresh_leases(message, lease, message.content)
         for part in leased:
             self._leases.take_all(part)
         self._numbers.saw(key)

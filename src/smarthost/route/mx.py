@@ -8,6 +8,7 @@ nobody itself and keeps nothing. Only hosts with an address mail may go to are i
 
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
+from itertools import zip_longest
 from typing import TypeVar
 
 from msgspec import Struct
@@ -71,7 +72,7 @@ class Exchangers(Struct, frozen=True, gc=False):
         return len(self.hosts) > 1 or len(self.hosts[0].addresses) > 2
 
     def draw(self, random: Random) -> tuple[Host, ...]:
-        """Give the hosts in a new order: equals drawn anew, and each host's addresses within their family.
+        """Give the hosts in a new order: equals drawn anew, and which of a host's addresses comes first in its family.
 
         RFC 5321 5.1 leaves the order of addresses to the resolver; from a cache it would always be the same.
         """
@@ -259,15 +260,23 @@ class _Search:
 
 def interleave(families: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Take from each family in turn: a broken one costs at most every other dial."""
-    longest = max((len(family) for family in families), default=0)
-    return tuple(family[index] for index in range(longest) for family in families if index < len(family))
+    turns = zip_longest(*families, fillvalue="")
+    return tuple([each for turn in turns for each in turn if each])
 
 
 def _redrawn(host: Host, random: Random) -> Host:
-    families = [[each for each in host.addresses if (":" in each) is is_v6] for is_v6 in (False, True)]
-    for family in families:
-        random.shuffle(family)
-    return Host(host.name, interleave(families), host.preference)
+    """Rotate each family by chance; the families go on taking turns."""
+    addresses = host.addresses
+    v6 = [each for each in addresses if ":" in each]
+    if not v6 or len(v6) == len(addresses):
+        return Host(host.name, _rotated(addresses, random), host.preference)
+    v4 = _rotated([each for each in addresses if ":" not in each], random)
+    return Host(host.name, interleave((v4, _rotated(v6, random))), host.preference)
+
+
+def _rotated(addresses: Sequence[str], random: Random) -> tuple[str, ...]:
+    start = int(random.random() * len(addresses))
+    return (*addresses[start:], *addresses[:start])
 
 
 def _preference(host: Host) -> int:

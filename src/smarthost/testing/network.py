@@ -21,6 +21,7 @@ HIGH_OCTETS = 64 * 1024  # as asyncio's transports
 LOW_OCTETS = 16 * 1024
 HOME = "127.0.0.1"  # who dials without a source comes from here
 _FIRST_PORT = 40_000
+_SAME_TIME_S = 1e-9  # sums of floats: a timer may fire that much early, and nobody would look again
 
 _Address = tuple[str, int]
 _Accepted = Callable[[Connection], Receiver | None]
@@ -253,7 +254,7 @@ class MemoryConnection:
     def _pump(self) -> None:
         """Take in what has arrived by now, and tell it as far as the receiver lets us."""
         now = asyncio.get_running_loop().time()
-        while self._inbox and self._inbox[0][0] <= now:
+        while self._inbox and self._inbox[0][0] <= now + _SAME_TIME_S:
             _, item = self._inbox.popleft()
             if isinstance(item, bytes):
                 self._arrived += item

@@ -42,7 +42,7 @@ from smarthost.testing.simulation import Simulation
 DOOR = ("127.0.0.1", 2525)  # where the relay listens; clients dial from loopback
 _FOR_ALL = 1 << 62
 # Our id in what an exchanger took: in our Received field, or in the Message-ID of a report (which has none)
-_OUR_ID = re.compile(rb"(?:\bid |^Message-ID: <)([0-9a-z]{16})[;@]", re.MULTILINE)
+_OUR_ID = re.compile(rb"(?:\bid |^Message-ID: <)([0-9a-z]{16})\b", re.MULTILINE)
 
 T = TypeVar("T")
 
@@ -158,7 +158,7 @@ class SimulatedWorld:
         self.crashes += 1
         running.die()
         self._memory = self._memory.crash()
-        recorded = {(record.id, record.recipient) for record in self._records_now() if record.kind is Kind.RELAYED}
+        recorded = {(record.id, record.recipient) for record in self.committed() if record.kind is Kind.RELAYED}
         self.in_doubt.update(pair for pair in self.deliveries() if pair not in recorded)
 
     async def repair(self) -> None:
@@ -211,19 +211,21 @@ class SimulatedWorld:
         self.notes.append((what, facts))
         self._note(f"{level} {what} {facts}")
 
-    def _records_now(self) -> tuple[Record, ...]:
+    def committed(self) -> tuple[Record, ...]:
+        """Give all records the store has committed, also while the relay is down."""
+        _at_once(self._memory.open())
         return _at_once(self._memory.records(-1, _FOR_ALL))
 
     def kinds(self) -> dict[str, int]:
         """Count the records by kind: those committed, and the acceptances, which only the sink is told."""
-        found = Counter(record.kind.value for record in self._records_now())
+        found = Counter(record.kind.value for record in self.committed())
         found["accepted"] = sum(record.kind is Kind.ACCEPTED for record in self.records)
         return dict(sorted(found.items()))
 
     def endings(self) -> dict[tuple[str, str], list[str]]:
         """Give for each (id, recipient) its committed terminal records: exactly one each when all is over."""
         ends: dict[tuple[str, str], list[str]] = {}
-        for record in self._records_now():
+        for record in self.committed():
             if record.kind in TERMINAL_KINDS:
                 ends.setdefault((record.id, record.recipient), []).append(record.kind.value)
         return ends
@@ -243,15 +245,16 @@ class SimulatedWorld:
                 taken.update((found[1].decode(), each) for each in message.recipients if found is not None)
         return taken
 
-    async def is_empty(self) -> bool:
-        """Is nothing left in the store, neither mail nor debts?"""
-        return await self._memory.count() == (0, 0)
+    def count(self) -> tuple[int, int]:
+        """Give (messages, unfinished recipients) in the store; a message that owes a report counts too."""
+        _at_once(self._memory.open())
+        return _at_once(self._memory.count())
 
     async def until_empty(self, within_s: float = 86_400.0, step_s: float = 1.0) -> None:
         """Let time pass until the store is empty. Raises: AssertionError: it is not within that time."""
         ends = self.clock.monotonic() + within_s
-        while not (self.is_up and await self.is_empty()):
-            assert self.clock.monotonic() < ends, f"not done within {within_s:g} s: {await self._memory.count()}"
+        while not (self.is_up and self.count() == (0, 0)):
+            assert self.clock.monotonic() < ends, f"not done within {within_s:g} s: {self.count()}"
             await self.clock.sleep(step_s)
 
     # -- clients and operators ----------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ FOUND, NODATA, NXDOMAIN = AnswerStatus.FOUND, AnswerStatus.NODATA, AnswerStatus.
 SERVFAIL, TIMEOUT = AnswerStatus.SERVFAIL, AnswerStatus.TIMEOUT
 LONG = Patience()
 SHORT = Patience(try_s=0.03, rounds=2, total_s=0.2)
+MIXED = Patience(try_s=0.1, rounds=1, total_s=1.0)  # for scenarios in which somebody does answer, on a busy box too
 
 Scenario = Callable[["Rig"], Awaitable[None]]
 
@@ -142,7 +143,7 @@ async def test_null_mx_and_odd_exchangers(rig: Rig) -> None:
     assert {record.exchange for record in odd.mx} == {"with\\032space.example", "a\\.b.example"}
 
 
-@on_both_loops(zone, SHORT)
+@on_both_loops(zone, MIXED)
 async def test_alias_loop_is_a_failure_that_shows_the_loop(rig: Rig) -> None:
     """A loop within one answer is told with the names on it."""
     answer = await rig.ask("loop1.example.org")
@@ -170,7 +171,7 @@ async def test_validated_answers_are_believed_from_loopback(rig: Rig) -> None:
 def test_refusal_to_answer_is_servfail_with_a_detail(fault: Fault) -> None:
     """A server that says no is asked once, and named."""
 
-    @on_both_loops(lambda: Zone(faults={"a.example": fault}), SHORT)
+    @on_both_loops(lambda: Zone(faults={"a.example": fault}))
     async def scenario(rig: Rig) -> None:
         answer = await rig.ask("a.example")
 
@@ -241,12 +242,12 @@ async def test_dead_server_costs_nothing_when_the_kernel_says_so(rig: Rig) -> No
     assert answer.status is FOUND
 
 
-@on_both_loops(zone, SHORT)
+@on_both_loops(zone, MIXED)
 async def test_silent_server_is_waited_for_once(rig: Rig) -> None:
     """The server that answered is asked first from then on."""
     silent = ScriptedDns(Zone(faults={"mx1.example.org": Fault.TIMEOUT}))
     async with silent:
-        resolver = DnsResolver(rig.clock, [silent.address, rig.dns.address], SHORT)
+        resolver = DnsResolver(rig.clock, [silent.address, rig.dns.address], MIXED)
 
         first = await resolver.ask("mx1.example.org", "A")
         second = await resolver.ask("mx1.example.org", "AAAA")
@@ -256,11 +257,11 @@ async def test_silent_server_is_waited_for_once(rig: Rig) -> None:
     assert silent.asked.total() == 1
 
 
-@on_both_loops(zone, SHORT)
+@on_both_loops(zone, MIXED)
 async def test_refusing_server_makes_the_next_one_answer(rig: Rig) -> None:
     """A lame server among good ones does no harm."""
     async with ScriptedDns(Zone(faults={"mx1.example.org": Fault.REFUSED})) as lame:
-        resolver = DnsResolver(rig.clock, [lame.address, rig.dns.address], SHORT)
+        resolver = DnsResolver(rig.clock, [lame.address, rig.dns.address], MIXED)
 
         answer = await resolver.ask("mx1.example.org", "A")
         resolver.close()
@@ -376,7 +377,7 @@ def test_ttls_are_bounded(records: tuple[str, ...], negative_ttl_s: int, kept_s:
     scenario(asyncio.run)
 
 
-@on_both_loops(lambda: Zone(faults={"a.example": Fault.SERVFAIL}), SHORT)
+@on_both_loops(lambda: Zone(faults={"a.example": Fault.SERVFAIL}), MIXED)
 async def test_failures_are_kept_for_seconds(rig: Rig) -> None:
     """A broken domain does not cost its time for every message (RFC 9520)."""
     for _ in range(5):
@@ -389,7 +390,7 @@ async def test_failures_are_kept_for_seconds(rig: Rig) -> None:
     assert rig.dns.asked["a.example", "A"] == 2
 
 
-@on_both_loops(zone, SHORT)
+@on_both_loops(zone, MIXED)
 async def test_stale_answer_is_served_when_nobody_answers(rig: Rig) -> None:
     """While the resolver is down mail goes on by what it said before, for a day, and the answer says so."""
     await rig.ask("mx1.example.org")
@@ -400,12 +401,12 @@ async def test_stale_answer_is_served_when_nobody_answers(rig: Rig) -> None:
 
     assert (stale.status, stale.stale, stale.addresses[0]) == (FOUND, True, "192.0.2.1")
     assert (await rig.ask("mx1.example.org")).stale
-    assert rig.dns.asked["mx1.example.org", "A"] == 3
+    assert rig.dns.asked["mx1.example.org", "A"] == 2
     rig.clock.advance(86_400)
     assert (await rig.ask("mx1.example.org")).status is TIMEOUT
 
 
-@on_both_loops(zone, SHORT)
+@on_both_loops(zone, MIXED)
 async def test_stale_answer_gives_way_to_a_fresh_one(rig: Rig) -> None:
     """As soon as the resolver answers, its word counts: also a SERVFAIL, which may mean a forged zone."""
     await rig.ask("mx1.example.org")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A batch: what is committed together, as the rows that batch.sql reads. Built while the batch before it commits.
 
-Only tuples are made per row (`_value_`: `value` of an enum, or a dict by enum, costs 0.1 to 0.6 us); one msgspec call encodes each list, and contents are handed to the kernel where they lie.
+Only tuples are made per row; one msgspec call encodes each list, and contents are handed to the kernel where they lie.
 Knows no futures and no leases: items of commits.py enter themselves.
 """
 
@@ -90,7 +90,7 @@ class Batch:
             tag,
             received_at,
             envelope.reverse_path,
-            envelope.body._value_,
+            envelope.body._value_,  # `value` costs 0.1 us, a dict by enum 0.6
             int(envelope.smtputf8),
             message.client,
             message.sender,

@@ -7,6 +7,7 @@ gone, after the batch in hand, and holds the directory's lock until then. It ign
 decides. A crash leaves what SQLite's WAL promises, and content files without a row, which the next start sweeps.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -133,8 +134,10 @@ class Writer:
         return bool(self._outdated)
 
     def close(self) -> None:
-        """Leave a short WAL, so that the next start is quick. Raises: apsw.Error."""
-        self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        """Leave an empty WAL, so that the queue is one file. Raises: apsw.Error."""
+        self._db.set_busy_timeout(0)
+        with contextlib.suppress(apsw.BusyError):  # somebody reads: the next start does it
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def serve_batches(writer: Writer, channel: socket.socket) -> None:

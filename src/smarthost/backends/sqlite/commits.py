@@ -269,6 +269,8 @@ class Commits:
             _resolve(self._ended)
         elif not self._opened.done():
             self._fail_start(StoreError("the store's process ended before it could serve"))
+        elif self._opened.exception() is not None:
+            pass  # it never opened: whoever tried was told why
         elif self._broken is None:
             for load in self._flying.values():
                 for item in load.items:

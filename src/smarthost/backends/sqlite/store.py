@@ -155,7 +155,7 @@ class SqliteStore:
         self._numbers.saw(key)
         content = message.content
         body = content.body if isinstance(content, InlineContent) and content.octets <= self._inline_octets else None
-        leased = fresh_leases(message, lease) if lease else ()
+        leased = fresh_leases(message, lease, None if body is None else content) if lease else ()
         for part in leased:
             for recipient in part.recipients:
                 self._leases.take(message.id, key, recipient.n, recipient.domain)
@@ -263,6 +263,7 @@ class SqliteStore:
         if self._leases.has_wishes:
             settlements = [self._fulfil(settlement) for settlement in settlements]
         for settlement in settlements:
+            assert len(settlement.recipients) == len(settlement.records), "one record for each recipient"
             for record in settlement.records:
                 self._numbers.saw(record.seq)
         self._commits.submit(items.Settle(settlements, future, self._leases, self._follow_up))

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: MIT
+"""Group commit: what shares a batch, and who is told what when a commit fails. The child is played by the test."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from smarthost.backends.sqlite import wire
+from smarthost.backends.sqlite.batch import Batch
+from smarthost.backends.sqlite.commits import BATCH_ITEMS, CRASHES, Commits
+from smarthost.backends.sqlite.items import Item
+from smarthost.mail.errors import StoreError, StoreFull
+from smarthost.mail.identity import encode_id
+from smarthost.testing.clock import FakeClock
+
+
+class PlayedKeeper:
+    """A keeper whose child is the test: it lists the batches sent and answers when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+        self.starts: list[bool] = []
+        self.dropped: list[str] = []
+        self.is_stopped = False
+        self.is_finished = False
+
+    def start(self, is_reopening: bool) -> bool:
+        self.starts.append(is_reopening)
+        return True
+
+    def commit(self, buffers: Sequence[bytes]) -> None:
+        self.sent.append(wire.BatchHead(*wire.BATCH_HEAD.unpack(buffers[0])).number)
+
+    def drop(self, names: Sequence[str]) -> None:
+        self.dropped += names
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+    def finish(self) -> None:
+        self.is_finished = True
+
+    def reap(self, wait_s: float) -> None:
+        pass
+
+
+class Entry:
+    """An item that remembers what it was told."""
+
+    def __init__(self, name: str, *, is_kept: bool = False, day: int = 0, parts: Sequence["Entry"] = ()) -> None:
+        self.name = name
+        self.is_kept = is_kept
+        self.day = day
+        self.crashes = 0
+        self.told: list[str] = []
+        self._parts = parts
+        self.batch: Batch | None = None
+
+    def enter(self, batch: Batch) -> None:
+        self.batch = batch
+        batch.note(self.name, b"x")
+
+    def parts(self) -> Sequence[Item]:
+        return self._parts or (self,)
+
+    def committed(self) -> None:
+        self.told.append("committed")
+
+    def failed(self, error: StoreError, is_undone: bool) -> None:
+        self.told.append(f"{type(error).__name__} {'undone' if is_undone else 'unknown'}")
+
+    def rejected(self, error: StoreError) -> str | None:
+        self.told.append("rejected")
+        return f"{self.name} given up"
+
+
+class Line:
+    """A line of commits on a played keeper."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.troubles: list[str] = []
+        self.keeper = PlayedKeeper()
+        self.commits = Commits(self.clock, self.troubles.append)
+
+    async def open(self) -> "Line":
+        opening = asyncio.ensure_future(self.commits.open(self.keeper))  # type: ignore[arg-type]
+        await turn()
+        self.commits.greeted(wire.Hello("", 17))
+        assert await opening == 17
+        return self
+
+    async def submit(self, *entries: Entry) -> None:
+        for entry in entries:
+            self.commits.submit(entry)
+        await turn()
+
+    async def answer(self, code: int = wire.OK, text: str = "", gone: Sequence[tuple[int, int]] = ()) -> None:
+        self.commits.committed(wire.Outcome(self.keeper.sent[-1], code, text, list(gone)))
+        await turn()
+
+
+async def turn() -> None:
+    """Let everything that is ready run."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_items_of_one_turn_share_a_batch() -> None:
+    """What is enqueued in one turn of the event loop costs one fsync."""
+    line = await Line().open()
+    entries = [Entry(str(n)) for n in range(5)]
+
+    await line.submit(*entries)
+
+    assert len(line.keeper.sent) == 1
+    await line.answer()
+    assert [entry.told for entry in entries] == [["committed"]] * 5
+
+
+async def test_items_collect_while_a_batch_is_committed() -> None:
+    """While the disk is busy, everything waits for the next batch together."""
+    line = await Line().open()
+    await line.submit(Entry("first"))
+    later = [Entry(str(n)) for n in range(3)]
+
+    await line.submit(*later)
+    assert len(line.keeper.sent) == 1
+    await line.answer()
+
+    assert len(line.keeper.sent) == 2
+    assert len({id(entry.batch) for entry in later}) == 1
+    assert [entry.told for entry in later] == [[]] * 3
+
+
+async def test_batches_are_bounded() -> None:
+    """More than a batch may hold goes in several."""
+    line = await Line().open()
+
+    await line.submit(*[Entry(str(n)) for n in range(BATCH_ITEMS + 1)])
+    await line.answer()
+
+    assert len(line.keeper.sent) == 2
+
+
+async def test_records_of_different_days_do_not_share_a_batch() -> None:
+    """A batch writes into one day's table of records."""
+    line = await Line().open()
+    entries = [Entry("a", day=20260101), Entry("b"), Entry("c", day=20260102)]
+
+    await line.submit(*entries)
+    await line.answer()
+
+    assert entries[0].batch is entries[1].batch
+    assert entries[2].batch is not entries[1].batch
+    assert entries[2].batch is not None
+    assert entries[2].batch.day == 20260102
+
+
+async def test_full_disk_refuses_mail_and_repeats_settlements_at_once() -> None:
+    """Without space new mail is told so, while settlements go again without it."""
+    line = await Line().open()
+    mail, settlement = Entry("mail"), Entry("settlement", is_kept=True)
+    await line.submit(mail, settlement)
+
+    await line.answer(wire.FULL, "database or disk is full")
+
+    assert mail.told == ["StoreFull undone"]
+    assert isinstance(line.commits.refusal(), StoreFull)
+    assert len(line.keeper.sent) == 2
+    await line.answer()
+    assert settlement.told == ["committed"]
+
+
+async def test_full_disk_is_tried_again_after_a_second() -> None:
+    """When not even settlements find room, they are kept and repeated; mail may try again then, too."""
+    line = await Line().open()
+    settlement = Entry("settlement", is_kept=True)
+    await line.submit(settlement)
+    await line.answer(wire.FULL)
+    assert settlement.told == ["StoreFull undone"]
+    assert len(line.keeper.sent) == 1
+
+    line.clock.advance(1.0)
+    await turn()
+
+    assert line.commits.refusal() is None
+    assert len(line.keeper.sent) == 2
+    await line.answer()
+    assert settlement.told[-1] == "committed"
+
+
+async def test_poison_fails_alone() -> None:
+    """One impossible row does not take its neighbours down: each goes again by itself."""
+    line = await Line().open()
+    entries = [Entry("good"), Entry("poison", is_kept=True), Entry("fine")]
+    await line.submit(*entries)
+
+    await line.answer(wire.FAULTY, "constraint failed")
+    for code in (wire.OK, wire.FAULTY, wire.OK):
+        await line.answer(code, "constraint failed")
+
+    assert [entry.told for entry in entries] == [["committed"], ["rejected"], ["committed"]]
+    assert line.troubles == ["poison given up"]
+    assert line.commits.refusal() is None
+
+
+async def test_poisoned_item_is_divided() -> None:
+    """Of many settlements handed over together, only the impossible one is given up."""
+    line = await Line().open()
+    parts = [Entry("one", is_kept=True), Entry("two", is_kept=True)]
+    await line.submit(Entry("both", is_kept=True, parts=parts))
+
+    for code in (wire.FAULTY, wire.OK, wire.FAULTY):
+        await line.answer(code)
+
+    assert [part.told for part in parts] == [["committed"], ["rejected"]]
+
+
+async def test_failed_fsync_ends_the_child_and_keeps_settlements() -> None:
+    """After an I/O error nothing is retried on that connection: another child opens the database anew."""
+    line = await Line().open()
+    mail, settlement, waiting = Entry("mail"), Entry("settlement", is_kept=True), Entry("waiting")
+    await line.submit(mail, settlement)
+    await line.submit(waiting)
+
+    await line.answer(wire.FATAL, "IOError: disk I/O error")
+
+    assert mail.told == ["StoreError unknown"]
+    assert waiting.told == ["StoreError unknown"]
+    assert settlement.told == ["StoreError unknown"]
+    assert line.keeper.is_stopped
+    assert isinstance(line.commits.refusal(), StoreError)
+    assert line.keeper.starts == [False, True]
+    late = Entry("late")
+    await line.submit(late)
+    assert late.told == ["StoreError undone"]
+
+    line.commits.greeted(wire.Hello("", 17))
+    await turn()
+
+    assert line.commits.refusal() is None
+    await line.answer()
+    assert settlement.told == ["StoreError unknown", "committed"]
+    assert mail.told == ["StoreError unknown"]
+
+
+async def test_settlements_said_during_an_outage_are_kept() -> None:
+    """What a host has said while the store was down is committed when it is back."""
+    line = await Line().open()
+    line.commits.lost()
+    settlement = Entry("settlement", is_kept=True)
+
+    await line.submit(settlement)
+    assert settlement.told == ["StoreError undone"]
+    line.commits.greeted(wire.Hello("", 17))
+    await turn()
+    await line.answer()
+
+    assert settlement.told[-1] == "committed"
+
+
+async def test_outage_is_retried_less_and_less_often() -> None:
+    """A database that cannot be reopened is tried again, and each failure is told."""
+    line = await Line().open()
+    line.commits.lost()
+    await turn()
+    assert line.keeper.starts == [False, True]
+
+    for number in range(3):
+        line.commits.greeted(wire.Hello("queue.db is damaged", 0))
+        line.commits.lost()
+        await turn()
+        line.clock.advance(10.0)
+        assert len(line.keeper.starts) == 3 + number
+
+    assert str(line.commits.refusal()) == "queue.db is damaged"
+    assert line.troubles.count("the store cannot be reopened: queue.db is damaged") == 3
+
+
+async def test_settlement_that_kills_the_child_is_given_up() -> None:
+    """A row that crashes the database process every time must not do so for ever, and its neighbours survive it."""
+    line = await Line().open()
+    innocent, killer = Entry("innocent", is_kept=True), Entry("killer", is_kept=True)
+    await line.submit(innocent, killer)
+
+    for _ in range(CRASHES + 2):
+        if killer.told[-1:] == ["rejected"]:
+            break
+        line.commits.lost()
+        await turn()
+        line.clock.advance(10.0)
+        line.commits.greeted(wire.Hello("", 17))
+        await turn()
+        if innocent.told[-1:] != ["committed"]:
+            await line.answer()
+
+    assert innocent.told[-1] == "committed"
+    assert killer.told[-1] == "rejected"
+    assert "killer given up" in line.troubles
+
+
+async def test_stalled_disk_refuses_new_mail() -> None:
+    """A commit that takes very long means a disk that hangs: no more responsibility is taken."""
+    line = await Line().open()
+    await line.submit(Entry("mail"))
+    line.clock.advance(5.0)
+    assert line.commits.refusal() is None
+
+    line.clock.advance(6.0)
+
+    assert "has not finished a commit" in str(line.commits.refusal())
+    await line.answer()
+    assert line.commits.refusal() is None
+
+
+async def test_close_waits_for_everything_enqueued() -> None:
+    """Closing commits what was enqueued before it ends the child."""
+    line = await Line().open()
+    first, second = Entry("first"), Entry("second")
+    await line.submit(first)
+    await line.submit(second)
+
+    closing = asyncio.ensure_future(line.commits.close(10.0))
+    await turn()
+    await line.answer()
+    assert not line.keeper.is_finished
+    await line.answer()
+    assert line.keeper.is_finished
+    line.commits.lost()
+    await closing
+
+    assert (first.told, second.told) == (["committed"], ["committed"])
+
+
+async def test_close_gives_up_on_a_hanging_disk() -> None:
+    """Closing ends within its patience, and says what was not durable."""
+    line = await Line().open()
+    settlement = Entry("settlement", is_kept=True)
+    await line.submit(settlement)
+
+    closing = asyncio.ensure_future(line.commits.close(10.0))
+    for _ in range(2):
+        await turn()
+        line.clock.advance(10.0)
+    await closing
+
+    assert settlement.told == ["StoreError unknown"]
+    assert "1 settlements not durable" in line.troubles[0]
+
+
+async def test_files_without_a_row_are_dropped_after_the_commit() -> None:
+    """A content file goes when the deletion of its row is durable, not before."""
+    line = await Line().open()
+    await line.submit(Entry("settlement"))
+    assert line.keeper.dropped == []
+
+    await line.answer(gone=[(1 << 40, 5)])
+
+    assert line.keeper.dropped == [encode_id(1 << 40, 5)]
