@@ -7,7 +7,6 @@ line; 69 a program is missing; 130 interrupted.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench.audit import audit
 from bench.budget import rest_of_budget, time_stages
@@ -50,14 +49,14 @@ def _run_rounds(scratch: Scratch, options: Options, starters: dict[str, StartSys
 def _profile(scratch: Scratch, options: Options, start: StartSystem, stamp: str) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for mode in options.modes:
-        stem = options.out / f"profile-{stamp}-{mode}"
-        profiler = Profiler(stem)
+        profiler = Profiler(options.out / f"profile-{stamp}-{mode}")
         try:
             run = Bench(scratch, options, mode, profiler.attach).run("smarthost", start, 0)
         finally:
             profiler.detach()
         _say(show_run(run) + "  (under py-spy, does not count)")
-        _say(show_profile(Path(f"{stem}.raw.txt")))
+        for raw in profiler.files:
+            _say(show_profile(raw))
         verdicts += [Verdict(what=f"profiled run, {mode}: {run.failed}", passed=False)] if run.failed else []
     return verdicts
 

@@ -8,6 +8,7 @@ import msgspec
 from bench.figures import Report, Run, Stage, Summary
 from bench.flames import top_functions
 
+_PROFILE_LINES = 25
 _COLUMNS = (
     ("mode", 6), ("system", 10), ("rounds", 7), ("accept/s", 9), ("end2end/s", 10), ("xPostfix", 9), ("%ceiling", 9),
     ("idle p50", 9), ("p99 ms", 8), ("busy p50", 9), ("p99 ms", 8), ("RSS MiB", 8), ("PSS MiB", 8), ("CPU us/msg", 11),
@@ -97,8 +98,6 @@ def show_profile(raw: Path) -> str:
     """Compose the top of a profile from py-spy's raw stacks."""
     if not raw.exists():
         return f"py-spy left no {raw}\n"
-    top = top_functions(raw.read_text(errors="replace").splitlines(), 25)
-    return (
-        "\n".join([f"Profile {raw}: share of samples by function", *(f"{share:6.1%}  {name}" for share, name in top)])
-        + "\n"
-    )
+    top = top_functions(raw.read_text(errors="replace").splitlines(), _PROFILE_LINES)
+    lines = [f"{own:6.1%} {whole:7.1%}  {name}" for own, whole, name in top]
+    return "\n".join([f"Profile {raw}", "   own  w.calls  of the samples while it ran", *lines]) + "\n"

@@ -7,7 +7,9 @@ A crash at any point leaves the store as it was before the step or after it (que
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -74,10 +76,10 @@ class Journey:
         self._clock = terms.clock
         self._sink = terms.sink
         self._feed = Feed(terms.store, terms.clock, terms.sink, terms.destination_of, self._wake)
-        self._lanes: dict[str, Lane] = {}
-        self._routes: dict[str, _Route] = {}
+        self._lanes: WeakValueDictionary[str, Lane] = WeakValueDictionary()  # routes and slots keep theirs alive
+        self._routes: OrderedDict[str, _Route] = OrderedDict()  # oldest first
         self._planning: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
         self._owing: set[str] = set()  # ids of messages that owe a report
         self._report_bell = asyncio.Event()
         self._is_stopping = False
@@ -101,8 +103,8 @@ class Journey:
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     # 1 accept, 2 queue
 
@@ -114,8 +116,10 @@ class Journey:
         def added(adding: asyncio.Future[tuple[Lease, ...]]) -> None:
             failure = StoreError("the store was closed") if adding.cancelled() else adding.exception()
             if failure is None:
-                filed(None)
-                self._feed.arrived(message, leasable, adding.result())
+                try:
+                    filed(None)
+                finally:  # whatever became of the client, the message is ours
+                    self._feed.arrived(message, leasable, adding.result())
             else:
                 filed(failure if isinstance(failure, Exception) else StoreError(repr(failure)))
 
@@ -147,11 +151,28 @@ class Journey:
         if isinstance(plan, NoPlan):
             await self._settle_unroutable(destination, plan)
         elif not self._must_sleep(destination, plan):
-            lane = self._lanes.get(plan.lane)
-            if lane is None:
-                lane = self._lanes[plan.lane] = Lane(plan.lane, self._terms.sessions_per_lane)
-            self._routes[destination] = _Route(plan, lane, self._clock.monotonic() + PLAN_AGE_S)
+            self._take_route(destination, plan)
             self._wake(destination)
+
+    def _take_route(self, destination: str, plan: Plan) -> None:
+        self._forget_old_routes()
+        lane = self._lanes.get(plan.lane)
+        if lane is None:
+            lane = self._lanes[plan.lane] = Lane(plan.lane, self._terms.sessions_per_lane)
+        earlier = self._routes.pop(destination, None)
+        if earlier is not None and earlier.lane is not lane:
+            earlier.lane.leave(destination)  # or its slots would serve another lane beyond its window
+        self._routes[destination] = _Route(plan, lane, self._clock.monotonic() + PLAN_AGE_S)
+
+    def _forget_old_routes(self) -> None:
+        """Keep no route beyond its age, and of a destination without work nothing: there may be a million of them."""
+        now = self._clock.monotonic()
+        while self._routes:
+            destination, route = next(iter(self._routes.items()))
+            if route.valid_until > now:
+                return
+            del self._routes[destination]
+            self._feed.forget(destination)
 
     def _must_sleep(self, destination: str, plan: Plan) -> bool:
         """Suspend a destination while none of its hosts may be dialled; its recipients stay as they are."""
@@ -168,8 +189,9 @@ class Journey:
 
     async def _settle_unroutable(self, destination: str, no_plan: NoPlan) -> None:
         verdict = for_no_plan(no_plan, self._terms.soft_bounce)
-        while (lease := await self._next_lease(destination)) is not None and not self._is_stopping:
+        while (lease := await self._next_lease(destination)) is not None:
             self._settle(self._same_verdict(lease, verdict))
+        self._feed.forget(destination)
 
     # 4 send
 
@@ -181,8 +203,8 @@ class Journey:
         """Serve the destinations of a lane in turn until none has work."""
         try:
             while not self._is_stopping and (destination := lane.turn()) is not None:
-                route = self._routes[destination]
-                if route.leases_left <= 0 or route.valid_until <= self._clock.monotonic():
+                route = self._routes.get(destination)
+                if route is None or route.leases_left <= 0 or route.valid_until <= self._clock.monotonic():
                     lane.leave(destination)
                     self._wake(destination)  # plans anew
                     continue
@@ -196,14 +218,14 @@ class Journey:
                 await self._deliver(lease, destination, route.plan)
         finally:
             lane.finish()
-            if lane.is_idle:
-                self._forget_lane(lane)
 
     async def _next_lease(self, destination: str) -> Lease | None:
+        if self._is_stopping:
+            return None
         lease = self._feed.take(destination)
         if lease is None and self._feed.has_more(destination):
             await self._feed.refill(destination)
-            lease = self._feed.take(destination)
+            lease = None if self._is_stopping else self._feed.take(destination)
         return lease
 
     async def _deliver(self, lease: Lease, destination: str, plan: Plan) -> None:
@@ -218,13 +240,6 @@ class Journey:
 
     def _same_verdict(self, lease: Lease, verdict: Verdict) -> AttemptResult:
         return AttemptResult(lease=lease, at=self._clock.wall(), verdicts=(verdict,) * len(lease.recipients))
-
-    def _forget_lane(self, lane: Lane) -> None:
-        """Keep nothing of a lane without work but the plans that are still good (bounded by their age)."""
-        now = self._clock.monotonic()
-        for destination in [name for name, route in self._routes.items() if route.valid_until <= now]:
-            del self._routes[destination]
-            self._feed.forget(destination)
 
     # 5 settle
 
@@ -242,9 +257,17 @@ class Journey:
     def _commit(self, settlement: Settlement) -> None:
         """Hand a settlement to the store, which keeps it whatever happens; tell what happened."""
         settling = asyncio.ensure_future(self._store.settle((settlement,)))
-        settling.add_done_callback(self._settled)
+        settling.add_done_callback(lambda settling: self._committed(settlement, settling))
         for record in settlement.records:
             self._sink.record(record)
+
+    def _committed(self, settlement: Settlement, settling: asyncio.Future[None]) -> None:
+        """Wake whoever goes on from here; only now, because both read the store and would not find it there before."""
+        if settling.cancelled():
+            return
+        if (failure := settling.exception()) is not None:
+            self._sink.note("error", "settlement waits for the store", why=str(failure))
+            return
         for recipient in settlement.recipients:
             if recipient.state is State.DEFERRED:
                 self._feed.due_at(recipient.due)
@@ -252,10 +275,6 @@ class Journey:
                 self._owing.add(settlement.id)
         if settlement.id in self._owing:
             self._report_bell.set()
-
-    def _settled(self, settling: asyncio.Future[None]) -> None:
-        if not settling.cancelled() and (failure := settling.exception()) is not None:
-            self._sink.note("error", "settlement waits for the store", why=str(failure))
 
     async def _expire_old_mail(self) -> None:
         """Expire what is too old, whatever state it is in, also when it was never attempted."""

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Adds mail to a store until it is killed, printing each id once it was acknowledged; ends by itself after 20 s."""
+"""Adds mail to a store until it is killed; ends by itself after 20 s.
+
+Prints its child's pid, then the id of each message once it was acknowledged.
+"""
 
 import asyncio
 import sys
@@ -20,6 +23,7 @@ SIZES = (10, 3_000, 50_000, 200_000)  # the last in a file
 async def main() -> None:
     store = SqliteStore(Path(sys.argv[1]))
     await store.open()
+    print(store.child_pid, flush=True)
     next_id = IdSource(lambda: NOW, 7, store.last_number).next
     envelope = Envelope("a@b.example", (Address("x@dest.example", Domain("dest.example")),))
     end = time.monotonic() + 20
@@ -34,4 +38,5 @@ async def main() -> None:
     await asyncio.gather(*[add(size) for size in SIZES for _ in range(4)])
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -153,28 +153,37 @@ async def test_write_error_ends_the_connection_and_the_store_recovers(tmp_path: 
         assert len(troubles) == 2
 
 
+class Daemon:
+    """A process that adds mail until it is killed; its child is the one that owns the database."""
+
+    def __init__(self, directory: Path) -> None:
+        program = Path(__file__).with_name("add_until_killed.py")
+        command = [sys.executable, str(program), str(directory)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self._running = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+        assert self._running.stdout is not None
+        self._output = self._running.stdout
+        self.child_pid = int(self._output.readline())
+        self._first = self._output.readline()
+
+    def kill(self) -> set[str]:
+        """kill -9; gives the ids that were acknowledged."""
+        self._running.kill()
+        self._running.wait()
+        lines = [self._first, *self._output.read().splitlines(keepends=True)]
+        self._output.close()
+        return {line.decode().strip() for line in lines if line.endswith(b"\n")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("delay_s", [0.05, 0.15, 0.3])
 async def test_kill_9_of_the_whole_daemon_loses_nothing_acknowledged(tmp_path: Path, delay_s: float) -> None:
     """Mail that was acknowledged before kill -9 is there afterwards, with its content."""
-    program = Path(__file__).with_name("add_until_killed.py")
-    command = [sys.executable, str(program), str(tmp_path / "s")]
-    daemon = subprocess.Popen(
-        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    )
-    assert daemon.stdout is not None
-    first = daemon.stdout.readline()
+    daemon = Daemon(tmp_path / "s")
     await asyncio.sleep(delay_s)
-    daemon.kill()
-    acknowledged = {
-        line.decode().strip()
-        for line in [first, *daemon.stdout.read().splitlines(keepends=True)]
-        if line.endswith(b"\n")
-    }
-    daemon.stdout.close()
-    daemon.wait()
+    acknowledged = daemon.kill()
 
-    async with opened(tmp_path / "s") as trial:  # waits for the daemon's child to end
+    async with opened(tmp_path / "s") as trial:
         leases: list[Lease] = []
         while more := await trial.store.lease(["dest.example"], NOW + 1, 500):
             leases += more
@@ -184,6 +193,23 @@ async def test_kill_9_of_the_whole_daemon_loses_nothing_acknowledged(tmp_path: P
             body = content_of(await trial.store.content(lease.id))
             assert body.startswith(lease.id.encode())
             assert len(body) == lease.octets
+
+
+@pytest.mark.slow
+async def test_new_daemon_waits_for_the_child_of_a_killed_one(tmp_path: Path) -> None:
+    """The database process of a killed daemon finishes its batch before anybody else opens the database."""
+    daemon = Daemon(tmp_path / "s")
+    os.kill(daemon.child_pid, signal.SIGSTOP)  # a disk that takes its time
+    daemon.kill()
+    store = SqliteStore(tmp_path / "s")
+    opening = asyncio.ensure_future(store.open())
+    await asyncio.sleep(0.2)
+    assert not opening.done()
+
+    os.kill(daemon.child_pid, signal.SIGCONT)
+
+    await opening
+    await store.close()
 
 
 # -- poison -----------------------------------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ def test_close_flushes_though_the_peer_goes_on_talking(run: Run, paused: bool) -
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with listening() as sock:
-            connection, ear, far = await meet(sock)
+            connection, ear, far = await meet(sock, FakeClock())
             if paused:
                 connection.pause()
             far.send(b"RCPT TO:<a@example>\r\n" * 1000)

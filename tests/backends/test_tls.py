@@ -45,9 +45,9 @@ def make_server_context(*names: str, authority: trustme.CA = AUTHORITY) -> ssl.S
 SERVER_CONTEXT = make_server_context(NAME, HOME)
 
 
-def make_server_stream() -> TlsStream:
+def make_server_stream(context: ssl.SSLContext = SERVER_CONTEXT) -> TlsStream:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    return TlsStream(SERVER_CONTEXT.wrap_bio(incoming, outgoing, server_side=True), incoming, outgoing)
+    return TlsStream(context.wrap_bio(incoming, outgoing, server_side=True), incoming, outgoing)
 
 
 # -- the stream --------------------------------------------------------------------------------------------------------
@@ -392,6 +392,61 @@ def test_write_during_the_handshake_is_our_bug(run: Run) -> None:
 
 
 @EVERY_LOOP
+def test_clear_text_where_tls_is_implicit(run: Run) -> None:
+    """Port 465 answered by a server that greets in clear: the greeting is no part of any session."""
+
+    def serve(far: socket.socket) -> None:
+        far.sendall(b"220 mx.example\r\n")
+        SERVER_CONTEXT.wrap_socket(far, server_side=True).close()
+
+    async def main() -> None:
+        with serving(serve) as bound:
+            near = await TcpDialer(SystemClock(), CONTEXTS).dial(*bound, source="", timeout_s=5)
+            while not near._held:
+                await asyncio.sleep(0)
+            ear = Ear()
+            near.attach(ear)
+            near.upgrade(VERIFIED)
+            await ear.until_lost()
+
+        assert ear.told == ["lost"]
+        assert "wrong version number" in str(ear.ends[0])
+
+    run(main())
+
+
+@EVERY_LOOP
+@pytest.mark.parametrize(
+    ("name", "ended"),
+    [(NAME, "close_notify"), ("other.example", "SSLV3_ALERT_BAD_CERTIFICATE")],
+    ids=["close", "alert"],
+)
+def test_peer_is_told_why_we_leave(run: Run, name: str, ended: str) -> None:
+    """A close says goodbye, a refused certificate is refused aloud: the host's log tells its postmaster."""
+    seen: list[str] = []
+
+    def serve(far: socket.socket) -> None:
+        try:
+            with SERVER_CONTEXT.wrap_socket(far, server_side=True, suppress_ragged_eofs=False) as secure:
+                seen.append(secure.recv(100).decode() or "close_notify")
+        except ssl.SSLError as error:
+            seen.append(error.reason)
+
+    async def main() -> None:
+        with serving(serve) as bound:
+            near = await TcpDialer(SystemClock(), CONTEXTS).dial(*bound, source="", timeout_s=5)
+            ear = Ear()
+            near.attach(ear)
+            near.upgrade(TlsRequest(name, verified=True))
+            await ear.until(lambda: bool(ear.told))
+            near.close()
+            await ear.until_lost()
+
+    run(main())
+    assert seen == [ended]
+
+
+@EVERY_LOOP
 def test_end_without_goodbye_is_an_end(run: Run) -> None:
     """Many hosts close without close_notify after 221: that is no error."""
 
@@ -447,7 +502,9 @@ async def accept_tls(octets: list[bytes]) -> tuple[TcpListener, tuple[str, int],
     def accept(connection: Connection) -> Ear:
         assert isinstance(connection, TcpConnection)
         accepted.append(Speaker(connection))
-        connection.begin_tls(make_server_stream())
+        context = make_server_context(NAME)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # where the server has the last word of the handshake
+        connection.begin_tls(make_server_stream(context))
         return accepted[-1]
 
     listener = TcpListener(SystemClock())

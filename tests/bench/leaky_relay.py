@@ -2,7 +2,8 @@
 """A bad relay for tests of the benchmark: says 250 to everything, hands it on at once, but not always once.
 
 Run as `python leaky_relay.py PORT SINK_PORT FAULT`: "honest", "lose" drops every 50th message, "double" sends it twice,
-and "swap" loses every 50th but sends the one before it twice, so that the count is right.
+"late" drops only after the 200th, and "swap" loses every 50th but sends the one before it twice, so that the count is
+right.
 """
 
 import itertools
@@ -17,9 +18,11 @@ number = itertools.count(1)
 def copies(n: int) -> int:
     """How often the n-th message is handed on."""
     turn = n % 50
+    if FAULT == "late" and n < 200:
+        return 1
     if FAULT == "swap":
         return {0: 0, 49: 2}.get(turn, 1)
-    return {"lose": 0, "double": 2}.get(FAULT, 1) if turn == 0 else 1
+    return {"lose": 0, "late": 0, "double": 2}.get(FAULT, 1) if turn == 0 else 1
 
 
 class Session(socketserver.StreamRequestHandler):

@@ -121,10 +121,10 @@ def test_rest_leaves_out_what_kept_connections_do_not_pay() -> None:
 
 
 def test_profile_names_who_used_the_time() -> None:
-    """Shares are of each function's own samples."""
-    stacks = ["main;run;receive 30", "main;run 10", "main;send;receive 50", "main;send;settle (x y.py:3) 10", "odd"]
+    """Each function with its own share and the share of all it calls, whatever the lines; recursion counts once."""
+    stacks = ["main;run (a.py:1);receive (b c.py:3) 30", "main;run (a.py:2);run (a.py:9) 20", "run (a.py:7) 50", "odd"]
 
-    assert top_functions(stacks, 2) == [(0.8, "receive"), (0.1, "run")]
+    assert top_functions(stacks, 2) == [(0.7, 1.0, "run (a.py)"), (0.3, 0.3, "receive (b c.py)")]
 
 
 def test_memory_file_system_is_warned_of() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Messages of every kind, and what must be said of what arrived: our field on top, then octet for octet what was sent."""
+"""Messages of every kind, and what must hold of what arrived: our field on top, then octet for octet what was sent."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -64,7 +64,10 @@ KINDS: dict[str, bytes] = {
     "1,000-octet lines": _headed(b"1000", (b"." + b"x" * 999 + b"\r\n") * 20),
     "100,000-octet line": _headed(b"100000", b"y" * 100_000 + b"\r\nend\r\n"),
     "100,000-octet field": _HEADER + b"z" * 100_000 + b"\r\n\r\nend\r\n",
-    "folded fields": _HEADER + b"a\r\n  folded\r\n\tsubject\r\nX-Empty:\r\nX-Long: " + b"w \r\n " * 60 + b"\r\n\r\nx\r\n",
+    "folded fields": _HEADER
+    + b"a\r\n  folded\r\n\tsubject\r\nX-Empty:\r\nX-Long: "
+    + b"w \r\n " * 60
+    + b"\r\n\r\nx\r\n",
     "odd header": b"received:nothing\r\nNo Colon Here\r\n: empty name\r\nFrom alice Sat\r\n\r\nx\r\n",
     "49 hops": b"Received: from a by b; Sat, 1 Jan 2022 00:00:00 +0000\r\n" * 49 + _headed(b"hops", b"x\r\n"),
     "64 KiB": _headed(b"64", (b"k" * 62 + b"\r\n") * 1024),

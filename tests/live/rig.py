@@ -64,7 +64,7 @@ class Daemon:
 
     def __enter__(self) -> Self:
         try:
-            self.bound = [(host, port) for host, port in self.line("ready")["listen"]]
+            self.bound: list[list[Any]] = self.line("ready")["listen"]
         except BaseException:
             self.kill()
             raise
@@ -73,7 +73,8 @@ class Daemon:
     @property
     def port(self) -> int:
         """Where it takes mail, on 127.0.0.1."""
-        return self.bound[0][1]
+        port: int = self.bound[0][1]
+        return port
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -91,8 +92,8 @@ class Daemon:
         """Wait until there are at least `n` log lines of this kind with these facts; give all of them."""
 
         def found() -> list[Line]:
-            wanted = {"what": what, **facts}
-            return [line for line in self.lines if wanted.items() <= {**line, "walk": None}.items()]
+            wanted = {"what": what, **facts}.items()
+            return [line for line in self.lines if wanted <= line.items()]
 
         self.wait_until(lambda: len(found()) >= n or not self._reader.is_alive(), f"{n} x {what} {facts}", timeout_s)
         lines = found()

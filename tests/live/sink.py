@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The far side of a test: a small SMTP server on a thread that keeps each octet it is sent. Shares no code with smarthost.
+"""The far side of a test: a small SMTP server on threads that keeps each octet it is sent.
 
-It may be told to answer a verb otherwise (`answers`), or not to be an SMTP server at all (Peculiar).
+Shares no code with smarthost. `answers` make it answer a verb otherwise; a Peculiar is no SMTP server at all.
 """
 
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from io import BufferedReader
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -64,7 +66,8 @@ class Sink:
             each.close()
         with self._news:
             for connection in self._open:
-                connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # it has just gone by itself
+                    connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(WAIT_S)
 
@@ -87,53 +90,53 @@ class Sink:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            with connection, connection.makefile("rwb") as stream:
+            with connection, connection.makefile("rb") as heard:
                 try:
-                    self.converse(connection, stream)
+                    self.converse(connection, heard)
                 finally:
                     with self._news:
                         self._open.discard(connection)
         except OSError:
             pass  # the other side is gone, and with it what was not answered
 
-    def converse(self, connection: socket.socket, stream: "socket.SocketIO") -> None:
+    def converse(self, connection: socket.socket, heard: BufferedReader) -> None:
         """Speak SMTP to one client until it goes."""
         at = connection.getsockname()[0]
         mail, recipients = b"", list[bytes]()
-        _say(stream, self._answer(b"BANNER", b"", b"220 sink.example.net ESMTP"))
-        for line in stream:
+        _say(connection, self._answer(b"BANNER", b"", b"220 sink.example.net ESMTP"))
+        for line in heard:
             verb, _, argument = line.rstrip(b"\r\n").partition(b" ")
             verb = verb.upper()
             if verb == b"EHLO":
                 lines = [b"sink.example.net", *self.extensions]
                 usual = b"\r\n".join([b"250-" + each for each in lines[:-1]] + [b"250 " + lines[-1]])
-                _say(stream, self._answer(verb, argument, usual))
+                _say(connection, self._answer(verb, argument, usual))
             elif verb == b"MAIL":
                 mail, recipients = argument, []
-                _say(stream, self._answer(verb, argument, b"250 2.1.0 Ok"))
+                _say(connection, self._answer(verb, argument, b"250 2.1.0 Ok"))
             elif verb == b"RCPT":
                 answer = self._answer(verb, argument, b"250 2.1.5 Ok")
                 if answer.startswith(b"250"):
                     recipients.append(argument)
-                _say(stream, answer)
+                _say(connection, answer)
             elif verb == b"DATA":
                 answer = self._answer(verb, b"", b"354 Go on")
-                _say(stream, answer)
+                _say(connection, answer)
                 if answer.startswith(b"354"):
-                    self._take(stream, Arrived(mail, tuple(recipients), _read_content(stream), at))
+                    self._take(connection, Arrived(mail, tuple(recipients), _read_content(heard), at))
             elif verb == b"QUIT":
-                _say(stream, b"221 2.0.0 Bye")
+                _say(connection, b"221 2.0.0 Bye")
                 return
             else:
-                _say(stream, self._answer(verb, argument, b"250 2.0.0 Ok"))
+                _say(connection, self._answer(verb, argument, b"250 2.0.0 Ok"))
 
-    def _take(self, stream: "socket.SocketIO", message: Arrived) -> None:
+    def _take(self, connection: socket.socket, message: Arrived) -> None:
         answer = self._answer(b".", message.content, b"250 2.0.0 Taken")
         if answer.startswith(b"250"):
             with self._news:
                 self.arrived.append(message)
                 self._news.notify_all()
-        _say(stream, answer)
+        _say(connection, answer)
 
     def _answer(self, verb: bytes, argument: bytes, usual: bytes) -> bytes:
         rule = self.answers.get(verb)
@@ -173,25 +176,24 @@ class Peculiar(Sink):
         self._octets = octets
         self._hangs_up = hangs_up
 
-    def converse(self, connection: socket.socket, stream: "socket.SocketIO") -> None:
+    def converse(self, connection: socket.socket, heard: BufferedReader) -> None:
         connection.sendall(self._octets)
         while not self._hangs_up and connection.recv(65536):
             pass
 
 
-def _say(stream: "socket.SocketIO", line: bytes) -> None:
+def _say(connection: socket.socket, line: bytes) -> None:
     """Write a reply; an empty one hangs up instead."""
     if not line:
         raise ConnectionResetError
-    stream.write(line + b"\r\n")
-    stream.flush()
+    connection.sendall(line + b"\r\n")
 
 
-def _read_content(stream: "socket.SocketIO") -> bytes:
+def _read_content(heard: BufferedReader) -> bytes:
     """Read up to the final dot. Only CRLF ends a line, so only a dot after one is stuffed or final."""
     lines: list[bytes] = []
     begins = True
-    for line in stream:
+    for line in heard:
         if begins and line == b".\r\n":
             return b"".join(lines)
         lines.append(line[1:] if begins and line.startswith(b".") else line)

@@ -99,7 +99,7 @@ def test_errors_are_plain_lines_and_exit_codes(
 ) -> None:
     """An operator never sees a traceback for what can go wrong."""
 
-    def fail(*, live: bool) -> int:
+    def fail(*, live: bool, as_json: bool) -> int:
         raise error
 
     module = type(sys)("smarthost.ops.demo")
@@ -116,7 +116,7 @@ def test_the_demos_verdict_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
     """`smarthost demo` fails if not everything ended as it should; without a terminal it prints plain lines."""
     asked: list[bool] = []
 
-    def run_demo(live: bool) -> int:
+    def run_demo(live: bool, as_json: bool) -> int:
         asked.append(live)
         return 1
 

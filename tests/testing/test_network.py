@@ -158,6 +158,23 @@ async def test_stall_fills_the_window_and_is_never_told() -> None:
     assert not far_ear.ends, "the end is stalled too"
 
 
+@pytest.mark.asyncio
+async def test_writable_is_not_told_after_close() -> None:
+    """Whoever has closed hears of nothing but the end."""
+    near, near_ear, far, _ = await meet(make_network())
+    far.pause()
+    while near.write([bytes(10_000)]):
+        pass
+    await settle()
+
+    far.resume()
+    await asyncio.sleep(0)
+    near.close()
+    await near_ear.until_lost()
+
+    assert near_ear.told == ["lost"]
+
+
 SHAKES: Sequence[tuple[TlsConduct, bool, str]] = [
     (TlsConduct.VALID, True, ""),
     (TlsConduct.VALID, False, ""),

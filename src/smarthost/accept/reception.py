@@ -35,9 +35,6 @@ from smarthost.smtp.wire import (
     ServerEvent,
 )
 
-RECEIVED_LIMIT = (
-    50  # design section 5; RFC 5321 6.3 asks for at least 100 as "large": Deviation, Postfix's hopcount_limit
-)
 BUFFERED_OCTETS = 256 * 1024  # what a client may pipeline while it waits for a reply
 DRAIN_STEP_S = 0.02
 
@@ -65,7 +62,7 @@ class Receptions:
 
     def __init__(self, terms: ReceptionTerms) -> None:
         self.terms = terms
-        self._open: set[Reception] = set()
+        self._open: dict[Reception, None] = {}  # not a set: its order is reproducible
         self._by_client: dict[str, int] = {}
         self._is_closing = False
 
@@ -77,7 +74,7 @@ class Receptions:
         client = connection.peer[0]
         refusal = self._refusal(client)
         reception = Reception(connection, self, refusal)
-        self._open.add(reception)
+        self._open[reception] = None
         self._by_client[client] = self._by_client.get(client, 0) + 1
         reception.begin()
         return reception
@@ -95,7 +92,7 @@ class Receptions:
 
     def forget(self, reception: "Reception", client: str) -> None:
         """A session is over."""
-        self._open.discard(reception)
+        self._open.pop(reception, None)
         left = self._by_client.get(client, 0) - 1
         if left > 0:
             self._by_client[client] = left
@@ -225,6 +222,8 @@ class Reception:
                 self._answer(event)
             except Exception as failure:  # noqa: BLE001 - reception's edge: what broke here is ours, and temporary
                 self._broke(failure)
+        if self._is_leaving:
+            self.leave()
         return self._flush() or has_moved
 
     def _flush(self) -> bool:
@@ -266,6 +265,9 @@ class Reception:
 
     def _answer_mail(self, mail: MailReceived) -> None:
         self._forget_transaction()
+        if self._is_leaving:
+            self._machine.reply(replies.SHUTTING_DOWN)
+            return
         failure = self._terms.refusal()
         if failure is not None:
             self._machine.reply(replies.for_store_failure(failure))
@@ -362,8 +364,6 @@ class Reception:
             self._machine.reply(replies.for_store_failure(failure))
         self._resume()
         self._advance()
-        if self._is_leaving:
-            self.leave()
 
     def _note_accepted(self, message: Message) -> None:
         envelope = message.envelope

@@ -114,16 +114,12 @@ def cli() -> None:
 
 
 @click.command()
-def demo() -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")
+def demo(*, as_json: bool) -> int:
     """Show the whole story on loopback: a relay, DNS, good and bad hosts, mail; ends by itself."""
-    try:
-        run_demo = importlib.import_module("smarthost.ops.demo").run_demo
-    except ModuleNotFoundError as error:
-        if error.name != "smarthost.ops.demo":
-            raise
-        raise exits.CommandFailed("demo: not built yet", exits.UNAVAILABLE) from error
-    code: int = run_demo(live=sys.stdout.isatty())
-    return code
+    from smarthost.ops.demo import run_demo
+
+    return run_demo(live=sys.stdout.isatty(), as_json=as_json)
 
 
 def main() -> NoReturn:

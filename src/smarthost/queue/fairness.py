@@ -6,7 +6,7 @@ robin among the destinations of a lane; adaptive windows and deficit round robin
 A crash leaves nothing: lanes are rebuilt from what is due.
 """
 
-from collections import deque
+from collections import OrderedDict
 
 
 class Lane:
@@ -16,8 +16,7 @@ class Lane:
         self.name = name
         self.window = window
         self.active = 0
-        self._turns: deque[str] = deque()
-        self._wanting: set[str] = set()
+        self._turns: OrderedDict[str, None] = OrderedDict()  # leaving is O(1): a provider may have 100,000 domains
 
     def __repr__(self) -> str:
         return f"<Lane {self.name}: {self.active} of {self.window} slots, {len(self._turns)} destinations>"
@@ -28,15 +27,11 @@ class Lane:
 
     def want(self, destination: str) -> None:
         """Put a destination among those that take turns; harmless when it is there."""
-        if destination not in self._wanting:
-            self._wanting.add(destination)
-            self._turns.append(destination)
+        self._turns.setdefault(destination)
 
     def leave(self, destination: str) -> None:
         """Take a destination out: it has no work, or must wait."""
-        if destination in self._wanting:
-            self._wanting.remove(destination)
-            self._turns.remove(destination)
+        self._turns.pop(destination, None)
 
     def start(self) -> bool:
         """Take a slot if one is free and somebody wants a turn."""
@@ -52,10 +47,7 @@ class Lane:
 
     def turn(self) -> str | None:
         """Give the destination whose turn it is and move it to the end, or None."""
-        turns = self._turns
-        if not turns:
-            return None
-        if len(turns) > 1:
-            turns.rotate(-1)
-            return turns[-1]
-        return turns[0]
+        destination = next(iter(self._turns), None)
+        if destination is not None:
+            self._turns.move_to_end(destination)
+        return destination

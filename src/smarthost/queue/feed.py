@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Keeps destinations supplied with leases, within bounded memory; woken by events and by the next due time, never polls.
+"""Keeps destinations supplied with leases, in bounded memory; woken by events and by the next due time, never polls.
 
 Holds leases that nobody works on yet (fresh ones straight from `add`, and what was read back), and knows which
 domains have more on disk. A fresh message skips the disk only if its destination has nothing older due there.
@@ -9,21 +9,22 @@ view of the store.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
 from smarthost.mail.errors import StoreError
-from smarthost.mail.lease import Lease
+from smarthost.mail.lease import LEASE_RECIPIENTS, Lease, LeasedRecipient
 from smarthost.mail.message import Message
 from smarthost.ports import Clock, Sink
-from smarthost.queue.store import Store
+from smarthost.queue.store import DueScan, Store
 
 LEASES_HELD = 5_000  # ~2 KiB each without content: 10 MiB
 LEASES_HELD_PER_DESTINATION = 1_000  # one slow destination leaves room for the others
 CONTENT_OCTETS_HELD = 16 * 1024 * 1024  # design section 5; beyond it content is read back
 REFILL_LEASES = 50  # a read costs ~1 ms whatever its size; 50 keep 20 slots busy meanwhile
-SCAN_DOMAINS = 1_000
+SCAN_DOMAINS = 1_000  # new ones that a scan looks for; what is known or asleep must not hide them
+SCAN_DOMAINS_MOST = 50_000  # ~5 MiB of names
 RESCAN_S = 60.0  # a scan that nothing asked for, so that a lost wake-up costs a minute and never a message
 RETRY_STORE_S = 1.0
 
@@ -58,6 +59,7 @@ class Feed:
         self._mark = 0
         self._bell = asyncio.Event()
         self._next_scan: float = 0.0  # wall
+        self._scan_domains = SCAN_DOMAINS
         self._alarm = clock.deadline(RESCAN_S, self._bell.set)
 
     # Fresh mail
@@ -70,11 +72,13 @@ class Feed:
         if len(recipients) == 1:
             domain = recipients[0].domain
             return (domain,) if self._has_room(domain) else ()
-        return tuple({recipient.domain for recipient in recipients if self._has_room(recipient.domain)})
+        return tuple([domain for domain in _domains_of(message) if self._has_room(domain)])
 
     def _has_room(self, domain: str) -> bool:
         supply = self._supplies.get(self._destination_of(domain))
-        return supply is None or (not supply.behind and len(supply.leases) < LEASES_HELD_PER_DESTINATION)
+        return supply is None or not (
+            supply.behind or supply.asleep_until or len(supply.leases) >= LEASES_HELD_PER_DESTINATION
+        )
 
     def arrived(self, message: Message, leasable: tuple[str, ...], leases: tuple[Lease, ...]) -> None:
         """A message was committed: hold its leases, remember what of it stayed on disk, wake whoever delivers it."""
@@ -82,11 +86,11 @@ class Feed:
         if len(recipients) == 1 and leases:
             self._hold(self._destination_of(recipients[0].domain), leases[0])
             return
-        for lease in leases:
-            for destination, part in self._by_destination(lease):
-                self._hold(destination, part)
-        for domain in {recipient.domain for recipient in recipients}.difference(leasable):
-            self.left_behind(domain)
+        for destination, lease in self._by_destination(leases):
+            self._hold(destination, lease)
+        for domain in _domains_of(message):
+            if domain not in leasable:
+                self.left_behind(domain)
 
     def left_behind(self, domain: str) -> None:
         """Something for this domain is due on disk now."""
@@ -96,25 +100,29 @@ class Feed:
         self._wake(destination)
 
     def _hold(self, destination: str, lease: Lease) -> None:
+        supply = self._supply(destination)
+        if supply.asleep_until:
+            self._store.give_back(lease)  # found by the scan at the end of the sleep; held, it would never be
+            return
         if lease.content is not None:
             if self._content_octets + lease.octets > CONTENT_OCTETS_HELD:
                 lease = replace(lease, content=None)
             else:
                 self._content_octets += lease.octets
         self._held += 1
-        self._supply(destination).leases.append(lease)
+        supply.leases.append(lease)
         self._wake(destination)
 
-    def _by_destination(self, lease: Lease) -> Iterable[tuple[str, Lease]]:
-        parts: dict[str, list[int]] = {}
-        for index, recipient in enumerate(lease.recipients):
-            parts.setdefault(self._destination_of(recipient.domain), []).append(index)
-        if len(parts) == 1:
-            return [(destination, lease) for destination in parts]
-        return [
-            (destination, replace(lease, recipients=tuple(lease.recipients[index] for index in indices)))
-            for destination, indices in parts.items()
-        ]
+    def _by_destination(self, leases: tuple[Lease, ...]) -> Iterator[tuple[str, Lease]]:
+        """Cut one message's leases anew, for one destination each: as few transactions as its hosts can take."""
+        parts: dict[str, list[LeasedRecipient]] = {}
+        for lease in leases:
+            for recipient in lease.recipients:
+                parts.setdefault(self._destination_of(recipient.domain), []).append(recipient)
+        for destination, recipients in parts.items():
+            for start in range(0, len(recipients), LEASE_RECIPIENTS):
+                part = tuple(recipients[start : start + LEASE_RECIPIENTS])
+                yield destination, replace(leases[0], recipients=part)
 
     # What slots ask
 
@@ -147,8 +155,9 @@ class Feed:
 
     async def _read(self, destination: str, supply: _Supply) -> None:
         asked = dict(list(supply.behind.items())[:SCAN_DOMAINS])
+        n = max(1, min(REFILL_LEASES, LEASES_HELD - self._held))
         try:
-            leases = await self._store.lease(asked.keys(), self._clock.wall(), REFILL_LEASES)
+            leases = await self._store.lease(asked.keys(), self._clock.wall(), n)
         except StoreError as error:
             self._sink.note("error", "store does not give leases", why=str(error))
             supply.behind.clear()
@@ -158,7 +167,9 @@ class Feed:
             supply.refill = None
         self._held += len(leases)
         supply.leases.extend(leases)
-        if len(leases) < REFILL_LEASES:
+        if supply.asleep_until:
+            self._give_back_all(supply)
+        if len(leases) < n:
             for domain, mark in asked.items():
                 if supply.behind.get(domain) == mark:  # nothing newer was committed while we read
                     del supply.behind[domain]
@@ -222,26 +233,46 @@ class Feed:
             await self._bell.wait()
 
     async def _scan(self) -> float | None:
+        """Note which domains have something due on disk, wake their destinations; give when to look again."""
         now = self._clock.wall()
-        for supply in self._supplies.values():
-            if supply.asleep_until and supply.asleep_until <= now:
-                supply.asleep_until = 0.0
-        scan = await self._store.due(now, SCAN_DOMAINS)
-        woken = set()
+        self._end_sleeps(now)
+        scan = await self._due(now)
+        woken: dict[str, None] = {}
         for due in scan.domains:
             destination = self._destination_of(due.domain)
             supply = self._supply(destination)
             if not supply.asleep_until:
                 self._mark += 1
                 supply.behind[due.domain] = self._mark
-                woken.add(destination)
-        for destination in sorted(woken):
+                woken[destination] = None
+        for destination in woken:
             self._wake(destination)
         asleep = [supply.asleep_until for supply in self._supplies.values() if supply.asleep_until]
         next_at = scan.next_at
         if next_at is not None and next_at <= now:
             next_at = now + RETRY_STORE_S  # more domains are due than one scan names: come back soon
         return min([*asleep, *([] if next_at is None else [next_at])], default=None)
+
+    def _end_sleeps(self, now: float) -> None:
+        over = [name for name, supply in self._supplies.items() if 0.0 < supply.asleep_until <= now]
+        for destination in over:
+            self._supplies[destination].asleep_until = 0.0
+            self.forget(destination)  # the scan brings it back if anything waits for it
+
+    async def _due(self, now: float) -> DueScan:
+        """Ask what is due until enough of it is news, or all of it has been named."""
+        n = self._scan_domains
+        while True:
+            scan = await self._store.due(now, n)
+            news = sum([self._is_news(due.domain) for due in scan.domains])
+            if news >= SCAN_DOMAINS or len(scan.domains) < n or n >= SCAN_DOMAINS_MOST:
+                self._scan_domains = min(SCAN_DOMAINS + len(scan.domains) - news, SCAN_DOMAINS_MOST)
+                return scan
+            n = min(2 * n, SCAN_DOMAINS_MOST)
+
+    def _is_news(self, domain: str) -> bool:
+        supply = self._supplies.get(self._destination_of(domain))
+        return supply is None or not (supply.asleep_until or domain in supply.behind)
 
     def let_go_all(self) -> None:
         """Give back all leases at hand, so that the store alone decides about them."""
@@ -258,3 +289,8 @@ class Feed:
         """Give back all leases at hand: we are shutting down."""
         self._alarm.cancel()
         self.let_go_all()
+
+
+def _domains_of(message: Message) -> dict[str, None]:
+    """Give the recipient domains of a message, each once, in order."""
+    return dict.fromkeys([recipient.domain for recipient in message.envelope.recipients])

@@ -165,7 +165,7 @@ class _Walk:
     """One attempt's way along the hosts; it knows who still needs a verdict."""
 
     __slots__ = (
-        "_at",
+        "_began_at",
         "_content",
         "_lease",
         "_lines",
@@ -185,7 +185,7 @@ class _Walk:
         self._lease = lease
         self._plan = plan
         self._content = content
-        self._at = sender.terms.clock.wall()
+        self._began_at = sender.terms.clock.wall()
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
         self._lines: list[str] = []
         self._tls: TlsFacts | None = None
@@ -317,9 +317,9 @@ class _Walk:
         verdicts = tuple([each if each is not None else _NO_HOST for each in self._verdicts])
         return AttemptResult(
             lease=self._lease,
-            at=self._at,
+            at=self._sender.terms.clock.wall(),
             verdicts=verdicts,
-            timings=Timings(self._at - self._lease.received_at, self.connect_s, self.handshake_s, self.transfer_s),
+            timings=Timings(self._began_at - self._lease.received_at, self.connect_s, self.handshake_s, self.transfer_s),
             tls=self._tls,
             lane=self._plan.lane,
             walk=tuple(self._lines),

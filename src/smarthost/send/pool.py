@@ -25,6 +25,8 @@ class Pool:
         idle = self._idle.get(key)
         while idle:
             session = idle.pop()
+            if not idle:
+                del self._idle[key]  # or a key stays for each host there ever was
             if session.is_reusable:
                 return session
         return None

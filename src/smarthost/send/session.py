@@ -90,12 +90,16 @@ class Session:
     # Set-up
 
     async def set_up(self) -> SetupFailed | None:
-        """Go from connected to ready for a transaction; None when ready."""
+        """Go from connected to ready for a transaction; None when ready. Safe to cancel, as `transact`."""
         assert self._wanted is None, "a session is set up once"
         self._wanted = asyncio.get_running_loop().create_future()
         if self._policy.implicit_tls:
             self._start_tls()
-        return await self._wanted
+        try:
+            return await self._wanted
+        except asyncio.CancelledError:
+            self._connection.abort()
+            raise
 
     def _start_tls(self) -> None:
         self._enter(Step.TLS, limits.TLS_HANDSHAKE_S)

@@ -6,6 +6,7 @@ assemble joins it. The trace has every record, note and reply a client heard: sa
 but what the store had committed; the world's own ledgers (`acknowledged`, what exchangers took) know better.
 """
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Coroutine
@@ -149,6 +150,10 @@ class SimulatedWorld:
         running, self._running = self._running, None
         assert running is not None, "the relay runs"
         await running.close(grace_s)
+
+    def stop_soon(self, grace_s: float = 30.0) -> "asyncio.Future[None]":
+        """Begin to stop, for scenarios that go on meanwhile."""
+        return asyncio.ensure_future(self.stop(grace_s))
 
     def crash(self) -> None:
         """End the relay as kill -9 and a power cut would."""
@@ -349,6 +354,7 @@ class _Running:
                 hostname=terms.hostname,
                 schedule=terms.schedule,
                 sessions_per_lane=terms.sessions_per_lane,
+                soft_bounce=terms.soft_bounce,
             )
         )
         self._receptions = Receptions(

@@ -2,6 +2,7 @@
 -- One batch is one INSERT into this view, hence one statement and one transaction, and the child runs no Python per
 -- row. messages, recipients, settles (with their records) are JSON arrays of rows; octets: prefixes and contents end to
 -- end, cut by offset and length; extras: {"c": cleared debts, "l": their records, "n": notes}. Rows: batch.py.
+-- jsonb_each, not json_each: that renders each row as text only to parse it again (43 us a message instead of 25).
 -- {day} is filled in by child.py, which makes the trigger anew when the day of the records changes.
 
 CREATE TEMP TABLE IF NOT EXISTS settled (
@@ -18,7 +19,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
     -- fields of its rows name the message and recipient it is about) is filed only while the debt exists.
     INSERT INTO recipient (message, n, address, domain, due)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4
-    FROM json_each(NEW.recipients)
+    FROM jsonb_each(NEW.recipients)
     WHERE NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 0)
         AND (value ->> 5 IS NULL OR EXISTS (
             SELECT 1 FROM recipient AS debt
@@ -29,7 +30,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
     SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
         value ->> 8, value ->> 11 IS NULL, substr(NEW.octets, (value ->> 9) + 1, value ->> 10)
-    FROM json_each(NEW.messages)
+    FROM jsonb_each(NEW.messages)
     WHERE value ->> 12 IS NULL OR EXISTS (
         SELECT 1 FROM recipient AS debt
         WHERE debt.message = value ->> 12 AND debt.n = value ->> 13 AND debt.owed_at IS NOT NULL)
@@ -37,7 +38,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
     INSERT OR IGNORE INTO content
     SELECT value ->> 0, substr(NEW.octets, (value ->> 11) + 1, value ->> 8)
-    FROM json_each(NEW.messages)
+    FROM jsonb_each(NEW.messages)
     WHERE value ->> 11 IS NOT NULL AND EXISTS (SELECT 1 FROM message WHERE key = value ->> 0);
 
     -- Only what still waits for this very attempt: that is what makes repeating a settlement harmless.
@@ -45,7 +46,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
     SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
         value ->> 8, value ->> 9, value ->> 10, value ->> 11, value -> 12
-    FROM json_each(NEW.settles) CROSS JOIN recipient AS r
+    FROM jsonb_each(NEW.settles) CROSS JOIN recipient AS r
     WHERE r.message = value ->> 0 AND r.n = value ->> 1 AND r.state IN ('deferred', 'held')
         AND r.attempts BETWEEN (value ->> 2) - 1 AND value ->> 2;
 
@@ -63,17 +64,17 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
     INSERT OR IGNORE INTO record_{day}
     SELECT value ->> 0, value ->> 1, value ->> 2, value -> 3
-    FROM json_each(NEW.extras, '$.l')
+    FROM jsonb_each(NEW.extras, '$.l')
     WHERE EXISTS (
         SELECT 1 FROM recipient AS debt
         WHERE debt.message = value ->> 1 AND debt.n = value ->> 4 AND debt.owed_at IS NOT NULL);
 
-    INSERT INTO settled (message) SELECT value ->> 0 FROM json_each(NEW.extras, '$.c');
+    INSERT INTO settled (message) SELECT value ->> 0 FROM jsonb_each(NEW.extras, '$.c');
     DELETE FROM recipient
-    WHERE (message, n) IN (SELECT value ->> 0, value ->> 1 FROM json_each(NEW.extras, '$.c'))
+    WHERE (message, n) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(NEW.extras, '$.c'))
         AND owed_at IS NOT NULL AND state NOT IN ('deferred', 'held');
     UPDATE recipient SET owed_at = NULL
-    WHERE (message, n) IN (SELECT value ->> 0, value ->> 1 FROM json_each(NEW.extras, '$.c'));
+    WHERE (message, n) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(NEW.extras, '$.c'));
 
     INSERT INTO gone
     SELECT key, tag FROM message
@@ -88,7 +89,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
     DELETE FROM settled;
 
     INSERT OR REPLACE INTO note
-    SELECT value ->> 0, substr(NEW.octets, (value ->> 1) + 1, value ->> 2) FROM json_each(NEW.extras, '$.n');
+    SELECT value ->> 0, substr(NEW.octets, (value ->> 1) + 1, value ->> 2) FROM jsonb_each(NEW.extras, '$.n');
 
     UPDATE highest SET number = NEW.highest WHERE number < NEW.highest;
 END;

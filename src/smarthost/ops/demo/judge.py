@@ -22,7 +22,7 @@ _NOTHING: tuple[TakenMessage, ...] = ()
 
 
 class Row(Struct, frozen=True):
-    """What happened to one kind of destination; the field names are those of `--json`. Times run from the relay's 250."""
+    """What happened to one kind of destination; the field names are those of `--json`. Times run from the 250."""
 
     kind: str
     domain: str
@@ -195,7 +195,7 @@ def _judge_bounces(evidence: Evidence, reports: Sequence[EmailMessage]) -> Row:
     ]
     fates = evidence.ledger.of(HOME)
     problems += [f"the bounce to {fate.recipient} is unfinished" for fate in fates if fate.ended_s is None]
-    return _row("bounces, to senders", HOME, len(fates), fates, problems)
+    return _row("bounces", HOME, len(fates), fates, problems)
 
 
 def _parse(taken: TakenMessage) -> EmailMessage:
@@ -261,21 +261,22 @@ def _describe(fates: Sequence[Fate]) -> str:
     for kind in (Kind.RELAYED, Kind.BOUNCED, Kind.EXPIRED, Kind.CANCELLED):
         ended = [fate.last for fate in fates if fate.last.kind is kind]
         if ended:
-            said.append(f"{len(ended)} {kind.value}{_why(ended[0]) if kind is Kind.BOUNCED else ''}")
+            said.append(f"{len(ended)} {kind.value}{_bounced_why(ended[0]) if kind is Kind.BOUNCED else ''}")
     if unfinished := sum(fate.ended_s is None for fate in fates):
         said.append(f"{unfinished} unfinished")
+    told = ", ".join(said) or "nothing"
     if deferrals := _deferrals(fates):
-        said.append(f"{len(deferrals)} deferrals{_why(deferrals[0])}")
+        code = deferrals[0].reply[:3] or deferrals[0].status
+        told += f" after {len(deferrals)} deferrals ({code})"
     dialled, spared = _walked(fates)
-    if dialled or spared:
-        said.append(f"dead host dialled {dialled}x, then spared {spared}x")
-    return ", ".join(said) or "nothing"
+    return f"{told}; dead MX tried {dialled}x in {dialled + spared}" if dialled or spared else told
 
 
-def _why(record: Record) -> str:
-    if record.reply:
-        return f" ({record.reply})"
-    return f" ({record.status}{'' if record.host else ', nobody was dialled'})"
+def _bounced_why(record: Record) -> str:
+    """Give the code of the host that refused, or that no host was needed to know."""
+    if record.host:
+        return f" ({' '.join(record.reply.split()[:2]) or record.status})"
+    return f" ({record.status}), nobody dialled"
 
 
 def _message_id(message: TakenMessage) -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What is seen of the relay while the demo runs: a Sink that keeps the records, counts, and notices what is worth telling.
+"""What is seen of the relay while the demo runs: a Sink that keeps the records, counts, and tells what is notable.
 
 Times are seconds since the demo began, as this process saw them. Judges nothing.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -40,16 +40,27 @@ class Tally(Struct):
         return self.relayed + self.bounced
 
 
-class Ledger:
-    """A ports.Sink. `elapsed` gives the seconds since the beginning, `tell` is told a sentence for each notable event."""
+class News(Struct, frozen=True):
+    """Something notable, in a sentence; `kind`: of the record that shows it, if its end is what is told."""
 
-    def __init__(self, elapsed: Callable[[], float], tell: Callable[[str], None]) -> None:
+    at_s: float
+    sentence: str
+    kind: Kind | None = None
+
+
+class Ledger:
+    """A ports.Sink. `elapsed` gives the seconds since the beginning.
+
+    `news` waits to be taken: whoever prints may wait or fail, which a Sink may not.
+    """
+
+    def __init__(self, elapsed: Callable[[], float]) -> None:
         self._elapsed = elapsed
-        self._tell = tell
         self._told: set[object] = set()
         self.fates: dict[tuple[str, str], Fate] = {}  # by id and recipient
         self.reported: Counter[tuple[str, str]] = Counter()
         self.troubles: list[str] = []
+        self.news: deque[News] = deque()
 
     def record(self, record: Record) -> None:
         """See ports.Sink."""
@@ -58,8 +69,9 @@ class Ledger:
             self.reported[key] += 1
             return
         fate = self.fates.get(key)
-        if fate is None:  # the relay's own reports are never accepted from anybody
-            fate = self.fates[key] = Fate(record.recipient, self._elapsed(), [])
+        if fate is None:  # nobody hands the relay's own reports in: their first record says how old they are
+            age_s = record.queued_s + record.connect_s + record.handshake_s + record.transfer_s
+            fate = self.fates[key] = Fate(record.recipient, self._elapsed() - age_s, [])
         fate.records.append(record)
         if record.kind in TERMINAL_KINDS:
             fate.ended_s = self._elapsed()
@@ -96,44 +108,46 @@ class Ledger:
         """Have at least so many recipients been accepted, and have all that are known ended?"""
         return len(self.fates) >= recipients and all(fate.ended_s is not None for fate in self.fates.values())
 
+    def tell(self, sentence: str, kind: Kind | None = None) -> None:
+        """Add to the news."""
+        self.news.append(News(self._elapsed(), sentence, kind))
+
     # What is worth telling: the first of each sort
 
     def _tell_first(self, fate: Fate, record: Record) -> None:
         for key, sentence in _sentences(fate, record):
             if key not in self._told:
                 self._told.add(key)
-                self._tell(sentence)
+                self.tell(sentence, record.kind if record.kind in key else None)
 
 
-def _sentences(fate: Fate, record: Record) -> list[tuple[object, str]]:
+def _sentences(fate: Fate, record: Record) -> Iterator[tuple[tuple[object, ...], str]]:
     """Say in a sentence each what a record shows, with a key that is the same for events of a sort."""
     domain = _domain(record.recipient)
-    told: list[tuple[object, str]] = []
     for line in record.walk:
         place, _, why = line.partition(": ")
         if "not dialled" in why:
-            told.append((("spared", place), f"{place} is remembered as broken: not dialled, straight to the next MX"))
+            yield ("spared", place), f"{place} is remembered as broken: no longer dialled"
         else:
-            cause = why.rpartition(": ")[2]
-            told.append((("dead", place), f"{place}: {cause}; {record.host or 'nobody'} takes the mail instead"))
+            yield ("dead", place), f"{place}: {why.rpartition(': ')[2]}; {record.host or 'nobody'} takes the mail"
     match record.kind:
         case Kind.DEFERRED | Kind.POSTPONED:
-            wait_s = max(0.0, record.next_attempt_at - record.at)
             said = f'{record.host} says "{record.reply}"' if record.reply else record.why
-            told.append(((record.kind, domain, record.attempt), f"{said}: next attempt in {wait_s:.1f} s"))
+            wait_s = max(0.0, record.next_attempt_at - record.at)
+            yield (record.kind, domain, record.attempt), f"{said}: next attempt in {wait_s:.1f} s"
         case Kind.RELAYED if domain == HOME:
-            told.append(((record.kind, HOME), f"{record.recipient} has the first bounce"))
+            yield (record.kind, domain), f"{record.host} has the first bounce, for {record.recipient}"
         case Kind.RELAYED if record.attempt > 1:
-            told.append(((record.kind, domain), f"{record.host} takes its first message at attempt {record.attempt}"))
+            yield (record.kind, domain), f"{record.host} takes its first message, at attempt {record.attempt}"
         case Kind.RELAYED if not record.walk:
-            ms = ((fate.ended_s or 0.0) - fate.accepted_s) * 1000
-            told.append(((record.kind, domain), f"{record.host} has its first message {ms:.0f} ms after the relay's 250"))
+            took_ms = ((fate.ended_s or 0.0) - fate.accepted_s) * 1000
+            yield (record.kind, domain), f"{record.host} has its first message, {took_ms:.0f} ms after our 250"
+        case Kind.BOUNCED if record.reply:
+            yield (record.kind, domain), f'{record.host} refuses {record.recipient}: "{record.reply}"'
         case Kind.BOUNCED:
-            said = f'{record.host} says "{record.reply}" to {record.recipient}' if record.reply else record.why
-            told.append(((record.kind, domain), f"{said}: a bounce goes to {record.reverse_path}"))
+            yield (record.kind, domain), f"{record.why}: bounced{'' if record.host else ', nobody dialled'}"
         case _:
             pass
-    return told
 
 
 def _domain(recipient: str) -> str:

@@ -30,7 +30,7 @@ class Destination(Struct, frozen=True, kw_only=True):
     """A kind of destination, and what must become of its mail.
 
     Each message has one recipient of its own; with `refused`, a second one of that local part, who must bounce.
-    `status`: of what must bounce. `attempts`: until a recipient reaches its end. `dead_host`: must be tried, then spared.
+    `status`: of what must bounce. `attempts`: until a recipient reaches its end. `dead_host`: first tried, then spared.
     """
 
     domain: str
@@ -110,7 +110,7 @@ def exchangers() -> dict[str, ScriptedExchanger]:
         "greylist.example": ScriptedExchanger(name="mx.greylist.example", replies={"rcpt": _Greylist()}),
         "deadmx.example": ScriptedExchanger(name="alive.deadmx.example"),
         "picky.example": ScriptedExchanger(
-            name="mx.picky.example", replies={"rcpt": {"nobody@picky.example": "550 5.1.1 Nobody of that name here"}}
+            name="mx.picky.example", replies={"rcpt": {"nobody@picky.example": "550 5.1.1 No such user"}}
         ),
         HOME: ScriptedExchanger(name="mx.home.example"),
     }

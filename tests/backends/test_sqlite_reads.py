@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""Questions about large queues: every answer is right at any size, and bounded in what it reads."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from smarthost.backends.sqlite import database, reads, wire
+from smarthost.backends.sqlite.reads import Reads
+
+NOW = 1_800_000_000.0
+MESSAGES = 3_000
+DOMAINS = 30
+
+
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reads]:
+    """A queue of 3,000 messages for 30 domains: due from NOW - 3000 on, one a second, in key order."""
+    path = tmp_path_factory.mktemp("reads") / "queue.db"
+    db = database.open_writer(path)
+    numbers = f"WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < {MESSAGES})"
+    with db:
+        db.execute(f"{numbers} INSERT INTO message SELECT i, 5, {NOW} + i, 'a@b', '7BIT', 0, '', '', 9, 0, x'' FROM k")
+        db.execute(
+            f"{numbers} INSERT INTO recipient (message, n, address, domain, due)"
+            f" SELECT i, 0, 'user' || i || '@x', 'd' || (i % {DOMAINS}), {NOW} - {MESSAGES} + i FROM k"
+        )
+    yield Reads(database.open_reader(path), path.parent)
+    db.close()
+
+
+def ask_due(queue: Reads, now: float, n: int, leased: list[tuple[int, int, str]] | None = None) -> wire.DueRows:
+    found = queue.answer(wire.AskDue(now, n, leased or []))
+    assert isinstance(found, wire.DueRows)
+    return found
+
+
+def first_due(domain: int) -> float:
+    return NOW - MESSAGES + (domain or DOMAINS)
+
+
+@pytest.mark.parametrize("scan_rows", [10, 100, 5_000])
+@pytest.mark.parametrize("n", [7, 30, 100])
+def test_due_is_the_same_however_it_is_found(
+    queue: Reads, monkeypatch: pytest.MonkeyPatch, scan_rows: int, n: int
+) -> None:
+    """Reading in order of due time and jumping from domain to domain give the same answer."""
+    monkeypatch.setattr(reads, "SCAN_ROWS", scan_rows)
+
+    found = ask_due(queue, NOW, n)
+
+    expected = [(f"d{domain % DOMAINS}", first_due(domain % DOMAINS)) for domain in range(1, DOMAINS + 1)]
+    assert found.domains == expected[:n]
+    assert found.next_at == (expected[n][1] if n < DOMAINS else None)
+
+
+@pytest.mark.parametrize("scan_rows", [10, 5_000])
+def test_due_passes_over_what_is_leased(queue: Reads, monkeypatch: pytest.MonkeyPatch, scan_rows: int) -> None:
+    """A domain whose first recipients are leased is due with its first free one; one wholly leased is not."""
+    monkeypatch.setattr(reads, "SCAN_ROWS", scan_rows)
+    all_of_3 = [(i, 0, "d3") for i in range(1, MESSAGES + 1) if i % DOMAINS == 3]
+    start_of_4 = [(i, 0, "d4") for i in range(1, 500) if i % DOMAINS == 4]
+
+    found = dict(ask_due(queue, NOW, 100, all_of_3 + start_of_4).domains)
+
+    assert "d3" not in found
+    assert found["d4"] == NOW - MESSAGES + 514
+    assert len(found) == DOMAINS - 1
+
+
+def test_next_time_is_that_of_the_first_free_recipient(queue: Reads) -> None:
+    """What is leased does not wake anybody."""
+    now = NOW - MESSAGES
+    assert ask_due(queue, now, 10).next_at == now + 1
+
+    assert ask_due(queue, now, 10, [(1, 0, "d1"), (2, 0, "d2")]).next_at == now + 3
+
+
+@pytest.mark.parametrize("n", [1, 10, 250])
+def test_lease_over_many_domains_takes_the_earliest(queue: Reads, n: int) -> None:
+    """Of a thousand domains of one destination, what waited longest goes first, and nothing leased is given again."""
+    domains = [f"d{domain}" for domain in range(DOMAINS)]
+    leased = [(i, 0) for i in range(1, 50)]
+
+    found = queue.answer(wire.AskLease(domains, NOW, n, leased))
+
+    assert isinstance(found, list)
+    assert [row.key for row in found] == list(range(50, 50 + n))
+
+
+def test_rare_match_is_found_in_bounded_steps(queue: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter that hardly matches reads a bounded part of the queue a call, and finds everything in the end."""
+    monkeypatch.setattr(reads, "SCAN_MESSAGES", 1_000)
+    seen: list[int] = []
+    calls = 0
+    after = (-1, -1)
+    while True:
+        found = queue.answer(wire.AskFind(-1, -1, "", "USER2500@x", "", *after, 10))
+        assert isinstance(found, wire.FoundRows)
+        calls += 1
+        seen += [message.key for message in found.messages]
+        if found.cursor is None:
+            break
+        after = found.cursor
+
+    assert seen == [2500]
+    assert calls == 3
+
+
+def test_full_page_of_recipients_ends_early(queue: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page never holds more recipients than memory should, and the next one goes on behind it."""
+    monkeypatch.setattr(reads, "PAGE_RECIPIENTS", 10)
+
+    found = queue.answer(wire.AskFind(-1, -1, "", "", "", -1, -1, 1000))
+
+    assert isinstance(found, wire.FoundRows)
+    assert len(found.messages) == 10
+    assert found.cursor is not None
+    assert found.cursor[0] == found.messages[-1].key
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        reads.LOOSE_SCAN,
+        reads.IN_DUE_ORDER.format("<="),
+        reads.IN_DUE_ORDER.format(">"),
+        reads.DOMAIN_IN_DUE_ORDER,
+        reads.OLD_MESSAGES,
+        reads.DEFERRED_OF,
+        reads.MATCH,
+        reads.OWED,
+    ],
+)
+def test_no_question_reads_a_whole_table(queue: Reads, sql: str) -> None:
+    """Cost per message is flat with queue depth: each query is a search in an index, in its order."""
+    bindings: object = [0] * sql.count("?")
+    if ":first" in sql:
+        bindings = dict.fromkeys(
+            [
+                "first",
+                "last",
+                "after_key",
+                "after_n",
+                "key",
+                "tag",
+                "reverse_path",
+                "recipient",
+                "domain",
+                "unfinished",
+            ],
+            0,
+        )
+    plan = [str(row[3]) for row in queue._db.execute(f"EXPLAIN QUERY PLAN {sql}", bindings).fetchall()]  # type: ignore[arg-type]
+
+    assert [step for step in plan if step.startswith("SCAN") and step != "SCAN each"] == []
+    assert sql is reads.LOOSE_SCAN or not any("TEMP B-TREE" in step for step in plan)
