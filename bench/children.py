@@ -30,6 +30,10 @@ class Child:
         self._popen = popen
         self._scratch = scratch
 
+    def complaint(self) -> str:
+        """Give the last lines of what it said on stderr, in one line of at most 400 characters."""
+        return self._scratch.complaint(self.name)
+
     def exit_code(self) -> int | None:
         """Give the exit code, or None while it runs (negative: the signal that ended it)."""
         return self._popen.poll()

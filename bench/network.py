@@ -16,16 +16,16 @@ def free_port() -> int:
         return port
 
 
-def await_banner(port: int, child: Child, timeout_s: float, complaint: str = "") -> None:
+def await_banner(port: int, child: Child, timeout_s: float) -> None:
     """Wait until 127.0.0.1:port greets with 220. Raises: RunFailed: the child ended, or it took too long."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if child.exit_code() is not None:
-            raise RunFailed(f"{child.name} ended with {child.exit_code()} before it greeted {complaint}".rstrip())
+            raise RunFailed(f"{child.name} ended with {child.exit_code()} before it greeted: {child.complaint()}")
         if _greets(port):
             return
         time.sleep(0.05)
-    raise RunFailed(f"{child.name} did not greet on port {port} within {timeout_s:.0f} s")
+    raise RunFailed(f"{child.name} did not greet within {timeout_s:.0f} s: {child.complaint()}")
 
 
 def _greets(port: int) -> bool:

@@ -81,7 +81,7 @@ class Postfix:
         # `postfix start` makes a daemon that no one waits for; its master in the foreground is ours to wait for.
         self._child = scratch.start("postfix", [_daemons() / "master", "-c", config, "-s"])
         self.root_pid: int | None = self._child.pid
-        await_banner(self.port, self._child, 30, scratch.complaint("postfix"))
+        await_banner(self.port, self._child, 30)
 
     def _write_configuration(self, sink_port: int) -> Path:
         config = self._home / "conf"

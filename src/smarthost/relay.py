@@ -132,12 +132,15 @@ class Journey:
         if self._is_stopping:
             return
         route = self._routes.get(destination)
-        if route is not None and route.leases_left > 0 and route.valid_until > self._clock.monotonic():
+        if route is not None and self._is_good(route):
             route.lane.want(destination)
             self._start_slot(route.lane)
         elif destination not in self._planning:
             self._planning.add(destination)
             self._spawn(self._plan(destination))
+
+    def _is_good(self, route: _Route) -> bool:
+        return route.leases_left > 0 and route.valid_until > self._clock.monotonic()
 
     async def _plan(self, destination: str) -> None:
         try:
@@ -159,9 +162,7 @@ class Journey:
         lane = self._lanes.get(plan.lane)
         if lane is None:
             lane = self._lanes[plan.lane] = Lane(plan.lane, self._terms.sessions_per_lane)
-        earlier = self._routes.pop(destination, None)
-        if earlier is not None and earlier.lane is not lane:
-            earlier.lane.leave(destination)  # or its slots would serve another lane beyond its window
+        self._routes.pop(destination, None)  # so that the new one stands at the end
         self._routes[destination] = _Route(plan, lane, self._clock.monotonic() + PLAN_AGE_S)
 
     def _forget_old_routes(self) -> None:
@@ -204,9 +205,9 @@ class Journey:
         try:
             while not self._is_stopping and (destination := lane.turn()) is not None:
                 route = self._routes.get(destination)
-                if route is None or route.leases_left <= 0 or route.valid_until <= self._clock.monotonic():
+                if route is None or route.lane is not lane or not self._is_good(route):
                     lane.leave(destination)
-                    self._wake(destination)  # plans anew
+                    self._wake(destination)  # plans anew, perhaps for another lane
                     continue
                 lease = await self._next_lease(destination)
                 if lease is None:

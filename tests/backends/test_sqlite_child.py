@@ -127,6 +127,27 @@ def test_locked_database_is_fatal(rig: Rig) -> None:
     other.close()
 
 
+def test_failed_connection_takes_no_further_batch(rig: Rig) -> None:
+    """After an error of the disk nothing more is committed on that connection, whatever waits."""
+    rig.add(1)
+    rig.db.set_busy_timeout(0)
+    other = apsw.Connection(str(rig.path))
+    other.execute("BEGIN IMMEDIATE")
+    ours, theirs = socket.socketpair()
+    for number in (7, 8):
+        ours.sendall(wire.frame(b"".join(Batch().encode(number, NOW))))
+
+    child.serve_batches(rig.writer, theirs)
+
+    theirs.close()
+    outcome = wire.read_frame(ours)
+    assert outcome is not None
+    assert msgspec.msgpack.decode(outcome, type=wire.Outcome).code == wire.FATAL
+    assert wire.read_frame(ours) is None
+    ours.close()
+    other.close()
+
+
 def test_highest_number_is_kept(rig: Rig) -> None:
     """The highest number ever committed does not go with its message."""
     assert rig.writer.last_number() == 0

@@ -9,7 +9,7 @@ import pytest
 from tests.interop.programs import postfix
 from tests.live.content import KINDS, assert_same, large, split_field, without_our_field
 from tests.live.raw import RawClient
-from tests.live.rig import Daemon, serving
+from tests.live.rig import Daemon, eventually, serving
 from tests.live.sink import Sink
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop]

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Hosts that do not work: passed over, remembered, probed, and not trampled when they come back."""
 
-from smarthost.testing.network import Faults
-from smarthost.testing.peers import ScriptedExchanger
-from smarthost.testing.world import SimulatedWorld
 from tests.journeys.rig import (
     HOUR_S,
     CountingExchanger,
@@ -15,6 +12,10 @@ from tests.journeys.rig import (
     taken,
     times_of,
 )
+
+from smarthost.testing.network import Faults
+from smarthost.testing.peers import ScriptedExchanger
+from smarthost.testing.world import SimulatedWorld
 
 
 @in_world()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A store that fails: nothing is accepted, nothing heard is lost, and all goes on when it works again."""
 
-from smarthost.testing.world import SimulatedWorld
 from tests.journeys.rig import SlowExchanger, assert_accounted, in_world, noted, taken
+
+from smarthost.testing.world import SimulatedWorld
 
 
 @in_world()

@@ -5,10 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-
-from smarthost.queue import feed
-from smarthost.testing.peers import ScriptedExchanger
-from smarthost.testing.world import SimulatedWorld
 from tests.journeys.rig import (
     HOUR_S,
     CountingExchanger,
@@ -18,6 +14,10 @@ from tests.journeys.rig import (
     taken,
     times_of,
 )
+
+from smarthost.queue import feed
+from smarthost.testing.peers import ScriptedExchanger
+from smarthost.testing.world import SimulatedWorld
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What DNS says decides: null MX and unknown domains bounce, what cannot be told waits."""
 
+from tests.journeys.rig import DAY_S, HOUR_S, assert_accounted, ends, failed_in, in_world, reports, taken
+
 from smarthost.testing.dns import Fault
 from smarthost.testing.world import SimulatedWorld
-from tests.journeys.rig import DAY_S, HOUR_S, assert_accounted, ends, failed_in, in_world, reports, taken
 
 
 @in_world()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What operators do to the queue while it works: retry now, cancel, and see why something waits."""
 
+from tests.journeys.rig import HOUR_S, SlowExchanger, assert_accounted, ends, in_world, taken
+
 from smarthost.queue.store import Filter
 from smarthost.testing.world import SimulatedWorld
-from tests.journeys.rig import HOUR_S, SlowExchanger, assert_accounted, ends, in_world, taken
 
 
 @in_world()

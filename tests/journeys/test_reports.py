@@ -2,9 +2,6 @@
 """Reports: who gets one, when, and how many."""
 
 import pytest
-
-from smarthost.mail.record import Kind
-from smarthost.testing.world import SimulatedWorld
 from tests.journeys.rig import (
     DAY_S,
     HOUR_S,
@@ -17,6 +14,9 @@ from tests.journeys.rig import (
     taken,
     times_of,
 )
+
+from smarthost.mail.record import Kind
+from smarthost.testing.world import SimulatedWorld
 
 UNKNOWN = {"rcpt": "550 5.1.1 unknown"}
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Stopping in good order: attempts under way may end, the rest is given back, nothing is lost or doubled."""
 
-from smarthost.testing.world import SimulatedWorld
 from tests.journeys.rig import SlowExchanger, assert_accounted, in_world, taken
+
+from smarthost.testing.world import SimulatedWorld
 
 
 @in_world()

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from tests.journeys.rig import assert_accounted, failed_in, reports, taken
 
 from smarthost.testing.simulation import Simulation, run_simulation
 from smarthost.testing.world import Crash, Moment, SimulatedWorld
-from tests.journeys.rig import assert_accounted, failed_in, reports, taken
 
 CRASH = Crash(Moment.BEFORE_COMMIT, 3, down_s=90.0)  # the settlement of the first attempt is lost
 

@@ -62,6 +62,7 @@ class Receptions:
 
     def __init__(self, terms: ReceptionTerms) -> None:
         self.terms = terms
+        self.greeting = replies.greeting(terms.settings.hostname)
         self._open: dict[Reception, None] = {}  # not a set: its order is reproducible
         self._by_client: dict[str, int] = {}
         self._is_closing = False
@@ -148,7 +149,7 @@ class Reception:
             self._machine.greet(self._refused_with)
             self._hang_up()
             return
-        self._machine.greet(replies.greeting(self._terms.settings.hostname))
+        self._machine.greet(self._receptions.greeting)
         self._flush()
 
     # What the connection says

@@ -2,6 +2,7 @@
 """Records: what happened, kept. Each names a message and a recipient; the field names are stable (docs/records.md)."""
 
 from enum import Enum
+
 import msgspec
 from msgspec import Struct
 

@@ -99,10 +99,13 @@ class HostHealth:
 
     def earliest(self, keys: Iterable[tuple[str, str]]) -> float | None:
         """When may the first of these (source, address) be dialled: wall seconds, or None for one that may be now."""
-        refusals = [self.usable(source, address) for source, address in keys]
-        return (
-            min((refused.until for refused in refusals if refused is not None), default=None) if all(refusals) else None
-        )
+        earliest: float | None = None
+        for source, address in keys:
+            refused = self.usable(source, address)
+            if refused is None:
+                return None
+            earliest = refused.until if earliest is None else min(earliest, refused.until)
+        return earliest
 
     def state_of(self, source: str, address: str) -> HostState:
         """Give the state of one host and the evidence for it."""

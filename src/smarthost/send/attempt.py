@@ -150,6 +150,11 @@ def _close_permits(permit: Permit, strict: Permit | None, opened: Session | Setu
         if strict is not None:
             strict.succeeded()
         return
+    if isinstance(opened.said, ConnectFailed) and opened.said.step == "local":  # our descriptors, our source address
+        permit.withdrawn()
+        if strict is not None:
+            strict.withdrawn()
+        return
     detail = str(opened.said)
     is_hosts_fault = opened.step in _HOST_STEPS or isinstance(opened.said, ConnectionLost | DeadlinePassed)
     if is_hosts_fault or strict is None:
@@ -165,11 +170,11 @@ class _Walk:
     """One attempt's way along the hosts; it knows who still needs a verdict."""
 
     __slots__ = (
-        "_began_at",
         "_content",
         "_lease",
         "_lines",
         "_plan",
+        "_queued_s",
         "_sender",
         "_tls",
         "_verdicts",
@@ -185,7 +190,7 @@ class _Walk:
         self._lease = lease
         self._plan = plan
         self._content = content
-        self._began_at = sender.terms.clock.wall()
+        self._queued_s = sender.terms.clock.wall() - lease.received_at
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
         self._lines: list[str] = []
         self._tls: TlsFacts | None = None
@@ -319,7 +324,7 @@ class _Walk:
             lease=self._lease,
             at=self._sender.terms.clock.wall(),
             verdicts=verdicts,
-            timings=Timings(self._began_at - self._lease.received_at, self.connect_s, self.handshake_s, self.transfer_s),
+            timings=Timings(self._queued_s, self.connect_s, self.handshake_s, self.transfer_s),
             tls=self._tls,
             lane=self._plan.lane,
             walk=tuple(self._lines),

@@ -32,6 +32,10 @@ from smarthost.smtp.wire import (
     TransactionEnded,
 )
 
+# MAIL to 354 in all. Each reply may take its RFC time (a host that verifies addresses takes seconds for each of 100),
+# but not all of them together: a host that drips would hold a slot for hours.
+ENVELOPE_S = 1800.0
+
 SessionKey: TypeAlias = tuple[str, str, SessionPolicy]  # host name (certificates are judged by it), address, policy
 
 
@@ -63,6 +67,7 @@ class Session:
         self.transactions = 0
         self.tls: TlsFacts | None = None
         self._connection = connection
+        self._clock = clock
         self._host, _, self._policy = key
         self._machine = SmtpClient()
         self._step = Step.BANNER
@@ -71,6 +76,7 @@ class Session:
         self._content: Iterator[bytes] | None = None
         self._inline: tuple[bytes, bytes] | None = None
         self._heard = False
+        self._envelope_ends = 0.0  # monotonic
         self._is_lost = False
         self._retire: Callable[[Session], None] | None = None
         self._deadline = clock.deadline(limits.BANNER_S, self._expired)
@@ -211,6 +217,7 @@ class Session:
             )
         self.transactions += 1
         self._heard = False
+        self._envelope_ends = self._clock.monotonic() + ENVELOPE_S
         self._ended = asyncio.get_running_loop().create_future()
         self._inline = (prefix, content.body) if isinstance(content, InlineContent) else None
         self._content = _with_prefix(prefix, content)
@@ -272,6 +279,8 @@ class Session:
         self._heard = True
         self._machine.receive(chunk)
         self._guard(self._advance)
+        if self._step is Step.MAIL and self._ended is not None and not self._is_lost:
+            self._deadline.restart(min(limits.RCPT_S, max(0.0, self._envelope_ends - self._clock.monotonic())))
         self._flush()
 
     def _advance(self) -> None:
@@ -346,7 +355,7 @@ class Session:
             retire(self)
 
     def quit(self) -> None:
-        """Say QUIT and close without waiting for the answer (RFC 5321 4.1.1.10 would have us wait; nothing depends on it)."""
+        """Say QUIT and close; RFC 5321 4.1.1.10 would have us wait for the answer, but nothing depends on it."""
         if self._is_lost:
             return
         if self._machine.is_idle:

@@ -71,11 +71,12 @@ class Moment(Enum):
 
 
 class Crash(Struct, frozen=True):
-    """A crash at the n-th such moment of the world (from 1), and how long the relay is down then."""
+    """A crash at the n-th such moment of the world (from 1); how long the relay is down; when it crashes once more."""
 
     moment: Moment
     n: int
     down_s: float = 5.0
+    again_after_s: float | None = None  # after the restart
 
 
 class SimulatedWorld:
@@ -94,7 +95,7 @@ class SimulatedWorld:
         self.clients: list[ScriptedClient] = []
         self.exchangers: list[ScriptedExchanger] = []
         self.crashes = 0
-        self.in_doubt: Counter[tuple[str, str]] = Counter()  # taken by an exchanger at a crash, and not recorded so
+        self.in_doubt: Counter[tuple[str, str]] = Counter()  # had arrived when the relay came back, and was not recorded
         self.moments: Counter[Moment] = Counter()
         self.disk = Disk(self._enqueued, self._committed)
         self._crash = crash
@@ -142,8 +143,7 @@ class SimulatedWorld:
     async def start(self) -> None:
         """Start the relay on what the store holds."""
         assert self._running is None, "one relay at a time"
-        self._running = _Running(self, self._memory)
-        await self._running.open()
+        await self._restart().open()
 
     async def stop(self, grace_s: float = 30.0) -> None:
         """Stop the relay in good order."""
@@ -163,8 +163,13 @@ class SimulatedWorld:
         self.crashes += 1
         running.die()
         self._memory = self._memory.crash()
-        recorded = {(record.id, record.recipient) for record in self.committed() if record.kind is Kind.RELAYED}
-        self.in_doubt.update(pair for pair in self.deliveries() if pair not in recorded)
+
+    def _restart(self) -> "_Running":
+        if self.crashes:  # octets that were under way at the crash have arrived by now
+            recorded = {(record.id, record.recipient) for record in self.committed() if record.kind is Kind.RELAYED}
+            self.in_doubt.update(pair for pair in self.deliveries() if pair not in recorded)
+        self._running = running = _Running(self, self._memory)
+        return running
 
     async def repair(self) -> None:
         """Let the disk work again; what was kept meanwhile is committed."""
@@ -178,7 +183,7 @@ class SimulatedWorld:
 
     def _enqueued(self, number: int) -> None:
         crash = self._crash
-        if crash == Crash(Moment.BEFORE_COMMIT, number, crash.down_s if crash else 0.0):
+        if crash is not None and crash.moment is Moment.BEFORE_COMMIT and crash.n == number:
             self.clock.deadline(self.terms.commit_delay_s * 0.99, self._crash_now)
 
     def _committed(self, number: int) -> None:
@@ -195,14 +200,15 @@ class SimulatedWorld:
         self._pass(Moment.BEFORE_CHUNK)
 
     def _crash_now(self) -> None:
-        assert self._crash is not None, "a crash was asked for"
-        if self.is_up:
+        crash = self._crash
+        if crash is not None and self.is_up:
             self.crash()
-            self.clock.deadline(self._crash.down_s, self._rise)
+            self.clock.deadline(crash.down_s, self._rise)
+            if crash.again_after_s is not None and self.crashes == 1:
+                self.clock.deadline(crash.down_s + crash.again_after_s, self._crash_now)
 
     def _rise(self) -> None:
-        self._running = running = _Running(self, self._memory)
-        running.open_soon()
+        self._restart().open_soon()
 
     # -- what everybody saw -------------------------------------------------------------------------------------------
 

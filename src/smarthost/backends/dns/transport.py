@@ -111,8 +111,7 @@ class _Socket(asyncio.DatagramProtocol):
 
     def close(self) -> None:
         if self._transport is not None:
-            self._transport.close()
-        self._fail(OSError("the resolver is closed"))
+            self._transport.close()  # connection_lost follows, and fails what waits
 
     def datagram_received(self, data: bytes, addr: tuple[object, ...]) -> None:
         question, waiting = self._waiting.get(int.from_bytes(data[:2], "big"), (b"", None))

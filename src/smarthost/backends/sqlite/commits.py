@@ -15,6 +15,7 @@ from smarthost.backends.sqlite import wire
 from smarthost.backends.sqlite.batch import Batch
 from smarthost.backends.sqlite.items import Item
 from smarthost.backends.sqlite.keeper import Keeper
+from smarthost.backends.sqlite.pace import Pace
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.mail.identity import encode_id
 from smarthost.ports import Clock
@@ -69,6 +70,7 @@ class Commits:
         self._kept: list[Item] = []
         self._number = 0
         self._is_kick_due = False
+        self._pace = Pace()
         self._held = 0  # file contents on their way to become items
         self._broken: StoreError | None = StoreError("the store is not open")
         self._full: StoreFull | None = None
@@ -167,7 +169,11 @@ class Commits:
         """Send after the callbacks that are ready now: those of one turn of the loop share a batch."""
         if not self._is_kick_due and len(self._flying) < IN_FLIGHT:
             self._is_kick_due = True
-            self._loop.call_soon(self._kick)
+            hold_s = self._pace.hold_s()
+            if hold_s:
+                self._loop.call_later(hold_s, self._kick)
+            else:
+                self._loop.call_soon(self._kick)
 
     def _kick(self) -> None:
         self._is_kick_due = False

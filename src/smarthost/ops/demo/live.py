@@ -28,7 +28,8 @@ from smarthost.ops.demo.view import (
     verdict_lines,
 )
 
-_BAR = 30  # cells
+_BAR = range(10, 31)  # cells; what else stands in its line needs 70
+_BESIDE_BAR = 70
 _JUSTIFIED: tuple[JustifyMethod, ...] = ("left", "left", "right", "left")
 _NO_TALLY = Tally()
 _COLOURS = (("relayed", "green"), ("bounced", "magenta"), ("waiting", "yellow"))
@@ -58,13 +59,14 @@ class LiveView:
 
     def tell(self, news: News) -> None:
         sign, colour = _SIGNS.get(news.kind, ("·", "dim"))
-        self._console.print(
-            Text.assemble((f"{news.at_s:6.2f} s ", "dim"), (f"{sign} ", colour), words.printable(news.sentence))
-        )
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_row(Text(f"{news.at_s:6.2f} s", "dim"), Text(sign, colour), Text(words.printable(news.sentence)))
+        self._console.print(line)
 
     def progress(self, at_s: float, tallies: Mapping[str, Tally], now: float) -> None:
         if self._live is not None:
-            self._live.update(_progress(at_s, tallies, now), refresh=True)
+            cells = max(_BAR[0], min(self._console.width - _BESIDE_BAR, _BAR[-1]))
+            self._live.update(_progress(at_s, tallies, now, cells), refresh=True)
 
     def end(self, outcome: Outcome) -> None:
         self.close()
@@ -85,27 +87,25 @@ class LiveView:
             live.stop()
 
 
-def _progress(at_s: float, tallies: Mapping[str, Tally], now: float) -> RenderableType:
-    """Draw a bar for each kind: what is relayed, bounced, waiting, and still to come."""
+def _progress(at_s: float, tallies: Mapping[str, Tally], now: float, cells: int) -> RenderableType:
+    """Draw a bar of so many cells for each kind: what is relayed, bounced, waiting, and still to come."""
     grid = Table.grid(padding=(0, 1))
     for justify in _JUSTIFIED:
         grid.add_column(justify=justify, no_wrap=True)
     for domain, kind in KINDS.items():
         tally = tallies.get(domain, _NO_TALLY)
         expected = EXPECTED[domain]
-        grid.add_row(f"  {kind}", _bar(tally, expected), f"{tally.ended}/{expected}", _now(tally, now))
+        grid.add_row(f"  {kind}", _bar(tally, expected, cells), f"{tally.ended}/{expected}", _now(tally, now))
     return Group(Text(), grid, Text(f"\n  {at_s:.1f} s", "dim"))
 
 
-def _bar(tally: Tally, expected: int) -> Text:
-    bar, filled = Text(), 0
-    cells = counted = 0
+def _bar(tally: Tally, expected: int, cells: int) -> Text:
+    bar = Text()
+    counted = 0
     for name, colour in _COLOURS:
         counted += getattr(tally, name)
-        cells = min(_BAR, counted * _BAR // expected)
-        bar.append("━" * (cells - filled), colour)
-        filled = cells
-    return bar.append("━" * (_BAR - filled), "bright_black")
+        bar.append("━" * (min(cells, counted * cells // expected) - len(bar)), colour)
+    return bar.append("━" * (cells - len(bar)), "bright_black")
 
 
 def _now(tally: Tally, now: float) -> Text:

@@ -176,7 +176,7 @@ def _scene(relay: Relay, place: Place) -> list[str]:
     """Say what stands."""
     (host, port), (dns_host, dns_port) = relay.bound[0], place.dns.address
     return [
-        "smarthost demo: a relay and its internet, all on loopback; nothing leaves this machine",
+        "smarthost demo: a relay and its internet, all on this machine's loopback",
         f"  relay at {host}:{port}, durable queue in {relay.config.state_dir}",
         f"  DNS at {dns_host}:{dns_port}; mail exchangers at 127.0.0.2 to 127.0.0.7, port {place.port}",
     ]

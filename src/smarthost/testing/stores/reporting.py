@@ -173,6 +173,19 @@ async def warning_leaves_its_recipient_in_the_queue(trial: Trial) -> None:
     assert await trial.states() == {"a@dest.example": "deferred"}
 
 
+async def debt_outlives_the_next_attempt(trial: Trial) -> None:
+    """A report that is owed stays owed when its recipient is tried and deferred again meanwhile."""
+    _, (lease,) = await trial.add_leased("a@dest.example")
+    await trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW, owed=True)])
+    (again,) = await trial.store.lease(["dest.example"], NOW, 10)
+
+    await trial.store.settle([trial.settlement(again, State.DEFERRED, due=NOW + 10)])
+
+    owed = await trial.store.lease_report(NOW)
+    assert owed is not None
+    assert [failed.address for failed in owed.failed] == ["a@dest.example"]
+
+
 async def report_has_the_start_of_large_content(trial: Trial) -> None:
     """A report is written from the first 64 KiB, wherever the content lives."""
     content = b"Subject: large\r\n\r\n" + bytes(range(256)) * 2000
@@ -228,6 +241,7 @@ SCENARIOS = (
     unwritten_report_is_given_out_again,
     debt_that_comes_later_stays,
     warning_leaves_its_recipient_in_the_queue,
+    debt_outlives_the_next_attempt,
     report_has_the_start_of_large_content,
     records_come_in_order_by_cursor,
     record_keeps_all_its_fields,

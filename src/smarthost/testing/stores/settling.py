@@ -82,6 +82,18 @@ async def settlement_of_nobody_is_passed_over(trial: Trial) -> None:
     assert message.id == lease.id
 
 
+async def finished_recipient_is_not_settled_again(trial: Trial) -> None:
+    """What has bounced and waits for its report is not relayed or deferred by a late word about the same attempt."""
+    _, (lease,) = await trial.add_leased("a@dest.example")
+    await trial.store.settle([trial.settlement(lease, State.BOUNCED, owed=True)])
+
+    await trial.store.settle([trial.settlement(lease, State.RELAYED)])
+    await trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW)])
+
+    assert await trial.states() == {"a@dest.example": "bounced"}
+    assert await trial.kinds() == [Kind.BOUNCED]
+
+
 async def postponing_counts_no_attempt(trial: Trial) -> None:
     """When nothing was tried the recipient waits, and its attempts stay as they were."""
     _, (lease,) = await trial.add_leased("a@dest.example")
@@ -243,6 +255,7 @@ SCENARIOS = (
     settling_twice_is_harmless,
     outdated_settlement_is_passed_over,
     settlement_of_nobody_is_passed_over,
+    finished_recipient_is_not_settled_again,
     postponing_counts_no_attempt,
     settlements_of_one_call_are_all_committed,
     settled_lease_has_ended,
