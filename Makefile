@@ -5,14 +5,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test check format lint types contracts bench lock clean
+.PHONY: install demo test check static format lint types contracts bench bench-quick system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/smarthost demo
 test: $(DEV)
 	$(BIN)/pytest -n auto -q
-check: format lint types contracts test
+check: static test
+static: format lint types contracts
 format: $(DEV)
 	$(BIN)/ruff format --check .
 lint: $(DEV)
@@ -23,6 +24,11 @@ contracts: $(DEV)
 	$(BIN)/lint-imports
 bench: $(DEV)
 	$(BIN)/python -m bench
+bench-quick: $(DEV)
+	$(BIN)/python -m bench --quick --no-gate
+# Postfix (its load tools, and a server to compare with), swaks, strace, unbound: as root, with apt.
+system:
+	tools/system-packages
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

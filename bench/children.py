@@ -97,10 +97,10 @@ class Scratch:
 
     def __enter__(self) -> Self:
         with uninterrupted():
-            self.path = Path(tempfile.mkdtemp(prefix="smarthost-bench-", dir=self._parent))
-            self.path.chmod(0o755)  # Postfix's own user walks through it
             watch = [sys.executable, guard.__file__]
             self._guard = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
+            self.path = Path(tempfile.mkdtemp(prefix="smarthost-bench-", dir=self._parent))
+            self.path.chmod(0o755)  # Postfix's own user walks through it
             self._tell(f"tree {self.path}")
         return self
 

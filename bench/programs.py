@@ -35,6 +35,8 @@ def missing_programs(options: Options) -> list[str]:
         lines.append("Postfix's master only starts as root: run as root, or leave it out with --only")
     if "smarthost" in options.systems and not os.access(options.smarthost, os.X_OK):
         lines.append(f"{options.smarthost} does not exist: run make install")
+    if not os.access(options.scratch, os.W_OK | os.X_OK):
+        lines.append(f"{options.scratch} cannot be written to: choose another --scratch")
     if options.profile and find_py_spy() is None:
         lines.append("py-spy is not installed: make bench installs it into .venv")
     return lines

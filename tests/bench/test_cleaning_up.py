@@ -86,6 +86,13 @@ def test_missing_programs_are_named_with_their_remedy(monkeypatch: pytest.Monkey
     assert all("tools/system-packages" in line for line in lines)
 
 
+def test_scratch_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A mistyped --scratch is told before anything runs."""
+    lines = missing_programs(Options(systems=(), scratch=tmp_path / "none"))
+
+    assert any(f"{tmp_path}/none cannot be written to" in line for line in lines)
+
+
 @pytest.mark.slow
 def test_missing_program_ends_it_with_69(tmp_path: Path) -> None:
     """Loudly, at once, and before anything was made."""

@@ -20,11 +20,11 @@ from typing import TypeVar
 
 import msgspec
 
-import smarthost
 from smarthost.backends.sqlite import wire
 from smarthost.backends.sqlite.channel import Channel
 from smarthost.mail.errors import StoreError
 
+_PACKAGE = Path(__file__).parents[2]
 # Imports the child without running smarthost/__init__.py, which gives embedders the whole relay: the child needs
 # 5 modules of it, and 24 MiB instead of 60.
 _BOOT = """\
@@ -81,7 +81,7 @@ class Keeper:
         try:
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and text
                 [sys.executable, "-I", "-S", "-c", _BOOT,
-                 json.dumps(sys.path), json.dumps(list(smarthost.__path__)), start_text],
+                 json.dumps(sys.path), json.dumps([str(_PACKAGE)]), start_text],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(*theirs, self._lock),  # so that the lock outlives us until the child has finished
