@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Reception: what a client sees on the wire, and what reaches the store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -30,7 +30,7 @@ class Wire:
 
     def attach(self, receiver: object) -> None: ...
 
-    def write(self, buffers: list[bytes]) -> bool:
+    def write(self, buffers: Sequence[bytes]) -> bool:
         self.written.append(b"".join(buffers))
         return self.takes
 
@@ -71,7 +71,7 @@ class Shelf:
     def octets(self) -> int:
         return len(self.body)
 
-    def chunks(self):  # noqa: ANN201
+    def chunks(self) -> Iterator[bytes]:
         yield bytes(self.body)
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Attempts: hosts are walked in order until each recipient has a verdict."""
 
+from collections.abc import Iterator
+
 import pytest
 from msgspec.structs import replace
-
 from tests.send.rig import BEST, CONTENT, PREFIX, WORSE, SendRig, in_simulation, outcomes, plan_for, verbs
+
 from smarthost.mail.errors import StoreError
 from smarthost.mail.hop import Credentials, TlsLevel
 from smarthost.testing.network import Faults, TlsConduct
@@ -355,7 +357,7 @@ async def test_large_content_is_sent_in_pieces_as_the_host_takes_them(simulation
     class Pieces:
         octets = sum(map(len, pieces))
 
-        def chunks(self):  # noqa: ANN202
+        def chunks(self) -> Iterator[bytes]:
             return iter(pieces)
 
     lease = rig.lease()
@@ -375,7 +377,7 @@ async def test_content_that_cannot_be_read_is_no_hosts_fault(simulation: Simulat
     class Damaged:
         octets = 10
 
-        def chunks(self):  # noqa: ANN202
+        def chunks(self) -> Iterator[bytes]:
             yield b"begin"
             raise StoreError("unreadable")
 
@@ -387,7 +389,7 @@ async def test_content_that_cannot_be_read_is_no_hosts_fault(simulation: Simulat
 
 @in_simulation
 async def test_a_host_nobody_may_dial_is_not_overruled_by_a_worse_one(simulation: Simulation) -> None:
-    """The best host waits for its probe, the backup says 550: the recipient waits for the best host, it does not bounce."""
+    """The best host waits for its probe, the backup says 550: the recipient waits for the best host."""
     rig = SendRig(simulation)
     rig.gate.refused = {BEST: rig.clock.wall() + 60}
     await rig.listen(ScriptedExchanger(replies={"rcpt": "550 5.1.1 unknown"}), WORSE)

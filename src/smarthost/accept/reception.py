@@ -11,11 +11,11 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from smarthost.accept import replies, trace
+from smarthost.accept.intake import Intake
 from smarthost.accept.policy import RelayPolicy
 from smarthost.mail.address import Address
-from smarthost.mail.content import Content, Draft, InlineContent
+from smarthost.mail.content import Draft
 from smarthost.mail.envelope import NULL_REVERSE_PATH, Envelope
-from smarthost.mail.errors import StoreError
 from smarthost.mail.message import Message
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.reply import Reply
@@ -128,10 +128,7 @@ class Reception:
         self._stamp = trace.ReceivedStamp(self._client, terms.settings.hostname)
         self._mail: MailReceived | None = None
         self._recipients: list[Address] = []
-        self._piece: bytes | None = None
-        self._draft: Draft | None = None
-        self._hops = 0
-        self._failure: Exception | None = None  # the draft's, told at the final dot
+        self._intake = Intake(terms.draft)
         self._transaction_ends = 0.0
         self._is_over = False
         self._is_paused = False
@@ -186,7 +183,7 @@ class Reception:
         """The client is gone; a message not yet complete is forgotten, one being filed is filed all the same."""
         self._is_over = True
         self._deadline.cancel()
-        self._drop_content()
+        self._intake.drop()
         self._receptions.forget(self, self._client)
 
     def _timed_out(self) -> None:
@@ -246,7 +243,7 @@ class Reception:
             case RcptReceived(recipient):
                 self._answer_rcpt(recipient)
             case ContentReceived(octets):
-                self._take_piece(octets)
+                self._intake.take(octets)
             case ContentEnded(defect):
                 self._answer_content(defect)
             case MailReceived():
@@ -296,32 +293,12 @@ class Reception:
         self._transaction_ends = self._terms.clock.monotonic() + self._terms.limits.content_total_s
         self._machine.accept_data()
 
-    def _take_piece(self, octets: bytes) -> None:
-        """Keep small content in memory; from the second piece on it goes to a draft."""
-        if self._failure is not None:
-            return
-        if self._piece is None and self._draft is None:
-            self._hops = trace.count_received(octets)
-            self._piece = octets
-            return
-        try:
-            if self._draft is None:
-                self._draft = self._terms.draft()
-                assert self._piece is not None, "the first piece was kept"
-                self._draft.write(self._piece)
-                self._piece = None
-            self._draft.write(octets)
-        except StoreError as failure:
-            self._failure = failure  # the rest is read and forgotten; the reply comes after the dot
-
     def _answer_content(self, defect: Reply | None) -> None:
-        if self._failure is not None:
-            failure = self._failure
-            self._drop_content()
-            self._refuse_content(replies.for_store_failure(failure))
+        if self._intake.failure is not None:
+            self._refuse_content(replies.for_store_failure(self._intake.failure))
         elif defect is not None:
             self._refuse_content(defect)
-        elif self._hops >= trace.RECEIVED_LIMIT:
+        elif self._intake.hops >= trace.RECEIVED_LIMIT:
             self._refuse_content(replies.MAIL_LOOP)
         else:
             self._file()
@@ -342,11 +319,10 @@ class Reception:
         now = terms.clock.wall()
         id = terms.next_id()
         reverse_path = mail.reverse_path.text if mail.reverse_path is not None else NULL_REVERSE_PATH
-        content: Content = InlineContent(self._piece or b"") if self._draft is None else self._draft.finish()
+        content = self._intake.hand_over()
         envelope = Envelope(reverse_path, recipients, mail.body, mail.smtputf8)
         prefix = self._stamp.write(id, now, recipients, smtputf8=mail.smtputf8)
         message = Message(id, now, envelope, prefix, content, self._client, reverse_path or self._client)
-        self._draft = None  # the store's now
         self._forget_transaction()
         self._deadline.cancel()  # what we wait for now is ours to be late with
         terms.add(message, lambda failure: self._filed(message, failure))
@@ -384,7 +360,7 @@ class Reception:
 
     def _broke(self, failure: Exception) -> None:
         self._terms.sink.note("error", "reception failed", client=self._client, why=repr(failure))
-        self._drop_content()
+        self._intake.drop()
         if self._machine.is_waiting:
             self._machine.reply(replies.STORE_FAILED)
         else:
@@ -396,12 +372,4 @@ class Reception:
     def _forget_transaction(self) -> None:
         self._mail = None
         self._recipients = []
-        self._drop_content()
-
-    def _drop_content(self) -> None:
-        self._piece = None
-        self._hops = 0
-        self._failure = None
-        draft, self._draft = self._draft, None
-        if draft is not None:
-            draft.discard()
+        self._intake.drop()
