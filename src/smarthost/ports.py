@@ -174,7 +174,7 @@ class Resolver(Protocol):
     """Asks DNS."""
 
     async def ask(self, name: str, rdtype: str) -> Answer:
-        """Answer one question (A-label name without trailing dot; "MX", "A" or "AAAA"); failures are values, within 30 s.
+        """Answer one question (A-label without trailing dot; "MX", "A" or "AAAA"); failures are values, within 30 s.
 
         Never raises for what DNS or the network does. Questions in flight are shared; safe to cancel.
         """

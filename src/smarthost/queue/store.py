@@ -101,7 +101,7 @@ class Store(Protocol):
 
     @property
     def last_number(self) -> int:
-        """The highest store key ever committed (mail.identity), and the highest record seq; for IdSource. After `open`."""
+        """The highest store key (mail.identity) or record seq ever committed; for IdSource. After `open`."""
 
     def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
         """File a message; its recipients in the domains of `lease` are leased to the caller at once.
