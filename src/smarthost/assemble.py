@@ -21,7 +21,7 @@ from smarthost.accept.inject import Injection, Receipt
 from smarthost.accept.policy import RelayPolicy
 from smarthost.accept.reception import Receptions, ReceptionTerms
 from smarthost.backends.clock import SystemClock
-from smarthost.backends.dns import DnsResolver, LocalNames, read_hosts, read_resolv_conf
+from smarthost.backends.dns import DnsResolver, LocalNames, ResolvConf, read_hosts, read_resolv_conf
 from smarthost.backends.dns.resolver import Patience
 from smarthost.backends.interfaces import local_addresses
 from smarthost.backends.logs import LoggingSink
@@ -182,7 +182,9 @@ class _Running:
             )
         )
         table = _route_table(config)
-        self._planner = _planner(config, table, clock, chance)
+        system = read_resolv_conf()
+        self._resolver = _resolver(config, system, clock)
+        self._planner = _planner(config, table, system, self._resolver, clock, chance)
         next_id = IdSource(clock.wall, chance.getrandbits(15), store.last_number).next
         self.journey = Journey(
             JourneyTerms(
@@ -251,18 +253,21 @@ class _Running:
         await self._receptions.drain(grace_s)
         await self.journey.stop(max(0.0, until - self._clock.monotonic()))
         self._pool.close()
+        self._resolver.close()
         await self.store.close()
 
 
-def _planner(config: Config, table: RouteTable, clock: Clock, chance: Random) -> Planner:
-    system = read_resolv_conf()
+def _resolver(config: Config, system: ResolvConf, clock: Clock) -> DnsResolver:
     servers = [(server.host, server.port) for server in config.dns.servers] or system.servers
-    patience = Patience(total_s=config.dns.timeout_s)
-    resolver = DnsResolver(clock, servers, patience)
+    return DnsResolver(clock, servers, Patience(total_s=config.dns.timeout_s))
+
+
+def _planner(
+    config: Config, table: RouteTable, system: ResolvConf, resolver: DnsResolver, clock: Clock, chance: Random
+) -> Planner:
     terms = PlanTerms(Speaker(config.hostname), mx_port=config.mx.port, allow_private=config.mx.allow_private)
-    return Planner(
-        table, resolver, clock, chance, terms, LocalNames(resolver, read_hosts(), system.search, system.ndots)
-    )
+    names = LocalNames(resolver, read_hosts(), system.search, system.ndots)
+    return Planner(table, resolver, clock, chance, terms, names)
 
 
 def _route_table(config: Config) -> RouteTable:

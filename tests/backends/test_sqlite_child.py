@@ -139,13 +139,13 @@ def test_failed_connection_takes_no_further_batch(rig: Rig) -> None:
 
     child.serve_batches(rig.writer, theirs)
 
-    theirs.close()
-    outcome = wire.read_frame(ours)
+    outcome, unread = wire.read_frame(ours), wire.read_frame(theirs)
     assert outcome is not None
     assert msgspec.msgpack.decode(outcome, type=wire.Outcome).code == wire.FATAL
-    assert wire.read_frame(ours) is None
-    ours.close()
-    other.close()
+    assert unread is not None
+    assert wire.BatchHead(*wire.BATCH_HEAD.unpack_from(unread)).number == 8
+    for end in (ours, theirs, other):
+        end.close()
 
 
 def test_highest_number_is_kept(rig: Rig) -> None:
@@ -287,3 +287,16 @@ def test_keeping_a_file_syncs_octets_before_name_and_name_before_answer(
 
     os.close(directory)
     assert steps == ["fsync content", "rename", "fsync directory"]
+
+
+def test_parent_that_was_killed_is_an_end_like_any_other(rig: Rig, tmp_path: Path) -> None:
+    """When the daemon is killed with answers unread, the database process ends in order."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"unread")
+    ours.close()
+
+    assert wire.read_frame(theirs) is None
+    child.serve_batches(rig.writer, theirs)
+    child.serve_files(tmp_path, theirs)
+
+    theirs.close()

@@ -18,6 +18,7 @@ from bench.options import Options
 from bench.programs import find_program
 from bench.sink import MessageSink
 from bench.system import StartSystem, System, start_ceiling
+from msgspec.structs import replace
 
 from bench import measure
 
@@ -77,7 +78,9 @@ def leaky(fault: str) -> StartSystem:
 
 def test_honest_relay_gives_figures(scratch: Scratch) -> None:
     """All phases run, every message is counted, and every figure is there."""
-    run = Bench(scratch, OPTIONS, "kept").run("leaky", leaky("honest"), 1)
+    patient = replace(OPTIONS, messages=600, stall_s=20.0)  # /proc counts CPU in 10 ms; a busy machine stalls by itself
+
+    run = Bench(scratch, patient, "kept").run("leaky", leaky("honest"), 1)
 
     assert run.failed is None
     assert run.accept_rate is not None
@@ -120,7 +123,9 @@ def test_message_lost_beside_the_probe_is_a_failure(scratch: Scratch) -> None:
 )
 def test_audit_tells_messages_apart(scratch: Scratch, fault: str, says: str) -> None:
     """A relay that loses one message for each that it doubles has the right count, and is found out."""
-    assert says in audit(scratch, OPTIONS, "leaky", leaky(fault))
+    patient = replace(OPTIONS, stall_s=1.0 if fault == "lose" else 20.0)
+
+    assert says in audit(scratch, patient, "leaky", leaky(fault))
 
 
 def test_dying_sink_is_a_failure(scratch: Scratch) -> None:

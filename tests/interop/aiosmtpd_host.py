@@ -73,8 +73,7 @@ class AiosmtpdHost:
             enable_SMTPUTF8=self._smtputf8,
             tls_context=None if self._implicit_tls else self._tls,
             require_starttls=self._tls is not None and not self._implicit_tls,
-            auth_required=self._login is not None,
-            auth_require_tls=not self._implicit_tls and self._tls is not None,
+            auth_require_tls=not self._implicit_tls and self._tls is not None,  # it does not know of implicit TLS
             authenticator=self._check,
             auth_exclude_mechanism=self._auth_exclude,
             loop=self._loop,
@@ -104,6 +103,8 @@ class AiosmtpdHost:
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Called by aiosmtpd."""
+        if self._login is not None and not session.authenticated:
+            return "530 5.7.0 Log in first"
         if address in self.refused:
             return "550 5.1.1 No such mailbox"
         envelope.rcpt_tos.append(address)

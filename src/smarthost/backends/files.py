@@ -196,10 +196,6 @@ class FileDraft:
         self._drafts.finished[str(self.path)] = self
         return FileContent(str(self.path), self.octets)
 
-    def added(self) -> None:
-        """The file is the store's now."""
-        self._has_file = False
-
     def discard(self) -> None:
         """Forget it and its file; harmless when repeated."""
         self._forget_pieces()

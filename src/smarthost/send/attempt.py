@@ -74,7 +74,7 @@ class Sender:
 
     async def open(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed | Refused:
         """Dial and set up; a failed opportunistic handshake is tried again in clear on a new connection."""
-        name, address, policy = key
+        _, address, policy = key
         permit = self._terms.gate.admit(policy.source, address)
         if isinstance(permit, Refused):
             return permit
@@ -82,18 +82,27 @@ class Sender:
         if isinstance(strict, Refused):
             permit.withdrawn()
             return strict
-        opened = await self._open(key, walk)
-        if (
-            isinstance(opened, SetupFailed)
-            and opened.step is Step.TLS
-            and policy.tls is TlsLevel.OPPORTUNISTIC
-            and not policy.implicit_tls
-        ):
-            walk.tried(name, address, f"TLS failed ({opened.said}), again in clear")
-            self._remember_clear(address)
-            opened = await self._open((name, address, replace(policy, tls=TlsLevel.NONE)), walk)
+        try:
+            opened = await self._open_or_fall_back(key, walk)
+        except BaseException:  # cancelled, or a bug of ours: nothing was learned, and a probe must not stay open
+            _withdraw(permit, strict)
+            raise
         _close_permits(permit, strict, opened)
         return opened
+
+    async def _open_or_fall_back(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed:
+        name, address, policy = key
+        opened = await self._open(key, walk)
+        if (
+            not isinstance(opened, SetupFailed)
+            or opened.step is not Step.TLS
+            or policy.tls is not TlsLevel.OPPORTUNISTIC
+            or policy.implicit_tls
+        ):
+            return opened
+        walk.tried(name, address, f"TLS failed ({opened.said}), again in clear")
+        self._remember_clear(address)
+        return await self._open((name, address, replace(policy, tls=TlsLevel.NONE)), walk)
 
     def _admit_strict(self, key: SessionKey) -> Permit | Refused | None:
         """A password or a TLS demand that fails must not count against the host for mail that has none of these."""
@@ -143,6 +152,12 @@ class Sender:
         return self._terms
 
 
+def _withdraw(permit: Permit, strict: Permit | None) -> None:
+    permit.withdrawn()
+    if strict is not None:
+        strict.withdrawn()
+
+
 def _close_permits(permit: Permit, strict: Permit | None, opened: Session | SetupFailed) -> None:
     """Only connect and handshake failures count against a host; its demands on us count against those demands."""
     if not isinstance(opened, SetupFailed):
@@ -151,9 +166,7 @@ def _close_permits(permit: Permit, strict: Permit | None, opened: Session | Setu
             strict.succeeded()
         return
     if isinstance(opened.said, ConnectFailed) and opened.said.step == "local":  # our descriptors, our source address
-        permit.withdrawn()
-        if strict is not None:
-            strict.withdrawn()
+        _withdraw(permit, strict)
         return
     detail = str(opened.said)
     is_hosts_fault = opened.step in _HOST_STEPS or isinstance(opened.said, ConnectionLost | DeadlinePassed)

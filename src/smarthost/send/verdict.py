@@ -108,11 +108,20 @@ def after_session_failure(step: str, failure: Reply | SmarthostError, host: str,
     """Judge a session that failed before any transaction: at connect, banner, EHLO, STARTTLS, TLS or AUTH."""
     if not isinstance(failure, Reply):
         judged = _failed(step, failure, host, address)
-        return HostVerdict(judged.verdict, judged.try_next_host, judged.alarm)
+        return HostVerdict(judged.verdict, judged.try_next_host, judged.alarm or _is_demand_unmet(step, failure))
     status = _soften(failure.enhanced) or _step_status(step)
     why = f"{_place(host, address)} answered {step} with {failure}"
     verdict = Verdict(Outcome.DEFERRED, status, why, failure, host, address)
     return HostVerdict(verdict, try_next_host=True, alarm=failure.is_permanent)
+
+
+def _is_demand_unmet(step: str, error: SmarthostError) -> bool:
+    """Does the host not do what our TLS policy or password asks of it? A retry changes nothing, the operator may.
+
+    What fails for want of opportunistic TLS is not judged: it is tried again in clear.
+    """
+    in_the_way = isinstance(error, RemoteProtocolError) and step in (Step.STARTTLS, Step.TLS, Step.AUTH)
+    return in_the_way or isinstance(error, TlsFailed)
 
 
 def for_refused_host(refused: Refused, host: str, address: str) -> HostVerdict:

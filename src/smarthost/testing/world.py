@@ -46,6 +46,7 @@ _FOR_ALL = 1 << 62
 _OUR_ID = re.compile(rb"(?:\bid |^Message-ID: <)([0-9a-z]{16})\b", re.MULTILINE)
 
 T = TypeVar("T")
+Exchanger = TypeVar("Exchanger", bound=ScriptedExchanger)
 
 
 class WorldTerms(Struct, frozen=True, kw_only=True):
@@ -112,7 +113,7 @@ class SimulatedWorld:
         for host, address in hosts:
             self.zone.set(host, f"A {address}")
 
-    def place(self, exchanger: ScriptedExchanger, *addresses: str) -> ScriptedExchanger:
+    def place(self, exchanger: Exchanger, *addresses: str) -> Exchanger:
         """Let an exchanger listen at these addresses."""
         self.exchangers.append(exchanger)
         for address in addresses:
@@ -291,10 +292,13 @@ class SimulatedWorld:
         return reply
 
     async def submit_until_heard(self, reverse_path: str, *recipients: str, content: bytes = CONTENT) -> str:
-        """Send as an ordinary client does: again after a while, until it hears 250."""
-        while not (reply := await self.submit(reverse_path, *recipients, content=content)).startswith("250"):
+        """Send as an ordinary client does: again after a while, until it hears 250, but not for ever."""
+        for _ in range(100):
+            reply = await self.submit(reverse_path, *recipients, content=content)
+            if reply.startswith("250"):
+                return reply
             await self.clock.sleep(10.0)
-        return reply
+        raise AssertionError(f"never accepted: {reply!r}")
 
     async def change(self, verb: str, which: Filter | None = None) -> Changed:
         """Say a verb to one chunk of the queue, as an operator."""

@@ -68,8 +68,9 @@ class World:
             self.record(id, recipient, Kind.ACCEPTED)
         for attempt in range(1, destination.attempts):
             self.elapsed.seconds += 1.0
-            reply = "450 4.7.1 Greylisted"
-            facts = {"attempt": attempt, "reply": reply, "host": "mx.greylist.example", "next_attempt_at": 1009.0}
+            next_at = 1000.0 + self.elapsed.seconds + attempt
+            facts = {"attempt": attempt, "reply": "450 4.7.1 Greylisted", "host": "mx.greylist.example"}
+            facts["next_attempt_at"] = next_at
             self.record(id, letter.recipients[0], Kind.DEFERRED, **facts)
         self.elapsed.seconds += 0.002
         if destination.takes_mail:

@@ -25,8 +25,8 @@ def test_the_first_of_each_sort_is_told_once() -> None:
     assert sorted(sentences) == sorted(
         [
             "mx.healthy.example has its first message, 2 ms after our 250",
-            'mx.greylist.example says "450 4.7.1 Greylisted": next attempt in 7.9 s',
-            'mx.greylist.example says "450 4.7.1 Greylisted": next attempt in 6.9 s',
+            'mx.greylist.example says "450 4.7.1 Greylisted": next attempt in 1.0 s',
+            'mx.greylist.example says "450 4.7.1 Greylisted": next attempt in 2.0 s',
             "mx.greylist.example takes its first message, at attempt 3",
             f"{DEAD}: connection refused; mx.deadmx.example takes the mail",
             f"{DEAD} is remembered as broken: no longer dialled",

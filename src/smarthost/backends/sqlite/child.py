@@ -152,7 +152,8 @@ def serve_batches(writer: Writer, channel: socket.socket) -> None:
             writer.close()
             return
         outcome = writer.commit(batch)
-        channel.sendall(wire.frame(msgspec.msgpack.encode(outcome)))
+        with contextlib.suppress(BrokenPipeError):  # the next read finds that the parent is gone
+            channel.sendall(wire.frame(msgspec.msgpack.encode(outcome)))
         if outcome.code == wire.FATAL:
             return
         more = writer.tidy(is_idle=False)
@@ -166,7 +167,8 @@ def serve_reads(reads: Reads, channel: socket.socket) -> None:
             reply = wire.answer(reads.answer(decoder.decode(question)))
         except (Unreadable, apsw.Error) as error:
             reply = wire.refuse(str(error))
-        channel.sendall(reply)
+        with contextlib.suppress(BrokenPipeError):
+            channel.sendall(reply)
 
 
 def serve_files(content: Path, channel: socket.socket) -> None:
@@ -184,7 +186,8 @@ def serve_files(content: Path, channel: socket.socket) -> None:
             reply = wire.answer(wire.FileOutcome(0, ""))
         except OSError as error:
             reply = wire.answer(wire.FileOutcome(error.errno or errno.EIO, str(error)))
-        channel.sendall(reply)
+        with contextlib.suppress(BrokenPipeError):
+            channel.sendall(reply)
 
 
 def _keep(content: Path, directory: int, draft: str, name: str) -> None:
@@ -257,6 +260,6 @@ def main() -> None:
     threading.Thread(target=serve_files, args=(content, files), daemon=True).start()
     try:
         serve_batches(writer, batches)
-    except (OSError, apsw.Error) as error:  # the parent is gone, or a checkpoint failed: it will be read as our death
+    except (OSError, apsw.Error) as error:  # a checkpoint failed, an fsync perhaps: the parent reads it as our death
         print(f"smarthost store: {error}", file=sys.stderr)  # noqa: T201 - the parent's stderr, its only trace
     os._exit(0)  # the threads may sit in an fsync; nothing of theirs is worth waiting for

@@ -43,7 +43,7 @@ PAGE = 1_000
 REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
 REPORT_PATIENCE_S = 60.0  # queue.store.Store.lease_report
 CLOSE_S = 10.0
-_ROUNDS = 5  # a read whose rows were leased meanwhile is repeated
+_ROUNDS = 100  # a read whose rows others leased meanwhile is repeated; with k askers at once the last needs k rounds
 _record_of = msgspec.json.Decoder(Record).decode
 _DUE = Decoder(wire.DueRows)
 _LEASES = Decoder(list[wire.LeaseRow])
@@ -184,7 +184,6 @@ class SqliteStore:
             draft.discard()
             item.failed(translate(OSError(outcome.errno, outcome.text), draft.path), is_undone=True)
         else:
-            draft.added()
             self._commits.submit(item)
         self._commits.release()
 

@@ -243,7 +243,10 @@ def read_exactly(sock: socket.socket, length: int) -> memoryview | None:
     view = memoryview(bytearray(length))
     got = 0
     while got < length:
-        count = sock.recv_into(view[got:])
+        try:
+            count = sock.recv_into(view[got:])
+        except ConnectionResetError:  # it was killed with something of ours unread
+            return None
         if not count:
             return None
         got += count

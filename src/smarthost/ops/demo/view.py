@@ -109,7 +109,7 @@ class JsonView:
         for row in outcome.rows:
             click.echo(msgspec.json.encode(row).decode())
         for trouble in outcome.troubles:
-            click.echo(f"smarthost: {trouble}", err=True)
+            click.echo(f"smarthost: {words.printable(trouble)}", err=True)
 
     def close(self) -> None: ...
 
