@@ -2,7 +2,7 @@
 """The journey of a message on one screen: accept, queue, route, send, settle; and the reports that follow.
 
 Joins the stages, which do not know each other. Everything it does is started by an event (mail came in, a due time
-came, a host works again) and ends in a settlement. What raises before `decide` defers the lease and is logged once.
+came, a host works again) and ends in a settlement. What raises up to `decide` defers the lease and is logged once.
 A crash at any point leaves the store as it was before the step or after it (queue.store's crash contract).
 """
 
@@ -33,6 +33,7 @@ PLAN_LEASES = 50  # ... and each draws anew among hosts of equal preference (RFC
 SWEEP_S = 60.0
 SWEEP_LEASES = 100
 REPORT_WAIT_S = 60.0  # reports wait that long for leased recipients of their message (queue.store)
+UNSETTLED = 1_000  # attempts whose settlement is not durable: 3 KiB each, and a crash makes them again
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
 
 
@@ -52,6 +53,7 @@ class JourneyTerms(Struct, frozen=True):
     hostname: str
     schedule: RetrySchedule
     sessions_per_lane: int = 20
+    sessions: int = 2_000
     soft_bounce: bool = False
 
 
@@ -79,19 +81,24 @@ class Journey:
         self._lanes: WeakValueDictionary[str, Lane] = WeakValueDictionary()  # routes and slots keep theirs alive
         self._routes: OrderedDict[str, _Route] = OrderedDict()  # oldest first
         self._planning: set[str] = set()
+        self._slots = 0
+        self._crowd: OrderedDict[Lane, None] = OrderedDict()  # lanes that want a slot when there are `sessions`
         self._tasks: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
         self._owing: set[str] = set()  # ids of messages that owe a report
         self._report_bell = asyncio.Event()
+        self._unsettled = 0
+        self._settled_bell = asyncio.Event()
         self._is_stopping = False
 
     async def start(self) -> None:
         """Begin to deliver what the store holds."""
-        for loop in (self._feed.run(), self._expire_old_mail(), self._file_reports()):
-            self._spawn(loop)
+        for loop in (self._feed.run, self._expire_old_mail, self._file_reports):
+            self._spawn(self._for_ever(loop))
 
     async def stop(self, grace_s: float) -> None:
         """Take up no new work, let attempts under way end within `grace_s`, then give up on them."""
         self._is_stopping = True
+        self._settled_bell.set()
         self._feed.drain()
         deadline = self._clock.monotonic() + grace_s
         while any(lane.active for lane in self._lanes.values()) and self._clock.monotonic() < deadline:
@@ -104,7 +111,21 @@ class Journey:
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks[task] = None
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._sink.note("error", "a task failed", why=repr(failure))
+
+    async def _for_ever(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Begin a loop again that a bug has ended: without it mail would lie still until a restart."""
+        while True:
+            try:
+                await loop()
+            except Exception as failure:  # noqa: BLE001 - around all loops: whatever it was, the mail goes on
+                self._sink.note("error", "a loop failed", why=repr(failure))
+                await self._clock.sleep(PAUSE_S)
 
     # 1 accept, 2 queue
 
@@ -191,19 +212,22 @@ class Journey:
     async def _settle_unroutable(self, destination: str, no_plan: NoPlan) -> None:
         verdict = for_no_plan(no_plan, self._terms.soft_bounce)
         while (lease := await self._next_lease(destination)) is not None:
-            self._settle(self._same_verdict(lease, verdict))
+            self._commit(self._decide(self._same_verdict(lease, verdict)))
         self._feed.forget(destination)
 
     # 4 send
 
     def _start_slot(self, lane: Lane) -> None:
-        if lane.start():
+        if self._slots >= self._terms.sessions:
+            self._crowd.setdefault(lane)
+        elif lane.start():
+            self._slots += 1
             self._spawn(self._slot(lane))
 
     async def _slot(self, lane: Lane) -> None:
         """Serve the destinations of a lane in turn until none has work."""
         try:
-            while not self._is_stopping and (destination := lane.turn()) is not None:
+            while (destination := lane.turn()) is not None:
                 route = self._routes.get(destination)
                 if route is None or route.lane is not lane or not self._is_good(route):
                     lane.leave(destination)
@@ -217,10 +241,18 @@ class Journey:
                     self._start_slot(lane)
                 route.leases_left -= 1
                 await self._deliver(lease, destination, route.plan)
+                if self._crowd:  # others have waited for longer
+                    self._crowd.setdefault(lane)
+                    return
         finally:
             lane.finish()
+            self._slots -= 1
+            while self._crowd and self._slots < self._terms.sessions and not self._is_stopping:
+                self._start_slot(self._crowd.popitem(last=False)[0])
 
     async def _next_lease(self, destination: str) -> Lease | None:
+        if self._unsettled >= UNSETTLED:
+            await self._until_settled()
         if self._is_stopping:
             return None
         lease = self._feed.take(destination)
@@ -232,10 +264,12 @@ class Journey:
     async def _deliver(self, lease: Lease, destination: str, plan: Plan) -> None:
         try:
             result = await self._terms.attempt(lease, plan)
+            settlement = self._decide(result)
         except Exception as failure:  # noqa: BLE001 - unknown means temporary: logged once, deferred, never bounced
             self._sink.note("error", "attempt failed", id=lease.id, destination=destination, why=repr(failure))
             result = self._same_verdict(lease, Verdict(Outcome.DEFERRED, "4.3.0", f"local failure: {failure!r}"))
-        self._settle(result)
+            settlement = self._decide(result)
+        self._commit(settlement)
         if any(verdict.outcome is Outcome.POSTPONED for verdict in result.verdicts):
             self._must_sleep(destination, plan)
 
@@ -244,10 +278,8 @@ class Journey:
 
     # 5 settle
 
-    def _settle(self, result: AttemptResult) -> None:
-        self._commit(
-            decide.decide(result, now=self._clock.wall(), retry_at=self._retry_at, next_seq=self._terms.next_seq)
-        )
+    def _decide(self, result: AttemptResult) -> Settlement:
+        return decide.decide(result, now=self._clock.wall(), retry_at=self._retry_at, next_seq=self._terms.next_seq)
 
     def _retry_at(self, attempts: int, received_at: float) -> float | None:
         terms, now = self._terms, self._clock.wall()
@@ -258,6 +290,7 @@ class Journey:
     def _commit(self, settlement: Settlement) -> None:
         """Hand a settlement to the store, which keeps it whatever happens; tell what happened."""
         settling = asyncio.ensure_future(self._store.settle((settlement,)))
+        self._unsettled += 1
         settling.add_done_callback(lambda settling: self._committed(settlement, settling))
         for record in settlement.records:
             self._sink.record(record)
@@ -268,7 +301,9 @@ class Journey:
             return
         if (failure := settling.exception()) is not None:
             self._sink.note("error", "settlement waits for the store", why=str(failure))
+            self._clock.deadline(PAUSE_S, self._settled)  # the store keeps it and does not say when it succeeds
             return
+        self._settled()
         for recipient in settlement.recipients:
             if recipient.state is State.DEFERRED:
                 self._feed.due_at(recipient.due)
@@ -276,6 +311,17 @@ class Journey:
                 self._owing.add(settlement.id)
         if settlement.id in self._owing:
             self._report_bell.set()
+
+    def _settled(self) -> None:
+        self._unsettled -= 1
+        if self._unsettled < UNSETTLED:
+            self._settled_bell.set()
+
+    async def _until_settled(self) -> None:
+        """Take up no more while the disk hangs or is full: what is not recorded is sent again after a crash."""
+        while self._unsettled >= UNSETTLED and not self._is_stopping:
+            self._settled_bell.clear()
+            await self._settled_bell.wait()
 
     async def _expire_old_mail(self) -> None:
         """Expire what is too old, whatever state it is in, also when it was never attempted."""
@@ -287,6 +333,7 @@ class Journey:
                 leases = ()
             for lease in leases:
                 self._commit(decide.expire(lease, now=self._clock.wall(), next_seq=self._terms.next_seq))
+            await self._until_settled()
             if len(leases) < SWEEP_LEASES:
                 await self._clock.sleep(SWEEP_S)
 
@@ -307,9 +354,13 @@ class Journey:
             await self._report_bell.wait()
 
     async def _file_report(self, owed: OwedReport) -> None:
-        terms = self._terms
-        report = dsn.report_message(owed, id=terms.next_id(), now=self._clock.wall(), reporting_mta=terms.hostname)
-        records = dsn.report_records(owed, report, now=self._clock.wall(), next_seq=terms.next_seq)
+        terms, now = self._terms, self._clock.wall()
+        try:
+            report = dsn.report_message(owed, id=terms.next_id(), now=now, reporting_mta=terms.hostname)
+            records = dsn.report_records(owed, report, now=now, next_seq=terms.next_seq)
+        except Exception as failure:  # noqa: BLE001 - it stays leased for a while, and others have their turn at once
+            self._sink.note("error", "report not written", id=owed.id, why=repr(failure))
+            return
         await self._store.file_report(owed, report, records)
         self._owing.discard(owed.id)
         for record in records:

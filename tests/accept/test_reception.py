@@ -374,14 +374,31 @@ def test_an_octet_now_and_then_does_not_keep_a_session_alive() -> None:
 
 def test_waiting_for_our_own_disk_is_no_fault_of_the_clients() -> None:
     """While the store takes its time the client's deadline does not run."""
-    desk = Desk()
+    desk = Desk(limits=Limits(command_timeout_s=60.0))
     desk.say(ENVELOPE)
     desk.say(b"x\r\n.\r\n")
 
-    desk.clock.advance(3600)
+    desk.clock.advance(299)
 
     assert not desk.wire.is_closed
     assert desk.commit().startswith(b"250")
+
+
+def test_a_commit_that_hangs_is_451_and_is_not_answered_twice() -> None:
+    """After five minutes the client is told to come again; a commit that succeeds later is no news to it."""
+    desk = Desk()
+    desk.say(ENVELOPE)
+    desk.say(b"x\r\n.\r\n")
+    desk.clock.advance(301)
+    late = desk.wire.written[-1]
+
+    desk.commit()
+    answer = desk.say(b"NOOP\r\n")
+
+    assert late.startswith(b"451 4.3.0")
+    assert answer.startswith(b"250 2.0.0")
+    assert b"queued as" not in b"".join(desk.wire.written)
+    assert [record.kind.value for record in desk.records] == ["accepted"]
 
 
 def test_connections_are_limited_for_one_client_and_in_all() -> None:

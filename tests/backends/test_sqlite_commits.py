@@ -8,7 +8,7 @@ import pytest
 
 from smarthost.backends.sqlite import wire
 from smarthost.backends.sqlite.batch import Batch
-from smarthost.backends.sqlite.commits import BATCH_ITEMS, CRASHES, Commits
+from smarthost.backends.sqlite.commits import BATCH_ITEMS, CRASHES, IN_FLIGHT, Commits
 from smarthost.backends.sqlite.items import Item
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.mail.identity import encode_id
@@ -20,6 +20,7 @@ class PlayedKeeper:
 
     def __init__(self) -> None:
         self.sent: list[int] = []
+        self.at_hand: set[int] = set()
         self.starts: list[bool] = []
         self.dropped: list[str] = []
         self.is_stopped = False
@@ -30,7 +31,9 @@ class PlayedKeeper:
         return True
 
     def commit(self, buffers: Sequence[bytes]) -> None:
-        self.sent.append(wire.BatchHead(*wire.BATCH_HEAD.unpack(buffers[0])).number)
+        number = wire.BatchHead(*wire.BATCH_HEAD.unpack(buffers[0])).number
+        self.sent.append(number)
+        self.at_hand.add(number)
 
     def drop(self, names: Sequence[str]) -> None:
         self.dropped += names
@@ -96,8 +99,26 @@ class Line:
             self.commits.submit(entry)
         await turn()
 
-    async def answer(self, code: int = wire.OK, text: str = "", gone: Sequence[tuple[int, int]] = ()) -> None:
-        self.commits.committed(wire.Outcome(self.keeper.sent[-1], code, text, list(gone)))
+    async def answer(
+        self, code: int = wire.OK, text: str = "", gone: Sequence[tuple[int, int]] = (), number: int | None = None
+    ) -> None:
+        """Answer the oldest batch that the child has, or the one with this number."""
+        number = number or min(self.keeper.at_hand)
+        self.keeper.at_hand.discard(number)
+        self.commits.committed(wire.Outcome(number, code, text, list(gone)))
+        await turn()
+
+    async def lose(self) -> None:
+        """Let the child die."""
+        self.keeper.at_hand.clear()
+        self.commits.lost()
+        await turn()
+
+    async def reopen(self) -> None:
+        """Let another child greet."""
+        self.keeper.at_hand.clear()
+        self.clock.advance(10.0)
+        self.commits.greeted(wire.Hello("", 17))
         await turn()
 
 
@@ -122,17 +143,19 @@ async def test_items_of_one_turn_share_a_batch() -> None:
     assert [entry.told for entry in entries] == [["committed"]] * 5
 
 
-async def test_items_collect_while_a_batch_is_committed() -> None:
-    """While the disk is busy, everything waits for the next batch together."""
+async def test_items_collect_while_batches_are_committed() -> None:
+    """While the disk is busy, and its next work is at hand, everything waits for the batch after that together."""
     line = await Line().open()
-    await line.submit(Entry("first"))
+    for number in range(IN_FLIGHT):
+        await line.submit(Entry(f"first {number}"))
     later = [Entry(str(n)) for n in range(3)]
 
-    await line.submit(*later)
-    assert len(line.keeper.sent) == 1
-    await line.answer()
+    for entry in later:
+        await line.submit(entry)
+    assert len(line.keeper.sent) == IN_FLIGHT
+    await line.answer(number=1)
 
-    assert len(line.keeper.sent) == 2
+    assert len(line.keeper.sent) == IN_FLIGHT + 1
     assert len({id(entry.batch) for entry in later}) == 1
     assert [entry.told for entry in later] == [[]] * 3
 
@@ -240,8 +263,7 @@ async def test_failed_fsync_ends_the_child_and_keeps_settlements() -> None:
     await line.submit(late)
     assert late.told == ["StoreError undone"]
 
-    line.commits.greeted(wire.Hello("", 17))
-    await turn()
+    await line.reopen()
 
     assert line.commits.refusal() is None
     await line.answer()
@@ -252,13 +274,12 @@ async def test_failed_fsync_ends_the_child_and_keeps_settlements() -> None:
 async def test_settlements_said_during_an_outage_are_kept() -> None:
     """What a host has said while the store was down is committed when it is back."""
     line = await Line().open()
-    line.commits.lost()
+    await line.lose()
     settlement = Entry("settlement", is_kept=True)
 
     await line.submit(settlement)
     assert settlement.told == ["StoreError undone"]
-    line.commits.greeted(wire.Hello("", 17))
-    await turn()
+    await line.reopen()
     await line.answer()
 
     assert settlement.told[-1] == "committed"
@@ -291,17 +312,32 @@ async def test_settlement_that_kills_the_child_is_given_up() -> None:
     for _ in range(CRASHES + 2):
         if killer.told[-1:] == ["rejected"]:
             break
-        line.commits.lost()
-        await turn()
-        line.clock.advance(10.0)
-        line.commits.greeted(wire.Hello("", 17))
-        await turn()
+        await line.lose()
+        await line.reopen()
         if innocent.told[-1:] != ["committed"]:
             await line.answer()
 
     assert innocent.told[-1] == "committed"
     assert killer.told[-1] == "rejected"
     assert "killer given up" in line.troubles
+
+
+async def test_innocent_batch_behind_a_deadly_one_is_not_blamed() -> None:
+    """Of two batches that the child had, only the one in hand can have killed it."""
+    line = await Line().open()
+    killer, behind = Entry("killer", is_kept=True), Entry("behind", is_kept=True)
+    await line.submit(killer)
+    await line.submit(behind)
+
+    for _ in range(CRASHES):
+        await line.lose()
+        assert "rejected" not in behind.told
+        await line.reopen()
+        if "committed" not in behind.told:
+            await line.answer()  # it goes first: it was not in hand
+
+    assert killer.told[-1] == "rejected"
+    assert behind.told[-1] == "committed"
 
 
 async def test_stalled_disk_refuses_new_mail() -> None:

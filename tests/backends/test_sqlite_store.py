@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from smarthost.backends.sqlite.store import SqliteStore
 from smarthost.mail.content import Content
 from smarthost.mail.errors import StoreError, StoreLocked
+from smarthost.mail.identity import decode_id
 from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.record import Kind
@@ -472,3 +474,80 @@ async def test_child_is_small(tmp_path: Path) -> None:
 
     resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     assert int(resident.split()[1]) < 30 * 1024
+
+
+async def test_lease_that_ends_during_a_read_is_read_again(tmp_path: Path) -> None:
+    """What is given back while others ask for leases is neither given out on old evidence nor asked for in circles."""
+    async with opened(tmp_path / "s") as trial:
+        message, (lease,) = await trial.add_leased("a@dest.example")
+        other = await trial.add("b@dest.example")
+        store = sqlite(trial)
+        asked = []
+        ask = store._keeper.ask
+
+        async def ask_slowly(question: Any, answer: Any) -> Any:
+            reply = await ask(question, answer)
+            asked.append(question)
+            if len(asked) == 1:
+                early = [row.key for row in reply]
+                trial.store.give_back(lease)
+                assert early == [decode_id(other.id)[0]]
+            return reply
+
+        store._keeper.ask = ask_slowly  # type: ignore[method-assign]
+        first = await trial.store.lease(["dest.example"], NOW, 10)
+        second = await trial.store.lease(["dest.example"], NOW, 10)
+
+        assert numbers(first) == [(other.id, 0)]
+        assert numbers(second) == [(message.id, 0)]
+        assert len(asked) == 2
+
+
+async def test_row_older_than_its_settlement_is_not_leased(tmp_path: Path) -> None:
+    """A recipient that was added, delivered and settled while a read was under way is not delivered again."""
+    async with opened(tmp_path / "s") as trial:
+        store = sqlite(trial)
+        ask = store._keeper.ask
+        message = trial.message("a@dest.example")
+        is_first = True
+
+        async def ask_slowly(question: Any, answer: Any) -> Any:
+            nonlocal is_first
+            if not is_first:
+                return await ask(question, answer)
+            is_first = False
+            (lease,) = await trial.store.add(message, ["dest.example"])
+            reply = await ask(question, answer)  # the question does not know the lease
+            await trial.store.settle([trial.settlement(lease, State.RELAYED)])
+            assert [row.key for row in reply] == [decode_id(message.id)[0]]
+            return reply
+
+        store._keeper.ask = ask_slowly  # type: ignore[method-assign]
+
+        assert await trial.store.lease(["dest.example"], NOW, 10) == ()
+
+
+async def test_leases_that_nobody_gets_are_given_back(tmp_path: Path) -> None:
+    """When a read for leases must be repeated and then fails, what it had leased already is not lost."""
+    async with opened(tmp_path / "s") as trial:
+        message, (lease,) = await trial.add_leased("a@dest.example", "b@dest.example")
+        trial.store.give_back(lease)
+        store = sqlite(trial)
+        ask = store._keeper.ask
+        asked = 0
+
+        async def ask_and_fail(question: Any, answer: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                raise StoreError("the child died")
+            reply = await ask(question, answer)
+            store._leases.take(message.id, decode_id(message.id)[0], 0, "dest.example")  # somebody was faster
+            return reply
+
+        store._keeper.ask = ask_and_fail  # type: ignore[method-assign]
+        with pytest.raises(StoreError):
+            await trial.store.lease(["dest.example"], NOW, 10)
+        store._keeper.ask = ask  # type: ignore[method-assign]
+
+        assert numbers(await trial.store.lease(["dest.example"], NOW, 10)) == [(message.id, 1)]

@@ -267,6 +267,13 @@ def test_a_missing_password_file_is_named() -> None:
     assert told == ["line 4: next_hop.password_file: cannot be read: /nonexistent: No such file or directory"]
 
 
+def test_a_missing_ca_file_is_named() -> None:
+    """Certificates that nobody can read are told before any mail waits for them."""
+    told = errors("[next_hop]\nhost='h.example'\nca_file='/nonexistent'")
+
+    assert told == ["line 3: next_hop.ca_file: cannot be read: /nonexistent: No such file or directory"]
+
+
 def test_password_and_password_file_exclude_each_other() -> None:
     """Which of two passwords holds is not guessed."""
     told = errors("[next_hop]\nhost='h.example'\nusername='u'\npassword='p'\npassword_file='/x'")

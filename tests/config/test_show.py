@@ -14,7 +14,7 @@ postmaster = "pm\\"@example.org"
 host = "h.example"
 username = "u"
 password = "hunter2"
-ca_file = "/etc/ca.pem"
+ca_file = "/etc/hosts"
 [retry]
 first = "90s"
 [[route]]

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """What operators do to the queue while it works: retry now, cancel, and see why something waits."""
 
-from tests.journeys.rig import HOUR_S, SlowExchanger, assert_accounted, ends, in_world, taken
+import pytest
+from tests.journeys.rig import HOUR_S, SlowExchanger, assert_accounted, ends, in_world, taken, times_of
 
 from smarthost.queue.store import Filter
+from smarthost.testing.clock import START
 from smarthost.testing.world import SimulatedWorld
 
 
@@ -121,3 +123,21 @@ async def test_the_queue_says_why_mail_for_a_dead_host_waits(world: SimulatedWor
     assert "connection refused" in recipient.why
     assert world.clock.wall() < recipient.due < world.clock.wall() + 10
     assert 0 == recipient.attempts
+
+
+@in_world()
+async def test_a_record_says_when_the_attempt_ended_and_where_the_time_went(world: SimulatedWorld) -> None:
+    """With a host that takes a second for each answer: connecting, handshake and transfer are told apart."""
+    world.domain("slow.example", "192.0.2.1")
+    world.place(SlowExchanger(), "192.0.2.1")
+    await world.submit("ann@example.org", "bob@slow.example")
+    await world.until_empty()
+
+    (record,) = world.committed()
+
+    assert record.at == pytest.approx(START + times_of(world, "relayed")[0], abs=0.001)
+    assert record.queued_s == pytest.approx(0.0, abs=0.01)
+    assert record.connect_s == pytest.approx(0.02, abs=0.001)
+    assert record.handshake_s == pytest.approx(2.0, abs=0.1)
+    assert record.transfer_s == pytest.approx(2.0, abs=0.1)
+    assert ("mx1.slow.example", "192.0.2.1", "mx1.slow.example:25") == (record.host, record.address, record.lane)

@@ -102,7 +102,8 @@ class Sink:
     def converse(self, connection: socket.socket, heard: BufferedReader) -> None:
         """Speak SMTP to one client until it goes."""
         at = connection.getsockname()[0]
-        mail, recipients = b"", list[bytes]()
+        mail: bytes | None = None
+        recipients: list[bytes] = []
         _say(connection, self._answer(b"BANNER", b"", b"220 sink.example.net ESMTP"))
         for line in heard:
             verb, _, argument = line.rstrip(b"\r\n").partition(b" ")
@@ -112,18 +113,20 @@ class Sink:
                 usual = b"\r\n".join([b"250-" + each for each in lines[:-1]] + [b"250 " + lines[-1]])
                 _say(connection, self._answer(verb, argument, usual))
             elif verb == b"MAIL":
-                mail, recipients = argument, []
-                _say(connection, self._answer(verb, argument, b"250 2.1.0 Ok"))
+                answer = self._answer(verb, argument, b"250 2.1.0 Ok")
+                mail, recipients = argument if answer.startswith(b"250") else None, []
+                _say(connection, answer)
             elif verb == b"RCPT":
-                answer = self._answer(verb, argument, b"250 2.1.5 Ok")
+                usual = b"503 5.5.1 MAIL first" if mail is None else b"250 2.1.5 Ok"
+                answer = usual if mail is None else self._answer(verb, argument, usual)
                 if answer.startswith(b"250"):
                     recipients.append(argument)
                 _say(connection, answer)
             elif verb == b"DATA":
-                answer = self._answer(verb, b"", b"354 Go on")
+                answer = self._answer(verb, b"", b"354 Go on" if recipients else b"554 5.5.1 No valid recipients")
                 _say(connection, answer)
                 if answer.startswith(b"354"):
-                    self._take(connection, Arrived(mail, tuple(recipients), _read_content(heard), at))
+                    self._take(connection, Arrived(mail or b"", tuple(recipients), _read_content(heard), at))
             elif verb == b"QUIT":
                 _say(connection, b"221 2.0.0 Bye")
                 return

@@ -3,16 +3,26 @@
 
 import asyncio
 from collections.abc import Callable
+from unittest.mock import patch
 
+import pytest
+
+from smarthost.mail.content import InlineContent
+from smarthost.mail.envelope import Body
+from smarthost.mail.errors import DeadlinePassed
 from smarthost.mail.hop import SessionPolicy
+from smarthost.send import pool
 from smarthost.send.pool import Pool
-from smarthost.send.session import Session, SessionKey
+from smarthost.send.session import Session, SessionKey, TransactionLost
+from smarthost.smtp.client import Transaction
 from smarthost.testing.network import MemoryNetwork
 from smarthost.testing.peers import ScriptedExchanger
 from smarthost.testing.simulation import Simulation, run_simulation
 
 ADDRESS = "192.0.2.1"
 POLICY = SessionPolicy("relay.example.org")
+LETTER = Transaction("ann@example.org", ("bob@example.net",), 20, Body.SEVEN_BIT, False)
+CONTENT = InlineContent(b"Subject: x\r\n\r\nhello\r\n")
 KEY: SessionKey = ("mx.example.net", ADDRESS, POLICY)
 
 
@@ -119,14 +129,28 @@ async def test_a_session_that_dies_while_idle_leaves_by_itself(basin: Basin) -> 
     first, second = await basin.open(), await basin.open()
     basin.pool.keep(first)
     basin.pool.keep(second)
+    kept = len(basin.pool._idle[KEY])
 
     basin.host.sessions[0].connection.close()
     basin.host.sessions[1].connection.write([b"421 4.4.2 idle for too long\r\n"])
     await basin.clock.sleep(0.1)
 
+    assert 2 == kept
     assert [False, False] == [first.is_reusable, second.is_reusable]
+    assert {} == basin.pool._idle, "nobody had to come and look"
     assert basin.pool.take(KEY) is None
-    assert {} == basin.pool._idle
+
+
+@in_basin
+async def test_a_session_that_died_this_moment_is_not_given(basin: Basin) -> None:
+    """Two idle sessions, the newer one closed by us a moment ago: the older one is given."""
+    older, newer = await basin.open(), await basin.open()
+    basin.pool.keep(older)
+    basin.pool.keep(newer)
+
+    newer.quit()
+
+    assert basin.pool.take(KEY) is older
 
 
 @in_basin
@@ -170,17 +194,54 @@ async def test_nothing_is_kept_of_hosts_without_sessions(basin: Basin) -> None:
 
 
 @in_basin
+async def test_a_reused_session_has_its_deadlines_again(basin: Basin) -> None:
+    """The host falls silent in the second message: the transaction ends in time, it does not wait for ever."""
+    basin.pool.keep(await basin.open())
+    session = basin.pool.take(KEY)
+    assert session is not None
+    basin.host.silent_at = "mail"
+    started = basin.clock.monotonic()
+
+    lost = await session.transact(LETTER, CONTENT, b"")
+
+    assert isinstance(lost, TransactionLost)
+    assert isinstance(lost.error, DeadlinePassed)
+    assert basin.clock.monotonic() - started == pytest.approx(300, abs=1)
+
+
+@in_basin
 async def test_taking_stops_the_idle_clock(basin: Basin) -> None:
     """A session that was taken just in time is not closed under the message it carries."""
     basin.pool.keep(await basin.open())
     await basin.clock.sleep(4.9)
     session = basin.pool.take(KEY)
     assert session is not None
-    from tests.send.test_session import CONTENT, LETTER
-
     sending = asyncio.ensure_future(session.transact(LETTER, CONTENT, b""))
     await basin.clock.sleep(2)
 
     assert [False] == basin.ended()
     assert 1 == len(basin.host.messages)
     assert sending.done()
+
+
+@in_basin
+async def test_idle_sessions_are_bounded_whatever_their_hosts(basin: Basin) -> None:
+    """A crowd of hosts costs a bounded number of descriptors; whoever is taken or dies makes room for another."""
+    keys: list[SessionKey] = [(f"mx{n}.example.net", ADDRESS, POLICY) for n in range(4)]
+    sessions = [await basin.open(key) for key in keys]
+    with patch.object(pool, "IDLE_SESSIONS", 2):
+        for session in sessions[:3]:
+            basin.pool.keep(session)
+        taken = [basin.pool.take(key) is not None for key in keys]
+        basin.pool.keep(sessions[0])
+        basin.pool.keep(sessions[3])
+        await basin.clock.sleep(1)
+        ended = basin.ended()
+        await basin.clock.sleep(6)
+        again = await basin.open()
+        basin.pool.keep(again)
+
+    assert taken == [True, True, False, False]
+    assert ended == [False, False, True, False]
+    assert basin.pool.take(KEY) is again
+    again.quit()

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from smarthost.accept import replies, trace
+from smarthost.accept.intake import FILING_S
 from smarthost.mail.address import Address
 from smarthost.mail.content import InlineContent
 from smarthost.mail.envelope import NULL_REVERSE_PATH, Body, Envelope
-from smarthost.mail.errors import SubmissionRefused
+from smarthost.mail.errors import StoreError, SubmissionRefused
 from smarthost.mail.message import Message
 from smarthost.mail.reply import Reply, reply
 from smarthost.ports import Clock
@@ -115,8 +116,13 @@ class Injection:
             else:
                 durable.set_exception(failure)
 
-        self._add(message, filed)
-        await durable
+        late = StoreError(f"not committed after {FILING_S:.0f} s; it may be yet")
+        deadline = self._clock.deadline(FILING_S, lambda: filed(late))
+        try:
+            self._add(message, filed)
+            await durable
+        finally:
+            deadline.cancel()
 
 
 def _read_reverse_path(text: str, max_octets: int) -> str:

@@ -12,6 +12,10 @@ from smarthost.accept import trace
 from smarthost.mail.content import Content, Draft, InlineContent
 from smarthost.mail.errors import StoreError
 
+# How long a client waits for a commit. RFC 5321 4.5.3.2.6: it listens for 600 s after the final dot; who hears nothing
+# sends again all the same, and its session is not ours to keep for as long as a disk hangs.
+FILING_S = 300.0
+
 
 class Intake:
     """Content under way. `hops`: Received: fields counted in its first piece."""

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from smarthost.accept import replies, trace
-from smarthost.accept.intake import Intake
+from smarthost.accept.intake import FILING_S, Intake
 from smarthost.accept.policy import RelayPolicy
 from smarthost.mail.address import Address
 from smarthost.mail.content import Draft
 from smarthost.mail.envelope import NULL_REVERSE_PATH, Envelope
+from smarthost.mail.errors import StoreError
 from smarthost.mail.message import Message
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.reply import Reply
@@ -129,6 +130,7 @@ class Reception:
         self._mail: MailReceived | None = None
         self._recipients: list[Address] = []
         self._intake = Intake(terms.draft)
+        self._filing: Message | None = None  # whose final dot is not answered yet
         self._transaction_ends = 0.0
         self._is_over = False
         self._is_paused = False
@@ -187,6 +189,9 @@ class Reception:
         self._receptions.forget(self, self._client)
 
     def _timed_out(self) -> None:
+        if self._filing is not None:
+            self._filed(self._filing, StoreError(f"not committed after {FILING_S:.0f} s; it may be yet"))
+            return
         self._machine.reply_unasked(replies.TIMED_OUT)
         self._hang_up()
 
@@ -324,15 +329,17 @@ class Reception:
         prefix = self._stamp.write(id, now, recipients, smtputf8=mail.smtputf8)
         message = Message(id, now, envelope, prefix, content, self._client, reverse_path or self._client)
         self._forget_transaction()
-        self._deadline.cancel()  # what we wait for now is ours to be late with
+        self._filing = message
+        self._deadline.restart(FILING_S)  # what we wait for now is ours to be late with
         terms.add(message, lambda failure: self._filed(message, failure))
 
     def _filed(self, message: Message, failure: Exception | None) -> None:
         """Answer the final dot: the one place that says 250 after data, and only after the store committed."""
         if failure is None:
             self._note_accepted(message)
-        if self._is_over:
+        if self._is_over or self._filing is not message:
             return
+        self._filing = None
         self._deadline.restart(self._terms.limits.command_timeout_s)
         if failure is None:
             self._machine.reply_encoded(replies.queued(message.id), True)
@@ -359,6 +366,7 @@ class Reception:
             )
 
     def _broke(self, failure: Exception) -> None:
+        self._filing = None
         self._terms.sink.note("error", "reception failed", client=self._client, why=repr(failure))
         self._intake.drop()
         if self._machine.is_waiting:

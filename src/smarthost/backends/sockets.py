@@ -85,9 +85,9 @@ def _cure(error: Exception) -> str:
             return "another program listens there; stop it, or choose another port"
         case errno.EACCES | errno.EPERM:
             return (
-                "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE or socket activation, or choose a higher one"
+                "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE, or choose a higher one"
             )
         case errno.EADDRNOTAVAIL:
-            return "this machine does not have that address; choose one of its own, or * for all"
+            return "this machine does not have that address; choose one of its own, or 0.0.0.0 (IPv6: [::]) for all"
         case _:
             return name_cause(error)

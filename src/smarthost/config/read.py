@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Text -> Config: TOML, flags laid over it, what the machine says beneath it; all errors of a text in one pass.
 
-An operator mends a file once. Reads password files, nothing else of the world.
+An operator mends a file once. Reads password files and looks whether ca_file can be read, nothing else of the world.
 """
 
 import tomllib
@@ -132,6 +132,7 @@ class _Reader:
         values = self.keys(at, raw, NEXT_HOP_KEYS)
         if isinstance(raw, dict) and "host" not in raw:
             self.refuse(f"{at}.host", "missing: which host takes the mail?")
+        self._look_at_ca_file(at, values)
         username, password = values.pop("username", None), self._password(at, values)
         if len(self.errors) > wrong_before:
             return None
@@ -145,6 +146,14 @@ class _Reader:
         if (detail := _unsafe(hop)) is not None:
             self.refuse(f"{at}.tls", detail)
         return hop
+
+    def _look_at_ca_file(self, at: str, values: dict[str, Any]) -> None:
+        file = values.get("ca_file")
+        try:
+            if file is not None:
+                file.open("rb").close()
+        except OSError as error:
+            self.refuse(f"{at}.ca_file", f"cannot be read: {file}: {error.strerror}")
 
     def _password(self, at: str, values: dict[str, Any]) -> str | None:
         literal, file = values.pop("password", None), values.pop("password_file", None)
@@ -180,10 +189,10 @@ class _Reader:
 
 
 def _suggestion(key: str, near: tuple[str, ...]) -> str:
-    if close := get_close_matches(key, near, n=1):
-        return f'; did you mean "{close[0]}"?'
     if key in TOP_KEYS:
         return f'; "{key}" belongs at the top of the file, before the first [table]'
+    if close := get_close_matches(key, near, n=1):
+        return f'; did you mean "{close[0]}"?'
     homes = [name for name, (_, settings) in SECTION_KEYS.items() if key in settings]
     return f'; "{key}" belongs in [{homes[0]}]' if homes else ""
 

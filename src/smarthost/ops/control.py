@@ -133,7 +133,7 @@ class ControlServer:
             raise
         except SubmissionRefused as error:
             reply = error.reply
-            await _say(writer, verbs.Refused(reply.code, reply.enhanced, " ".join(reply.lines)))
+            await _say(writer, verbs.Refused(reply.code, reply.enhanced, "; ".join(reply.lines)))
         except StoreError as error:
             await _say(writer, verbs.Failed(f"the store cannot do that now: {error}", exits.TEMPORARY))
         except msgspec.MsgspecError as error:

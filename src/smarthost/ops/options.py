@@ -35,21 +35,23 @@ def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 _config = click.option("--config", "file", type=_FILE, help="Configuration file [/etc/smarthost/smarthost.toml].")
-_state_dir = click.option("--state-dir", metavar="DIR", help="Where the daemon keeps its mail.")
+_state_dir = click.option("--state-dir", metavar="DIR", help="Where the daemon keeps its mail [state_dir of the file].")
 json_lines = click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")
 
 place = _stacked(_state_dir, _config)
 
 over_config = _stacked(
     _config,
-    click.option("--listen", metavar="HOST:PORT", multiple=True, help="Take mail here [127.0.0.1:2525]."),
+    click.option("--listen", metavar="IP:PORT", multiple=True, help="Take mail here [127.0.0.1:2525]; repeat it."),
     _state_dir,
     click.option("--hostname", metavar="NAME", help="Our name in EHLO and Received."),
-    click.option("--next-hop", metavar="HOST:PORT", help="Send everything to this host instead of by MX."),
-    click.option("--dns", metavar="HOST:PORT", multiple=True, help="Ask this name server [/etc/resolv.conf]."),
+    click.option("--next-hop", metavar="HOST[:PORT]", help="Send everything to this host instead of by MX."),
+    click.option(
+        "--dns", metavar="IP[:PORT]", multiple=True, help="Ask this name server [/etc/resolv.conf]; repeat it."
+    ),
     click.option("--mx-port", metavar="N", type=int, help="Connect to exchangers at this port [25]."),
     click.option("--allow-private", is_flag=True, help="Exchangers may have loopback and private addresses."),
-    click.option("--relay-from", metavar="CIDR", multiple=True, help="Take mail from this network [loopback]."),
+    click.option("--relay-from", metavar="CIDR", multiple=True, help="Who may relay [loopback]; repeat it."),
 )
 
 which = _stacked(

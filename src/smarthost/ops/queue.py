@@ -55,7 +55,7 @@ def list_(ids: tuple[str, ...], state_dir: str | None, file: Path | None, *, as_
 @options.json_lines
 def show(ids: tuple[str, ...], state_dir: str | None, file: Path | None, *, as_json: bool, **filters: str) -> None:
     """Show everything that is known about messages."""
-    asked = _filters(ids, filters, must_restrict=True)
+    asked = _filters(ids, filters, everything=False)
     found = _find(state_dir, file, asked)
     shown = _print_json(found) if as_json else _print_whole(found, time.time())
     if not shown:
@@ -70,8 +70,11 @@ def show(ids: tuple[str, ...], state_dir: str | None, file: Path | None, *, as_j
 def retry(
     ids: tuple[str, ...], everything: bool, state_dir: str | None, file: Path | None, *, as_json: bool, **filters: str
 ) -> None:
-    """Try recipients now instead of when their time comes."""
-    asked = _filters(ids, filters, must_restrict=not everything)
+    """Try recipients now instead of when their time comes.
+
+    A host that is remembered as broken is left alone until its pause is over all the same; `queue list` tells when.
+    """
+    asked = _filters(ids, filters, everything=everything)
     changed, wished = _change(state_dir, file, "retry", asked, as_json=as_json)
     if not as_json:
         being_tried = f", {words.count(wished, 'other')} being tried at this moment" if wished else ""
@@ -87,20 +90,25 @@ def cancel(
     ids: tuple[str, ...], everything: bool, state_dir: str | None, file: Path | None, *, as_json: bool, **filters: str
 ) -> None:
     """Give recipients up; nobody is told, nothing is sent."""
-    asked = _filters(ids, filters, must_restrict=not everything)
+    asked = _filters(ids, filters, everything=everything)
     changed, wished = _change(state_dir, file, "cancel", asked, as_json=as_json)
     if not as_json:
         being_tried = f"; {words.count(wished, 'other')} being tried at this moment: cancelled if that fails"
         click.echo(f"{words.count(changed, 'recipient')} cancelled{being_tried if wished else ''}")
 
 
-def _filters(ids: tuple[str, ...], filters: dict[str, str], *, must_restrict: bool = False) -> "list[Filter]":
-    """Give one Filter for each id, or one in all. Raises: UsageError: nothing restricts, and something must."""
+def _filters(ids: tuple[str, ...], filters: dict[str, str], *, everything: bool | None = None) -> "list[Filter]":
+    """Give one Filter for each id, or one in all. `everything` is what --all says; None: no need to say it.
+
+    Raises: UsageError: nothing restricts and all was not meant, or something restricts and all was.
+    """
     from smarthost.queue.store import Filter
 
     given = {name: value for name, value in filters.items() if value}
     named = list(dict.fromkeys((*ids, *filter(None, [given.pop("id", "")]))))
-    if must_restrict and not named and not given:
+    if everything and (named or given):
+        raise click.UsageError("--all is the whole queue: leave it out, or the IDs and filters")
+    if everything is False and not named and not given:
         raise click.UsageError("say which: an ID, --from, --to or --destination (or --all, where it is offered)")
     reverse_path = given.get("reverse_path", "")
     plain = Filter(

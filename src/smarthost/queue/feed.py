@@ -60,6 +60,7 @@ class Feed:
         self._bell = asyncio.Event()
         self._next_scan: float = 0.0  # wall
         self._scan_domains = SCAN_DOMAINS
+        self._nudged_at: float = clock.monotonic()
         self._alarm = clock.deadline(RESCAN_S, self._bell.set)
 
     # Fresh mail
@@ -245,6 +246,7 @@ class Feed:
                 self._mark += 1
                 supply.behind[due.domain] = self._mark
                 woken[destination] = None
+        woken.update(dict.fromkeys(self._overlooked()))
         for destination in woken:
             self._wake(destination)
         asleep = [supply.asleep_until for supply in self._supplies.values() if supply.asleep_until]
@@ -252,6 +254,14 @@ class Feed:
         if next_at is not None and next_at <= now:
             next_at = now + RETRY_STORE_S  # more domains are due than one scan names: come back soon
         return min([*asleep, *([] if next_at is None else [next_at])], default=None)
+
+    def _overlooked(self) -> list[str]:
+        """Name who has leases at hand, once in RESCAN_S: no scan finds these, should whoever took them have died."""
+        now = self._clock.monotonic()
+        if now - self._nudged_at < RESCAN_S:
+            return []
+        self._nudged_at = now
+        return [destination for destination, supply in self._supplies.items() if supply.leases]
 
     def _end_sleeps(self, now: float) -> None:
         over = [name for name, supply in self._supplies.items() if 0.0 < supply.asleep_until <= now]

@@ -16,6 +16,8 @@ from smarthost.mail.identity import decode_id
 from smarthost.mail.lease import LEASE_RECIPIENTS, Lease, LeasedRecipient
 from smarthost.mail.message import Message
 
+Reading = set[tuple[str, int]]
+
 
 class Wish(Struct, frozen=True, gc=False):
     """A verb said upon a leased recipient at `now`; its settlement, or the end of its lease, applies it."""
@@ -31,8 +33,7 @@ class Leases:
         self._messages: dict[str, tuple[int, dict[int, str]]] = {}  # id -> (store key, recipient number -> domain)
         self._domains: dict[str, dict[tuple[int, int], None]] = {}  # dicts, not sets: their order is reproducible
         self._wishes: dict[tuple[str, int], Wish] = {}
-        self._readers = 0
-        self._ended: set[tuple[str, int]] = set()
+        self._readings: list[Reading] = []
 
     def take(self, id: str, key: int, n: int, domain: str) -> None:
         """Lease one recipient; it must be free."""
@@ -68,8 +69,8 @@ class Leases:
         del leased[key, n]
         if not leased:
             del self._domains[domain]
-        if self._readers:
-            self._ended.add((id, n))
+        for reading in self._readings:
+            reading.add((id, n))
         return self._wishes.pop((id, n), None) if self._wishes else None
 
     def key(self, id: str) -> int:
@@ -84,9 +85,9 @@ class Leases:
     def is_message_leased(self, id: str) -> bool:
         return id in self._messages
 
-    def is_free(self, id: str, n: int) -> bool:
-        """May it be leased on the word of a row read under `reading()`?"""
-        return not self.is_leased(id, n) and (id, n) not in self._ended
+    def is_free(self, id: str, n: int, reading: Reading) -> bool:
+        """May it be leased on the word of a row that this read found?"""
+        return not self.is_leased(id, n) and (id, n) not in reading
 
     def of_domains(self, domains: Iterable[str]) -> list[tuple[int, int]]:
         """Give (store key, number) of what is leased in these domains."""
@@ -97,15 +98,14 @@ class Leases:
         return [(key, n, domain) for domain, leased in self._domains.items() for key, n in leased]
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Remember, until the end of this read and of those that overlap it, which leases end."""
-        self._readers += 1
+    def reading(self) -> Iterator[Reading]:
+        """Give the leases that end while this read lasts."""
+        reading: Reading = set()
+        self._readings.append(reading)
         try:
-            yield
+            yield reading
         finally:
-            self._readers -= 1
-            if not self._readers:
-                self._ended.clear()
+            self._readings = [each for each in self._readings if each is not reading]
 
     def wish(self, id: str, n: int, wish: Wish) -> None:
         """Keep a wish for a leased recipient; the last one counts, but nothing takes back a cancel."""

@@ -10,6 +10,8 @@ from collections import deque
 from smarthost.ports import Clock
 from smarthost.send.session import Session, SessionKey
 
+IDLE_SESSIONS = 1_000  # of all hosts together: a descriptor each; beyond it reuse is not worth one
+
 
 class Pool:
     """Idle sessions, newest first, so that spare ones grow old and close."""
@@ -19,12 +21,14 @@ class Pool:
         self._idle_s = idle_s
         self._transactions = transactions
         self._idle: dict[SessionKey, deque[Session]] = {}
+        self._count = 0
 
     def take(self, key: SessionKey) -> Session | None:
         """Give an idle session that still lives, or None."""
         idle = self._idle.get(key)
         while idle:
             session = idle.pop()
+            self._count -= 1
             if not idle:
                 del self._idle[key]  # or a key stays for each host there ever was
             if session.is_reusable:
@@ -33,13 +37,14 @@ class Pool:
 
     def keep(self, session: Session) -> None:
         """Keep a session for reuse, or say goodbye to one that has done its share or cannot go on."""
-        if not session.is_reusable or session.transactions >= self._transactions:
+        if not session.is_reusable or session.transactions >= self._transactions or self._count >= IDLE_SESSIONS:
             session.quit()
             return
         idle = self._idle.get(session.key)
         if idle is None:
             idle = self._idle[session.key] = deque()
         idle.append(session)
+        self._count += 1
         session.rest(self._idle_s, self._retire)
 
     def _retire(self, session: Session) -> None:
@@ -48,6 +53,7 @@ class Pool:
         idle = self._idle.get(key)
         if idle is not None and session in idle:
             idle.remove(session)
+            self._count -= 1
             if not idle:
                 del self._idle[key]
         session.quit()
@@ -58,3 +64,4 @@ class Pool:
             for session in idle:
                 session.quit()
         self._idle.clear()
+        self._count = 0

@@ -17,7 +17,7 @@ from smarthost.ops import cli
 from smarthost.ops.demo import choose_view, view
 from smarthost.ops.demo.judge import Outcome
 from smarthost.ops.demo.ledger import News, Tally
-from smarthost.ops.demo.live import LiveView
+from smarthost.ops.demo.live import LiveView, _bar
 from smarthost.ops.demo.view import EXPECTED, JsonView, PlainView, duration_words, verdict_lines
 
 WAITING = {"greylist.example": Tally(accepted=15, waiting=15, next_at=1001.5)}
@@ -63,10 +63,12 @@ def test_strangers_words_cannot_command_the_terminal(capsys: pytest.CaptureFixtu
     """Whatever a host says is shown, not obeyed."""
     plain = PlainView()
 
-    plain.tell(News(0.0, 'mx says "550 \x1b[2J"'))
+    plain.tell(News(0.0, 'mx says "550 \x07\r"'))
     plain.end(failed())
 
-    assert "\x1b" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '550 \\x07\\r"' in out
+    assert not {"\x07", "\r", "\x1b"} & set(out)
 
 
 def test_what_went_wrong_is_listed_and_bounded() -> None:
@@ -150,6 +152,19 @@ def test_a_terminal_shows_a_bar_for_each_kind(width: int) -> None:
     assert "━  0/15 15 deferred, next attempt in 1.5 s" in text
     assert "━ 25/30 15 relayed, 10 bounced, 5 accepted" in text
     assert "refused recipient" in text
+
+
+def test_a_bar_shows_the_share_of_each_outcome() -> None:
+    """Relayed, bounced and waiting recipients have their own colours, the rest is still to come."""
+    bar = _bar(Tally(relayed=4, bounced=2, waiting=1), 8, 16)
+
+    assert bar.plain == "━" * 16
+    assert [(span.end - span.start, span.style) for span in bar.spans] == [
+        (8, "green"),
+        (4, "magenta"),
+        (2, "yellow"),
+        (2, "bright_black"),
+    ]
 
 
 def test_a_wish_that_failed_is_red_on_a_terminal() -> None:

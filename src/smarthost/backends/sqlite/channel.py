@@ -12,6 +12,7 @@ from itertools import islice
 
 from smarthost.backends.sqlite.wire import LENGTH
 
+# A buffer that stays: recv() of as much would map, shrink and unmap memory for each answer of 30 octets.
 _RECEIVE_OCTETS = 256 * 1024
 _BUFFERS_A_WRITE = 1_000  # IOV_MAX is 1,024
 _SOCKET_OCTETS = 4 * 1024 * 1024  # the kernel gives what net.core.wmem_max allows; 212,992 by default
@@ -33,6 +34,7 @@ class Channel:
         self._lost = lost
         self._unsent: deque[bytes | memoryview] = deque()
         self._unread = bytearray()
+        self._space = memoryview(bytearray(_RECEIVE_OCTETS))
         self._is_open = True
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_OCTETS)
@@ -68,16 +70,16 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            chunk = self._sock.recv(_RECEIVE_OCTETS)
+            received = self._sock.recv_into(self._space)
         except BlockingIOError:
             return
         except OSError:
-            chunk = b""
-        if not chunk:
+            received = 0
+        if not received:
             self.close()
             self._lost()
             return
-        self._unread += chunk
+        self._unread += self._space[:received]
         unread = self._unread
         start = 0
         while len(unread) - start >= LENGTH.size:

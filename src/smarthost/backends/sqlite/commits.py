@@ -10,6 +10,7 @@ failed fsync is never repeated on the same connection.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from smarthost.backends.sqlite import wire
 from smarthost.backends.sqlite.batch import Batch
@@ -23,7 +24,9 @@ from smarthost.ports import Clock
 BATCH_ITEMS = 512
 BATCH_ROWS = 2_000
 BATCH_OCTETS = 8 * 1024 * 1024
-IN_FLIGHT = 1
+# The child finds the next batch in its socket when it has finished one, whatever the loop is busy with. Beside a
+# saturated loop, 20 adders: one batch 10,000 messages/s and p50 2.0 ms, two 12,700-15,000 and 1.1-1.9; three no more.
+IN_FLIGHT = 2
 STALLED_S = 10.0  # a commit that takes longer is a disk that hangs: do not take more mail upon ourselves
 FULL_AGAIN_S = 1.0
 RESTART_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -278,7 +281,7 @@ class Commits:
         elif self._opened.exception() is not None:
             pass  # it never opened: whoever tried was told why
         elif self._broken is None:
-            for load in self._flying.values():
+            for load in islice(self._flying.values(), 1):  # the batch it had in hand; the others were not begun
                 for item in load.items:
                     item.crashes += 1
             self._break("the store's process ended unexpectedly")

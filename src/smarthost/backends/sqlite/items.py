@@ -236,17 +236,17 @@ class Report(Single):
 
 
 class Note(Single):
-    """A small named value."""
+    """A small named value: always the latest, so that a note which is entered again never undoes a later one."""
 
-    __slots__ = ("name", "value")
+    __slots__ = ("latest", "name")
 
-    def __init__(self, name: str, value: bytes, future: "asyncio.Future[None]") -> None:
+    def __init__(self, name: str, latest: dict[str, bytes], future: "asyncio.Future[None]") -> None:
         super().__init__(future)
         self.name = name
-        self.value = value
+        self.latest = latest
 
     def enter(self, batch: Batch) -> None:
-        batch.note(self.name, self.value)
+        batch.note(self.name, self.latest[self.name])
 
     def parts(self) -> "Sequence[Item]":
         return (self,)

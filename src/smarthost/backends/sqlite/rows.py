@@ -8,7 +8,7 @@ from smarthost.mail.envelope import Body
 from smarthost.mail.identity import decode_id, encode_id
 from smarthost.mail.lease import Lease, LeasedRecipient
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
-from smarthost.queue.leases import Leases, Wish
+from smarthost.queue.leases import Leases, Reading, Wish
 from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
 from smarthost.queue.verbs import Numbers, amend
 
@@ -88,13 +88,11 @@ def to_owed(row: wire.DebtRow, id: str) -> OwedReport:
     return OwedReport(id, row.received_at, row.reverse_path, bool(row.smtputf8), row.prefix, row.header, failed)
 
 
-def is_outdated(rows: list[wire.MessageRow], leases: Leases) -> bool:
+def is_outdated(rows: list[wire.MessageRow], reading: Reading) -> bool:
     """Has a lease of these recipients ended while they were read?"""
-    for row in rows:
-        id = encode_id(row.key, row.tag)
-        if any(not (leases.is_free(id, each.n) or leases.is_leased(id, each.n)) for each in row.recipients):
-            return True
-    return False
+    if not reading:
+        return False
+    return any((encode_id(row.key, row.tag), each.n) in reading for row in rows for each in row.recipients)
 
 
 def amend_all(

@@ -35,7 +35,7 @@ from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.ports import Clock
-from smarthost.queue.leases import Leases, Wish, fresh_leases
+from smarthost.queue.leases import Leases, Reading, Wish, fresh_leases
 from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page
 from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil, read_cursor, write_cursor
 
@@ -77,6 +77,7 @@ class SqliteStore:
         self._leases = Leases()
         self._numbers = Numbers()
         self._reports: dict[str, float] = {}  # leased reports, since when
+        self._notes: dict[str, bytes] = {}  # those saved, a few
         self._lock = -1
         self._loop: asyncio.AbstractEventLoop
         self._commits: Commits
@@ -208,30 +209,35 @@ class SqliteStore:
         """Lease at most `n` messages' due recipients in these domains, earliest due first; fewer: there are no more."""
         wanted = list(dict.fromkeys(domains))
         found: list[Lease] = []
-        with self._leases.reading():
+        try:
             for _ in range(_ROUNDS):
-                ask = wire.AskLease(wanted, now, n - len(found), self._leases.of_domains(wanted))
-                rows = await self._keeper.ask(ask, _LEASES)
-                leases, is_whole = self._take(rows)
+                with self._leases.reading() as reading:
+                    ask = wire.AskLease(wanted, now, n - len(found), self._leases.of_domains(wanted))
+                    rows = await self._keeper.ask(ask, _LEASES)
+                    leases, is_whole = self._take(rows, reading)
                 found += leases
                 if is_whole:
                     break
+        except BaseException:  # an error or a cancellation in a later round: nobody gets the leases of the earlier ones
+            for lease in found:
+                self.give_back(lease)
+            raise
         return tuple(found)
 
     async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
         """Lease all recipients (whatever their due time, held ones not) of at most `n` messages older than that."""
-        with self._leases.reading():
+        with self._leases.reading() as reading:
             leased = [(key, recipient) for key, recipient, _ in self._leases.all()]
             rows = await self._keeper.ask(wire.AskSweep(received_before, n, leased), _LEASES)
-            return tuple(self._take(rows)[0])
+            return tuple(self._take(rows, reading)[0])
 
-    def _take(self, rows: list[wire.LeaseRow]) -> tuple[list[Lease], bool]:
+    def _take(self, rows: list[wire.LeaseRow], reading: Reading) -> tuple[list[Lease], bool]:
         """Lease what is still free of these rows; says if all of it was."""
         found = []
         is_whole = True
         for row in rows:
             id = encode_id(row.key, row.tag)
-            free = [fields for fields in row.recipients if self._leases.is_free(id, fields[0])]
+            free = [fields for fields in row.recipients if self._leases.is_free(id, fields[0], reading)]
             is_whole = is_whole and len(free) == len(row.recipients)
             if not free:
                 continue
@@ -314,9 +320,9 @@ class SqliteStore:
             return Changed((), (), None)
         wish = Wish(verb, now)
         for _ in range(_ROUNDS):
-            with self._leases.reading():
+            with self._leases.reading() as reading:
                 rows = await self._keeper.ask(question, _FOUND)
-                if not is_outdated(rows.messages, self._leases):
+                if not is_outdated(rows.messages, reading):
                     break
         settlements, wished = amend_all(rows.messages, wish, self._leases, self._numbers)
         if settlements:
@@ -337,10 +343,14 @@ class SqliteStore:
             if id in self._reports or (self._leases.is_message_leased(id) and now - owed_at <= REPORT_PATIENCE_S):
                 continue
             self._reports[id] = now
-            row = await self._keeper.ask(wire.AskDebt(key), _DEBT)
+            row = None
+            try:
+                row = await self._keeper.ask(wire.AskDebt(key), _DEBT)
+            finally:
+                if row is None:  # paid meanwhile, or not to be read now
+                    self._end_report(id)
             if row is not None:
                 return to_owed(row, id)
-            del self._reports[id]
         return None
 
     def file_report(self, owed: OwedReport, report: Message | None, records: Sequence[Record]) -> Awaitable[None]:
@@ -379,5 +389,6 @@ class SqliteStore:
     def save_note(self, name: str, value: bytes) -> Awaitable[None]:
         """Write a small named value."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._commits.submit(items.Note(name, value, future))
+        self._notes[name] = value
+        self._commits.submit(items.Note(name, self._notes, future))
         return future

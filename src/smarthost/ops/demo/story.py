@@ -75,13 +75,9 @@ class _Story:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self._troubles.append(f"a bug: {context}"))
         _end_at_signals(loop)
-        try:
-            async with asyncio.timeout(self._until - time.monotonic()):
-                await self._play()
-        except TimeoutError:
-            self._troubles.append(f"not over after {self._elapsed():.0f} s")
-        except StoreError as error:
-            self._troubles.append(f"the store failed: {error}")
+        with tempfile.TemporaryDirectory(prefix="smarthost-demo-", ignore_cleanup_errors=True) as directory:
+            async with scenery.build(self._hosts) as place:
+                await self._live(Relay.from_config(_config(Path(directory), place), self._ledger), place)
         # RFC 2920 3.1: who pipelined DATA behind refused recipients ends it with a lone dot; that is no message.
         taken = {
             domain: [message for message in host.messages if message.recipients] for domain, host in self._hosts.items()
@@ -89,16 +85,19 @@ class _Story:
         evidence = Evidence(self._letters, self._answers, self._ledger, taken)
         return judge(evidence, [*self._troubles, *self._ledger.troubles], self._elapsed())
 
-    async def _play(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="smarthost-demo-", ignore_cleanup_errors=True) as directory:
-            async with scenery.build(self._hosts) as place:
-                relay = Relay.from_config(_config(Path(directory), place), self._ledger)
-                try:
-                    await relay.start()
-                    self._view.begin(_scene(relay, place))
-                    await self._run(relay)
-                finally:
-                    await relay.stop(STOP_S)
+    async def _live(self, relay: Relay, place: Place) -> None:
+        """Start the relay, run everything until the deadline at most, and stop it in peace: with a time of its own."""
+        try:
+            async with asyncio.timeout(self._until - time.monotonic()):
+                await relay.start()
+                self._view.begin(_scene(relay, place))
+                await self._run(relay)
+        except TimeoutError:
+            self._troubles.append(f"not over after {self._elapsed():.0f} s")
+        except StoreError as error:
+            self._troubles.append(f"the store failed: {error}")
+        finally:
+            await relay.stop(STOP_S)
 
     async def _run(self, relay: Relay) -> None:
         """Send everything, and show the progress until nothing is left to happen."""

@@ -88,15 +88,18 @@ async def debt_may_be_cleared_without_a_report(trial: Trial) -> None:
 async def filing_twice_files_once(trial: Trial) -> None:
     """A report that is filed again, because nobody knew whether it was, is sent once."""
     await _bounce(trial, "a@dest.example")
-    owed = await trial.store.lease_report(NOW)
-    assert owed is not None
-    for _ in range(3):
-        report, records = _report(trial, owed)
-        await trial.store.file_report(owed, report, records)
-        await trial.store.file_report(owed, report, records)
+    _, (lease,) = await trial.add_leased("b@dest.example", "c@dest.example")
+    await trial.store.settle([trial.settlement(lease, State.BOUNCED, owed=True, only={0})])
+    for _ in range(2):
+        owed = await trial.store.lease_report(NOW + HOUR)
+        assert owed is not None
+        for _ in range(3):
+            report, records = _report(trial, owed)
+            await trial.store.file_report(owed, report, records)
+            await trial.store.file_report(owed, report, records)
 
-    assert await trial.store.count() == (1, 1)
-    assert await trial.kinds() == [Kind.BOUNCED, Kind.REPORTED]
+    assert await trial.store.count() == (3, 3)
+    assert await trial.kinds() == [Kind.BOUNCED, Kind.BOUNCED, Kind.REPORTED, Kind.REPORTED]
 
 
 async def report_waits_for_recipients_under_way(trial: Trial) -> None:
