@@ -9,6 +9,7 @@ import asyncio
 import random  # noqa: TID251 - SystemRandom is the real ports.Random
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
@@ -105,11 +106,10 @@ class Relay:
 
     async def start(self) -> None:
         """Open the store, deliver what it holds, listen. Raises: ConfigError, StoreLocked, StoreError."""
-        running = _Running(self.config, self._sink)
-        await running.open()
-        self._running = running
+        running = self._running = _Running(self.config, self._sink)
         try:
-            await running.listen(self.config)
+            await running.open()
+            await running.listen()
         except BaseException:
             await self.stop(0.0)
             raise
@@ -157,6 +157,8 @@ class _Running:
         self.bound: list[tuple[str, int]] = []
         self._config = config
         self._sink = sink
+        self._opened = AsyncExitStack()  # closes in the reverse order what was opened, however far that went
+        self._stop_by = 0.0  # monotonic
         self._clock = SystemClock()
         self.store = SqliteStore(
             config.state_dir, self._clock, on_trouble=lambda why: sink.note("error", "store in trouble", why=why)
@@ -166,10 +168,12 @@ class _Running:
     async def open(self) -> None:
         """Open the store and begin to deliver what it holds."""
         config, clock, sink, store = self._config, self._clock, self._sink, self.store
+        self._opened.push_async_callback(store.close)
         await store.open()
         chance = random.SystemRandom()
         gate = HostHealth(clock, chance)
         self._pool = Pool(clock, idle_s=config.limits.idle_session_s, transactions=config.limits.messages_per_session)
+        self._opened.callback(self._pool.close)
         sender = Sender(
             AttemptTerms(
                 dialer=TcpDialer(clock, TlsContexts(ca_file=_ca_file(config))),
@@ -183,8 +187,9 @@ class _Running:
         )
         table = _route_table(config)
         system = read_resolv_conf()
-        self._resolver = _resolver(config, system, clock)
-        self._planner = _planner(config, table, system, self._resolver, clock, chance)
+        resolver = _resolver(config, system, clock)
+        self._opened.callback(resolver.close)
+        self._planner = _planner(config, table, system, resolver, clock, chance)
         next_id = IdSource(clock.wall, chance.getrandbits(15), store.last_number).next
         self.journey = Journey(
             JourneyTerms(
@@ -204,6 +209,7 @@ class _Running:
                 soft_bounce=config.soft_bounce,
             )
         )
+        self._opened.push_async_callback(self._stop_journey)
         self._open_doors(next_id)
         await self.journey.start()
 
@@ -240,21 +246,27 @@ class _Running:
             )
         )
 
-    async def listen(self, config: Config) -> None:
+    async def listen(self) -> None:
         """Accept mail on the configured addresses."""
-        for endpoint in config.listen:
+        self._opened.push_async_callback(self._drain_receptions)
+        self._opened.push_async_callback(self._listener.close)
+        for endpoint in self._config.listen:
             self.bound.append(await self._listener.listen(endpoint.host, endpoint.port, self._receptions.accept))
         self._planner.listen_at(frozenset(_own_addresses(self.bound)))
 
     async def close(self, grace_s: float) -> None:
         """Stop in the reverse order of the start, within `grace_s` in all (and what the last commit takes)."""
-        until = self._clock.monotonic() + grace_s
-        await self._listener.close()
-        await self._receptions.drain(grace_s)
-        await self.journey.stop(max(0.0, until - self._clock.monotonic()))
-        self._pool.close()
-        self._resolver.close()
-        await self.store.close()
+        self._stop_by = self._clock.monotonic() + grace_s
+        await self._opened.aclose()
+
+    async def _drain_receptions(self) -> None:
+        await self._receptions.drain(self._grace_left_s())
+
+    async def _stop_journey(self) -> None:
+        await self.journey.stop(self._grace_left_s())
+
+    def _grace_left_s(self) -> float:
+        return max(0.0, self._stop_by - self._clock.monotonic())
 
 
 def _resolver(config: Config, system: ResolvConf, clock: Clock) -> DnsResolver:

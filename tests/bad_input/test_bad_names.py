@@ -71,7 +71,7 @@ def test_what_dns_does_to_mail(
 ) -> None:
     """The recipient with bad DNS is deferred or returned with the reason; the one with good DNS gets the message."""
     daemon, zone, sink = place
-    row = "".join(each if each.isalnum() else "-" for each in what)
+    row = "".join(each if each.isalnum() else "-" for each in what.lower())
     domain, sender, other = f"{row}.example", f"sender.{row}@good.example", f"other.{row}@good.example"
     for name, record in records.items():
         zone.set(name + domain, record.format(domain=domain))

@@ -14,6 +14,7 @@ class RawClient:
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.socket = socket.create_connection((host, port), WAIT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._heard = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:

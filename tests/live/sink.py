@@ -80,6 +80,7 @@ class Sink:
         while True:
             try:
                 connection, _ = listening.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # one write for each reply
             except OSError:
                 return
             with self._news:

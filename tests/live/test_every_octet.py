@@ -64,7 +64,6 @@ def test_octets_sent_one_by_one_arrive_the_same(daemon: Daemon, sink: Sink) -> N
     )
 
     with RawClient(daemon.port) as client:
-        client.socket.setsockopt(6, 1, 1)  # TCP_NODELAY: a segment for each
         for octet in dialogue:
             client.socket.send(bytes([octet]))
         replies = [client.reply()[:3] for _ in range(5)]

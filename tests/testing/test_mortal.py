@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A process that is killed: from that moment on nothing of it reaches the world, and nothing of the world reaches it."""
+"""A process that is killed: from that moment on nothing of it reaches the world, nor the world it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -47,7 +47,7 @@ class Timings(Struct, frozen=True, gc=False):
 
 
 class AttemptResult(Struct, frozen=True, gc=False):
-    """The verdicts of one attempt, in the order of `lease.recipients`."""
+    """The verdicts of one attempt, in the order of `lease.recipients`; `at`: when it ended (wall seconds)."""
 
     lease: Lease
     at: float

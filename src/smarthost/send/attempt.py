@@ -264,7 +264,7 @@ class _Walk:
 
     def _judge_setup(self, failed: SetupFailed, host: str, address: str) -> None:
         judged = verdict.after_session_failure(failed.step, failed.said, host, address)
-        self.tried(host, address, judged.verdict.why)
+        self.tried(host, address, f"at {failed.step}: {failed.said}")
         if judged.alarm:
             self._sender.terms.sink.note(
                 "error",

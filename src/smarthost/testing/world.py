@@ -96,7 +96,7 @@ class SimulatedWorld:
         self.clients: list[ScriptedClient] = []
         self.exchangers: list[ScriptedExchanger] = []
         self.crashes = 0
-        self.in_doubt: Counter[tuple[str, str]] = Counter()  # had arrived when the relay came back, and was not recorded
+        self.in_doubt: Counter[tuple[str, str]] = Counter()  # had arrived when the relay came back, not recorded
         self.moments: Counter[Moment] = Counter()
         self.disk = Disk(self._enqueued, self._committed)
         self._crash = crash
