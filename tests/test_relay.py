@@ -376,7 +376,7 @@ async def test_a_deferral_is_retried_on_time_whatever_is_scanned_meanwhile(bench
     bench.verdict = lambda lease: DEFERRED
     await bench.add("bob@example.net")
     await bench.clock.sleep(0.2)
-    await bench.journey.change(Filter(recipient="nobody@example.net"), "retry", None, 10)
+    bench.journey._feed.due_at(bench.clock.wall())
     bench.verdict = lambda lease: RELAYED
     await bench.clock.sleep(7)
 

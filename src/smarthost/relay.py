@@ -25,6 +25,7 @@ from smarthost.queue.fairness import Lane
 from smarthost.queue.feed import Feed
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
+from smarthost.send.gates import gate_keys
 from smarthost.send.verdict import for_no_plan
 from smarthost.settle import decide, dsn
 
@@ -198,10 +199,12 @@ class Journey:
 
     def _must_sleep(self, destination: str, plan: Plan) -> bool:
         """Suspend a destination while none of its hosts may be dialled; its recipients stay as they are."""
+        gate, keys = self._terms.gate, gate_keys(plan.policy)
         refusals = []
         for host in plan.hosts:
             for address in host.addresses:
-                refused = self._terms.gate.usable(plan.policy.source, address)
+                asked = (gate.usable(key, address) for key in keys)
+                refused = max((each for each in asked if each is not None), key=lambda each: each.until, default=None)
                 if refused is None:
                     return False
                 refusals.append(refused)

@@ -220,3 +220,23 @@ def test_opportunistic_tls_is_used_and_not_verified(tmp_path: Path) -> None:
         arrived = provider.wait_for_recipient("bob@example.net")
 
     assert arrived.was_in_tls
+
+
+def test_a_backlog_behind_a_wrong_password_is_not_tried_message_by_message(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    """While a login fails, the destination sleeps as a whole: each message says why, none is rewritten for it."""
+    with (
+        AiosmtpdHost(tls=_context(authority, *NAMES), login=(USER, "another")) as provider,
+        _sending_through(tmp_path, provider.port, authority, host="127.0.0.1") as daemon,
+    ):
+        with RawClient(daemon.port) as client:
+            for n in range(200):
+                client.send(KINDS["short"], f"r{n}@example.net")
+        daemon.line("host refuses our sessions")
+        daemon.wait_until(
+            lambda: all("535" in message["recipients"][0]["why"] for message in daemon.queue()), "all say why"
+        )
+        touched = [line for line in daemon.lines if line["what"] in ("deferred", "postponed")]
+
+    assert len(touched) < 100  # the 20 sessions of the lane, and a few that were leased when the first failed

@@ -12,8 +12,9 @@ import pytest
 from tests.journeys.rig import DAY_S, assert_accounted, failed_in, reports, taken
 
 from smarthost.queue.schedule import RetrySchedule
+from smarthost.testing.mortal import Crash, Moment
 from smarthost.testing.simulation import Simulation, run_simulation
-from smarthost.testing.world import Crash, Moment, SimulatedWorld, WorldTerms
+from smarthost.testing.world import SimulatedWorld, WorldTerms
 
 TERMS = WorldTerms(schedule=RetrySchedule(expire_after_s=1500.0))
 FIRST = ("bob@example.net", "gone@example.com", "eve@example.com", "busy@example.com")

@@ -5,14 +5,16 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.journeys.rig import assert_accounted, failed_in, reports, taken
 
 from smarthost.queue import feed
+from smarthost.testing.mortal import Crash, Moment
 from smarthost.testing.peers import ScriptedExchanger
 from smarthost.testing.simulation import Simulation, run_simulation
-from smarthost.testing.world import Crash, Moment, SimulatedWorld
+from smarthost.testing.world import SimulatedWorld
 
 CRASH = Crash(Moment.BEFORE_COMMIT, 3, down_s=90.0)  # the settlement of the first attempt is lost
 
@@ -95,6 +97,7 @@ def test_the_trace_does_not_depend_on_hash_seeds() -> None:
     digests = {
         subprocess.run(
             [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,

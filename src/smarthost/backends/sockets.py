@@ -84,9 +84,7 @@ def _cure(error: Exception) -> str:
         case errno.EADDRINUSE:
             return "another program listens there; stop it, or choose another port"
         case errno.EACCES | errno.EPERM:
-            return (
-                "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE, or choose a higher one"
-            )
+            return "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE, or choose a higher one"
         case errno.EADDRNOTAVAIL:
             return "this machine does not have that address; choose one of its own, or 0.0.0.0 (IPv6: [::]) for all"
         case _:

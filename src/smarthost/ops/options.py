@@ -35,7 +35,7 @@ def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 _config = click.option("--config", "file", type=_FILE, help="Configuration file [/etc/smarthost/smarthost.toml].")
-_state_dir = click.option("--state-dir", metavar="DIR", help="Where the daemon keeps its mail [state_dir of the file].")
+_state_dir = click.option("--state-dir", metavar="DIR", help="Where the daemon keeps its mail.")
 json_lines = click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")
 
 place = _stacked(_state_dir, _config)
@@ -51,7 +51,12 @@ over_config = _stacked(
     ),
     click.option("--mx-port", metavar="N", type=int, help="Connect to exchangers at this port [25]."),
     click.option("--allow-private", is_flag=True, help="Exchangers may have loopback and private addresses."),
-    click.option("--relay-from", metavar="CIDR", multiple=True, help="Who may relay [loopback]; repeat it."),
+    click.option(
+        "--relay-from",
+        metavar="CIDR",
+        multiple=True,
+        help="Network that may send mail through us [loopback]; repeat it.",
+    ),
 )
 
 which = _stacked(

@@ -20,6 +20,7 @@ from smarthost.mail.result import AttemptResult, Outcome, Timings, Verdict
 from smarthost.ports import Clock, Dialer, HostGate, Permit, Refused, Sink
 from smarthost.send import verdict
 from smarthost.send.egress import EgressWatch
+from smarthost.send.gates import demand_key, service_key
 from smarthost.send.pool import Pool
 from smarthost.send.session import Session, SessionKey, SetupFailed, TransactionLost
 from smarthost.smtp import limits
@@ -75,10 +76,11 @@ class Sender:
     async def open(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed | Refused:
         """Dial and set up; a failed opportunistic handshake is tried again in clear on a new connection."""
         _, address, policy = key
-        permit = self._terms.gate.admit(policy.source, address)
+        permit = self._terms.gate.admit(service_key(policy), address)
         if isinstance(permit, Refused):
             return permit
-        strict = self._admit_strict(key)
+        demand = demand_key(policy)
+        strict = None if demand is None else self._terms.gate.admit(demand, address)
         if isinstance(strict, Refused):
             permit.withdrawn()
             return strict
@@ -103,14 +105,6 @@ class Sender:
         walk.tried(name, address, f"TLS failed ({opened.said}), again in clear")
         self._remember_clear(address)
         return await self._open((name, address, replace(policy, tls=TlsLevel.NONE)), walk)
-
-    def _admit_strict(self, key: SessionKey) -> Permit | Refused | None:
-        """A password or a TLS demand that fails must not count against the host for mail that has none of these."""
-        _, address, policy = key
-        if policy.credentials is None and policy.tls in (TlsLevel.NONE, TlsLevel.OPPORTUNISTIC):
-            return None
-        user = policy.credentials.username if policy.credentials is not None else ""
-        return self._terms.gate.admit(f"{policy.source}|{policy.tls.value}|{user}", address)
 
     async def _open(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed:
         _, address, policy = key

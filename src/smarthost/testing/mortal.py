@@ -8,7 +8,10 @@ of a dead process; what it had written before has left. Used by testing.world.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from enum import Enum
 from typing import NoReturn, TypeVar
+
+from msgspec import Struct
 
 from smarthost.mail.content import Content, Draft
 from smarthost.mail.errors import StoreError
@@ -22,6 +25,23 @@ from smarthost.queue.memory import MemoryStore
 from smarthost.queue.store import Changed, DueScan, Filter, Page
 
 T = TypeVar("T")
+
+
+class Moment(Enum):
+    """Where a crash can be put."""
+
+    BEFORE_COMMIT = "before commit"  # it was enqueued, and is lost
+    AFTER_COMMIT = "after commit"  # it is durable, and nobody was told
+    BEFORE_CHUNK = "before chunk"  # octets have arrived, and are never looked at
+
+
+class Crash(Struct, frozen=True):
+    """A crash at the n-th such moment of the world (from 1); how long the relay is down; when it crashes once more."""
+
+    moment: Moment
+    n: int
+    down_s: float = 5.0
+    again_after_s: float | None = None  # after the restart
 
 
 class Life:

@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Coroutine
-from enum import Enum
 from typing import TypeVar
 
 from msgspec import Struct
@@ -35,7 +34,17 @@ from smarthost.smtp.limits import Limits
 from smarthost.smtp.server import ServerSettings
 from smarthost.testing.clients import CONTENT, Acknowledged, ScriptedClient
 from smarthost.testing.dns import ScriptedResolver, Zone
-from smarthost.testing.mortal import Disk, Life, MortalClock, MortalConnection, MortalDialer, MortalSink, MortalStore
+from smarthost.testing.mortal import (
+    Crash,
+    Disk,
+    Life,
+    Moment,
+    MortalClock,
+    MortalConnection,
+    MortalDialer,
+    MortalSink,
+    MortalStore,
+)
 from smarthost.testing.network import MemoryNetwork
 from smarthost.testing.peers import ScriptedExchanger
 from smarthost.testing.simulation import Simulation
@@ -61,23 +70,6 @@ class WorldTerms(Struct, frozen=True, kw_only=True):
     soft_bounce: bool = False
     schedule: RetrySchedule = RetrySchedule()
     limits: Limits = Limits()
-
-
-class Moment(Enum):
-    """Where a crash can be put."""
-
-    BEFORE_COMMIT = "before commit"  # it was enqueued, and is lost
-    AFTER_COMMIT = "after commit"  # it is durable, and nobody was told
-    BEFORE_CHUNK = "before chunk"  # octets have arrived, and are never looked at
-
-
-class Crash(Struct, frozen=True):
-    """A crash at the n-th such moment of the world (from 1); how long the relay is down; when it crashes once more."""
-
-    moment: Moment
-    n: int
-    down_s: float = 5.0
-    again_after_s: float | None = None  # after the restart
 
 
 class SimulatedWorld:
@@ -119,11 +111,6 @@ class SimulatedWorld:
         for address in addresses:
             self.network.bind(address, 25, exchanger.accept)
         return exchanger
-
-    def remove(self, *addresses: str) -> None:
-        """Let nobody listen at these addresses any more: connections are refused."""
-        for address in addresses:
-            self.network.unbind((address, 25))
 
     def site(self, name: str, address: str, **knobs: object) -> ScriptedExchanger:
         """Give a domain one exchanger, at this address; knobs are ScriptedExchanger's."""
@@ -209,7 +196,7 @@ class SimulatedWorld:
                 self.clock.deadline(crash.down_s + crash.again_after_s, self._crash_now)
 
     def _rise(self) -> None:
-        self._restart().open_soon()
+        _at_once(self._restart().open())  # from outside of any task: a MemoryStore and a journey open without waiting
 
     # -- what everybody saw -------------------------------------------------------------------------------------------
 
@@ -324,10 +311,6 @@ class _Running:
         self._assemble()
         await self.journey.start()
         self._world.network.bind(*DOOR, self._accept)
-
-    def open_soon(self) -> None:
-        """Open from outside of any task: MemoryStore.open and Journey.start wait for nothing."""
-        _at_once(self.open())
 
     def _assemble(self) -> None:
         world, terms, clock, store = self._world, self._world.terms, self._clock, self.store

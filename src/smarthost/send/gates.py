@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""Under which keys HostGate is asked about a host: as a service at a port, and for what a policy demands of it.
+
+Pure. A password or a TLS demand that fails must not count against the host for mail that has none of these, and
+another service at the same address, at another port, is not broken with it. Who dials and who asks beforehand whether
+dialling makes sense must use the same keys.
+"""
+
+from smarthost.mail.hop import SessionPolicy, TlsLevel
+from smarthost.send.egress import SMTP_PORT
+
+_DEMANDS_NOTHING = (TlsLevel.NONE, TlsLevel.OPPORTUNISTIC)
+
+
+def service_key(policy: SessionPolicy) -> str:
+    """Give the `source` for the host's service as such: is it there, does it greet?"""
+    return policy.source if policy.port == SMTP_PORT else f"{policy.source}:{policy.port}"
+
+
+def demand_key(policy: SessionPolicy) -> str | None:
+    """Give the `source` for what this policy demands of the service, None if it demands nothing."""
+    if policy.credentials is None and policy.tls in _DEMANDS_NOTHING:
+        return None
+    user = policy.credentials.username if policy.credentials is not None else ""
+    return f"{service_key(policy)}|{policy.tls.value}|{user}"
+
+
+def gate_keys(policy: SessionPolicy) -> tuple[str, ...]:
+    """Give all keys under which a host must be admitted to be dialled with this policy."""
+    demand = demand_key(policy)
+    return (service_key(policy),) if demand is None else (service_key(policy), demand)
