@@ -191,6 +191,8 @@ class _Running:
         self._opened.callback(resolver.close)
         self._planner = _planner(config, table, system, resolver, clock, chance)
         next_id = IdSource(clock.wall, chance.getrandbits(15), store.last_number).next
+        next_seq = SequenceSource(clock.wall(), store.last_number).next
+        store.draw_numbers_from(next_seq)
         self.journey = Journey(
             JourneyTerms(
                 store=store,
@@ -202,7 +204,7 @@ class _Running:
                 plan=self._planner.plan,
                 attempt=sender.attempt,
                 next_id=next_id,
-                next_seq=SequenceSource(clock.wall(), store.last_number).next,
+                next_seq=next_seq,
                 hostname=config.hostname,
                 schedule=_schedule(config),
                 sessions_per_lane=config.limits.sessions_per_lane,

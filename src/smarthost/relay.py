@@ -393,6 +393,11 @@ class Journey:
         """Apply a verb to one chunk of matching recipients; leases nobody works on are given back first."""
         self._feed.let_go_all()
         try:
-            return await self._store.change(which, verb, self._clock.wall(), cursor, n)
+            changed = await self._store.change(which, verb, self._clock.wall(), cursor, n)
         finally:
             self._feed.due_at(self._clock.wall())
+        ids = sorted({id for id, _ in (*changed.recipients, *changed.wished)})
+        self._sink.note(
+            "info", "queue changed", verb=verb, recipients=len(changed.recipients), wished=len(changed.wished), ids=ids
+        )
+        return changed

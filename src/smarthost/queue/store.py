@@ -7,7 +7,7 @@ before it resolves leaves the change wholly done or wholly undone. Leases are me
 `testing.check_store` is the conformance suite; memory, SQLite and PostgreSQL all pass it.
 """
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -103,6 +103,9 @@ class Store(Protocol):
     def last_number(self) -> int:
         """The highest store key (mail.identity) or record seq ever committed; for IdSource. After `open`."""
 
+    def draw_numbers_from(self, source: Callable[[], int]) -> None:
+        """Number the records of verbs from the one source that numbers all others, so that a cursor skips none."""
+
     def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
         """File a message; its recipients in the domains of `lease` are leased to the caller at once.
 
@@ -144,7 +147,7 @@ class Store(Protocol):
         """
 
     async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
-        """Give at most `n` messages (up to 1,000) with matching recipients, oldest first. Raises: ValueError: cursor."""
+        """Give at most `n` (up to 1,000) messages with matching recipients, oldest first. Raises: ValueError: cursor."""
 
     async def lease_report(self, now: float) -> OwedReport | None:
         """Lease one owed report: no recipient of its message is leased, or the oldest debt is over 60 s old."""
