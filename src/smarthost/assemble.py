@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from email.policy import SMTP
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -36,7 +37,7 @@ from smarthost.ports import Clock, Random, Sink
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store
 from smarthost.relay import Journey, JourneyTerms
-from smarthost.route.health import HostHealth
+from smarthost.route.health import HealthState, HostHealth, HostState
 from smarthost.route.plan import Planner, PlanTerms
 from smarthost.route.source import Speaker
 from smarthost.route.table import DirectMx, NextHop, Refuse, Route, RouteTable
@@ -139,6 +140,8 @@ class Relay:
         Raises: SubmissionRefused: carries the reply an SMTP client would have read. StoreError: try again later.
         """
         octets = content.as_bytes(policy=SMTP) if isinstance(content, EmailMessage) else content
+        if not isinstance(octets, bytes):
+            raise TypeError(f"content is bytes or an EmailMessage, not {type(octets).__name__}")
         return await self._parts.injection.submit(octets, reverse_path, recipients, client=client)
 
     async def find(self, which: Filter = _EVERYTHING, cursor: str | None = None, n: int = 100) -> Page:
@@ -171,7 +174,7 @@ class _Running:
         self._opened.push_async_callback(store.close)
         await store.open()
         chance = random.SystemRandom()
-        gate = HostHealth(clock, chance)
+        gate = HostHealth(clock, chance, changed=partial(_note_health, sink))
         self._pool = Pool(clock, idle_s=config.limits.idle_session_s, transactions=config.limits.messages_per_session)
         self._opened.callback(self._pool.close)
         sender = Sender(
@@ -269,6 +272,14 @@ class _Running:
 
     def _grace_left_s(self) -> float:
         return max(0.0, self._stop_by - self._clock.monotonic())
+
+
+def _note_health(sink: Sink, host: HostState) -> None:
+    if host.state is HealthState.CLOSED:
+        sink.note("info", "host works again", address=host.address)
+    elif host.state is HealthState.OPEN:
+        why = f"{host.step} failed {host.failures} times: {host.detail}"
+        sink.note("warning", "host is broken", address=host.address, why=why, next_probe_at=host.until)
 
 
 def _resolver(config: Config, system: ResolvConf, clock: Clock) -> DnsResolver:

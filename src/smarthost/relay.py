@@ -28,6 +28,7 @@ from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, S
 from smarthost.send.gates import gate_keys
 from smarthost.send.verdict import for_no_plan
 from smarthost.settle import decide, dsn
+from smarthost.settle.record import record_acceptance
 
 PLAN_AGE_S = 5.0  # a slot asks for a new plan then; the planner's own cache makes one cost 20 us ...
 PLAN_LEASES = 50  # ... and each draws anew among hosts of equal preference (RFC 5321 5.1)
@@ -142,6 +143,8 @@ class Journey:
                     filed(None)
                 finally:  # whatever became of the client, the message is ours
                     self._feed.arrived(message, leasable, adding.result())
+                for record in record_acceptance(message):
+                    self._sink.record(record)
             else:
                 filed(failure if isinstance(failure, Exception) else StoreError(repr(failure)))
 

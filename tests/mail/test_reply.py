@@ -21,7 +21,7 @@ def test_the_first_digit_decides_the_class() -> None:
     """2xx and 3xx are positive, 4xx temporary, 5xx permanent."""
     classes = [
         (each.is_positive, each.is_temporary, each.is_permanent)
-        for each in map(lambda c: reply(c, "", "x"), (250, 354, 421, 550))
+        for each in (reply(c, "", "x") for c in (250, 354, 421, 550))
     ]
 
     assert [(True, False, False), (True, False, False), (False, True, False), (False, False, True)] == classes

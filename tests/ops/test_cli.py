@@ -112,6 +112,21 @@ def test_errors_are_plain_lines_and_exit_codes(
     assert (ended, told.lstrip("\n")) == (code, said)
 
 
+def test_a_bug_is_70_and_shows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody foresaw has the exit code of a bug, a trace for whoever mends it, and a line that says so."""
+
+    def raise_it(*arguments: object, **settings: object) -> object:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr("smarthost.config.find_state_dir", raise_it)
+
+    code, _, told = run("queue", "list")
+
+    assert code == exits.SOFTWARE
+    assert "KeyError: 'unforeseen'" in told
+    assert told.splitlines()[-1].startswith("smarthost: this is a bug")
+
+
 def test_the_demos_verdict_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """`smarthost demo` fails if not everything ended as it should; without a terminal it prints plain lines."""
     asked: list[bool] = []

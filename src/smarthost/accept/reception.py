@@ -18,7 +18,6 @@ from smarthost.mail.content import Draft
 from smarthost.mail.envelope import NULL_REVERSE_PATH, Envelope
 from smarthost.mail.errors import StoreError
 from smarthost.mail.message import Message
-from smarthost.mail.record import Kind, Record
 from smarthost.mail.reply import Reply
 from smarthost.ports import Clock, Connection, Sink
 from smarthost.smtp.limits import Limits
@@ -335,8 +334,6 @@ class Reception:
 
     def _filed(self, message: Message, failure: Exception | None) -> None:
         """Answer the final dot: the one place that says 250 after data, and only after the store committed."""
-        if failure is None:
-            self._note_accepted(message)
         if self._is_over or self._filing is not message:
             return
         self._filing = None
@@ -348,22 +345,6 @@ class Reception:
             self._machine.reply(replies.for_store_failure(failure))
         self._resume()
         self._advance()
-
-    def _note_accepted(self, message: Message) -> None:
-        envelope = message.envelope
-        for recipient in envelope.recipients:
-            self._terms.sink.record(
-                Record(
-                    0,
-                    Kind.ACCEPTED,
-                    message.received_at,
-                    message.id,
-                    recipient.text,
-                    envelope.reverse_path,
-                    octets=message.content.octets,
-                    client=self._client,
-                )
-            )
 
     def _broke(self, failure: Exception) -> None:
         self._filing = None

@@ -7,6 +7,7 @@ Exit codes are sysexits (ops.exits); an error is one line on standard error that
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -92,6 +93,10 @@ def _ended(run: Any) -> int:  # noqa: ANN401
     except SmarthostError as error:
         _complain(str(error))
         return exits.code_for(error)
+    except Exception:  # noqa: BLE001 - the outermost edge of ops
+        traceback.print_exc()
+        _complain("this is a bug of smarthost: please report it with the lines above")
+        return exits.SOFTWARE
 
 
 def _complain(text: str) -> None:

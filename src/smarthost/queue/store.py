@@ -147,7 +147,10 @@ class Store(Protocol):
         """
 
     async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
-        """Give at most `n` (up to 1,000) messages with matching recipients, oldest first. Raises: ValueError: cursor."""
+        """Give at most `n` (up to 1,000) messages with matching recipients, oldest first.
+
+        Raises: ValueError: a damaged cursor.
+        """
 
     async def lease_report(self, now: float) -> OwedReport | None:
         """Lease one owed report: no recipient of its message is leased, or the oldest debt is over 60 s old."""

@@ -126,7 +126,8 @@ def _is_demand_unmet(step: str, error: SmarthostError) -> bool:
 
 def for_refused_host(refused: Refused, host: str, address: str) -> HostVerdict:
     """Judge a host that HostGate does not let us dial: nothing was tried there, so nothing counts as an attempt."""
-    verdict = Verdict(Outcome.POSTPONED, "4.4.1", refused.why, None, host, address, until=refused.until)
+    why = f"{_place(host, address)} is not dialled: {refused.why}"
+    verdict = Verdict(Outcome.POSTPONED, "4.4.1", why, None, host, address, until=refused.until)
     return HostVerdict(verdict, try_next_host=True)
 
 

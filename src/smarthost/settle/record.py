@@ -8,6 +8,7 @@ before the last word. The Sink encodes it (mail.record.to_json); the store keeps
 
 from smarthost.mail.hop import TlsFacts
 from smarthost.mail.lease import Lease
+from smarthost.mail.message import Message
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.result import AttemptResult, Outcome, Verdict
 from smarthost.mail.settlement import SettledRecipient, State
@@ -77,3 +78,23 @@ def _kind(state: State, outcome: Outcome) -> Kind:
     if state is State.DEFERRED:
         return Kind.POSTPONED if outcome is Outcome.POSTPONED else Kind.DEFERRED
     return Kind.BOUNCED if state is State.BOUNCED else Kind.EXPIRED
+
+
+def record_acceptance(message: Message) -> tuple[Record, ...]:
+    """Tell that a message became durable, a record for each recipient; for the log only, hence without a number."""
+    envelope = message.envelope
+    return tuple(
+        [
+            Record(
+                0,
+                Kind.ACCEPTED,
+                message.received_at,
+                message.id,
+                recipient.text,
+                envelope.reverse_path,
+                octets=message.content.octets,
+                client=message.client,
+            )
+            for recipient in envelope.recipients
+        ]
+    )

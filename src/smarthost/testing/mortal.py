@@ -231,6 +231,9 @@ class MortalStore:
     def last_number(self) -> int:
         return self._inner.last_number
 
+    def draw_numbers_from(self, source: Callable[[], int]) -> None:
+        self._inner.draw_numbers_from(source)
+
     def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
         if self._disk.failure is not None:
             return self._fail()

@@ -331,7 +331,7 @@ class _Running:
         plan_terms = PlanTerms(Speaker(terms.hostname), frozenset((DOOR,)), allow_private=True)
         next_id = IdSource(clock.wall, world.random.getrandbits(15), store.last_number).next
         next_seq = SequenceSource(clock.wall(), store.last_number).next
-        self._memory.draw_numbers_from(next_seq)
+        store.draw_numbers_from(next_seq)
         self.journey = Journey(
             JourneyTerms(
                 store=store,

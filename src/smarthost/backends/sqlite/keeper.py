@@ -3,8 +3,14 @@
 
 Why a child: a writing thread starves beside a saturated event loop even when a whole batch is one SQLite step: 10
 messages/s (asyncio and uvloop alike, switch intervals 5 ms, 1 ms, 0.2 ms) where 37,000/s went through beside an idle
-one. The figures of this child are printed by `python -m bench.store`.
+one. `python -m bench.store` measures this child.
 """
+
+# Measured on 2 quiet cores (fsync 0.02 ms), 5 KiB messages, add awaited and settle enqueued, uvloop:
+#   64 adders beside an idle loop        16,800 messages/s, p50 3.6 ms, p99 5.7 ms; our CPU 12.6 us, the child's 28
+#   20 adders beside an idle loop        21,500 messages/s, p50 0.8 ms, p99 2.2 ms
+#   20 adders beside a saturated loop    17,500 messages/s, p50 1.1 ms, p99 2.5 ms; our CPU 13.1 us, the child's 26
+# The child holds 19 MiB at rest and 29 MiB under this load.
 
 import asyncio
 import json
@@ -26,7 +32,7 @@ from smarthost.mail.errors import StoreError
 
 _PACKAGE = Path(__file__).parents[2]
 # Imports the child without running smarthost/__init__.py, which gives embedders the whole relay: the child needs
-# 5 modules of it, and 24 MiB instead of 60.
+# 5 modules of it, and 19 MiB.
 _BOOT = """\
 import sys, types, json
 sys.path[:] = json.loads(sys.argv[1])
