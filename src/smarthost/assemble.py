@@ -9,6 +9,7 @@ import asyncio
 import random  # noqa: TID251 - SystemRandom is the real ports.Random
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -365,37 +366,75 @@ class BlockingRelay:
     """
 
     def __init__(self, **arguments: object) -> None:
+        """Takes what Relay takes; nothing is checked or opened before the block begins."""
         self._arguments = arguments
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="smarthost", daemon=True)
         self._relay: Relay
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._door = threading.Lock()  # between a thread that comes in and the one that closes
 
     def __enter__(self) -> Self:
         self._relay = Relay(**self._arguments)  # type: ignore[arg-type]
+        self._loop = loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name="smarthost", daemon=True)
         self._thread.start()
         try:
             self._run(self._relay.start())
         except BaseException:
-            self._end()
+            self._end(loop)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._loop is not None, "entered"
+        loop = self._loop
         try:
             self._run(self._relay.stop())
         finally:
-            self._end()
+            self._end(loop)
 
     def submit(self, content: bytes | EmailMessage, reverse_path: str, recipients: Sequence[str]) -> Receipt:
         """See Relay.submit."""
-        return self._run(self._relay.submit(content, reverse_path, recipients))
+        return self._run(self._relay_now.submit(content, reverse_path, recipients))
+
+    def find(self, which: Filter = _EVERYTHING, cursor: str | None = None, n: int = 100) -> Page:
+        """See Relay.find."""
+        return self._run(self._relay_now.find(which, cursor, n))
+
+    def change(self, which: Filter, verb: str, cursor: str | None = None, n: int = 1000) -> Changed:
+        """See Relay.change."""
+        return self._run(self._relay_now.change(which, verb, cursor, n))
+
+    @property
+    def _relay_now(self) -> Relay:
+        if self._loop is None:
+            raise StoreError("the relay is not started")
+        return self._relay
 
     def _run(self, work: Coroutine[None, None, Returned]) -> Returned:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        with self._door:
+            if self._loop is None:
+                work.close()
+                raise StoreError("the relay is not started")
+            calling = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return calling.result()
+        except CancelledError as error:  # the block ended before the answer came
+            raise StoreError("the relay was stopped") from error
 
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let nobody in, tell those who still wait, then end the loop."""
+        with self._door:
+            self._loop = None
+        asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
         self._thread.join()
-        self._loop.close()
+        loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -184,6 +184,22 @@ def test_partial_writes_are_continued(tmp_path: Path, monkeypatch: pytest.Monkey
     draft.discard()
 
 
+def test_room_within_the_database_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that was once large and is empty now takes mail again, though its file never shrinks."""
+    found = os.statvfs(tmp_path)
+    free = found.f_bavail * found.f_frsize
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+    space = Space(tmp_path, FakeClock().monotonic, free + 4096)
+    assert isinstance(space.shortage(), StoreFull)
+
+    space.set_spare(4096)
+    space.set_reserve(free + 4096)
+    assert space.shortage() is None
+    space.set_spare(1 << 60)
+    space.set_reserve(free * 4 + 4096)
+    assert isinstance(space.shortage(), StoreFull), "the write-ahead log needs room of its own"
+
+
 def test_room_is_looked_at_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking for room costs a system call four times a second at most, or when much was written meanwhile."""
     looks = []

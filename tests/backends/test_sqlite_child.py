@@ -95,6 +95,16 @@ def test_no_space_is_told_apart_and_leaves_nothing(rig: Rig) -> None:
     assert rig.relay(1, NOW).code in (wire.OK, wire.FULL)
 
 
+def test_room_within_the_file_is_told(rig: Rig) -> None:
+    """What was deleted is room for new mail, and the parent is told how much."""
+    before = rig.add(1, octets=400_000).spare_octets
+
+    after = rig.relay(1, NOW).spare_octets
+
+    assert after - before >= 390_000, "pages, less those still in use"
+    assert rig.writer.spare_octets() == after
+
+
 def test_wrong_row_is_told_apart_and_leaves_nothing(rig: Rig) -> None:
     """A row that breaks a constraint undoes its batch and no more; the next one works."""
     outcome = rig.add(1, received_at=float("nan"))

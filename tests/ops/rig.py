@@ -160,6 +160,8 @@ class FakeRelay(FakeQueue):
             raise self.FAILURES[self.config.hostname]
         self.config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.bound = tuple((each.host, each.port or 40025) for each in self.config.listen)
+        if self.config.hostname == "bug.example":
+            asyncio.get_running_loop().call_soon(self.FAILURES.__getitem__, "a bug nobody foresaw")
 
     async def stop(self, grace_s: float) -> None:
         if self.config.hostname == "stuck.example":

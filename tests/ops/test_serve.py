@@ -126,6 +126,17 @@ def test_an_open_relay_is_warned_about_at_each_start(tmp_path: Path) -> None:
     assert line["relay_from"] == ["0.0.0.0/0"]
 
 
+def test_a_bug_in_a_callback_is_a_line_of_the_log(tmp_path: Path) -> None:
+    """What escapes into the event loop is told as JSON as everything else is, with its trace, and mail goes on."""
+    with serving(tmp_path, "--hostname", "bug.example") as process:
+        told = [next_line(process), next_line(process)]
+
+    (bug,) = [line for line in told if line["what"] == "unexpected failure"]
+    assert bug["level"] == "error"
+    assert bug["why"] == "KeyError('a bug nobody foresaw')"
+    assert any("call_soon" in line or "KeyError" in line for line in bug["trace"])
+
+
 def test_a_daemon_serves_commands(tmp_path: Path) -> None:
     """The whole way: a message handed in by one process is taken by another."""
     with serving(tmp_path) as process:

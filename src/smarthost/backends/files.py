@@ -71,6 +71,11 @@ class Space:
         self._look_at = 0.0
         self._unseen = 0
         self._shortage: StoreFull | None = None
+        self._spare_octets = 0
+
+    def set_spare(self, octets: int) -> None:
+        """Count room in files that are there already: a database that was once large and is empty now is room."""
+        self._spare_octets = octets
 
     def set_reserve(self, octets: int) -> None:
         """Keep this much room; the next question looks."""
@@ -93,7 +98,9 @@ class Space:
         except OSError as error:
             return StoreFull(f"cannot tell how much room {self._directory} has: {error.strerror}")
         free = found.f_bavail * found.f_frsize
-        if free >= self.reserve_octets:
+        if (
+            free + self._spare_octets >= self.reserve_octets and free >= self.reserve_octets // 4
+        ):  # the rest for the WAL
             return None
         return StoreFull(
             f"{self._directory} has {free >> 20} MiB left, {self.reserve_octets >> 20} MiB are kept for settlements"

@@ -11,8 +11,10 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 from smarthost.assemble import Relay
 from smarthost.config import Config
@@ -56,6 +58,7 @@ def raise_descriptor_limit() -> int:
 async def _serve(config: Config, descriptors: int) -> int:
     loop = asyncio.get_running_loop()
     log = JsonLog(_STDERR, loop.call_later, level=config.log.level, accepted=config.log.accepted)
+    loop.set_exception_handler(lambda _, context: _tell_failure(log, context))
     stop = asyncio.Event()
     for which in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(which, _ask_to_stop, stop)
@@ -111,6 +114,18 @@ def _ask_to_stop(stop: asyncio.Event) -> None:
     for which in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(which)
         signal.signal(which, signal.SIG_DFL)
+
+
+def _tell_failure(log: JsonLog, context: dict[str, Any]) -> None:
+    """Tell what escaped into the event loop: a bug of ours, of which one connection or one deadline is the victim."""
+    error = context.get("exception")
+    log.note(
+        "error",
+        "unexpected failure",
+        where=str(context.get("message", "")),
+        why=repr(error),
+        trace=[] if error is None else "".join(traceback.format_exception(error)).splitlines(),
+    )
 
 
 def _warn(config: Config, descriptors: int, log: JsonLog) -> None:

@@ -56,6 +56,7 @@ class Writer:
         self._day = 0
         self._pages = 0
         self._outdated: list[str] = []
+        self._page_octets: int = self._rows("PRAGMA page_size")[0][0]
         db.set_wal_hook(self._committed)
 
     def _committed(self, db: apsw.Connection, name: str, pages: int) -> int:
@@ -66,6 +67,10 @@ class Writer:
         """Give the highest number ever committed."""
         number: int = self._rows("SELECT number FROM highest")[0][0]
         return number
+
+    def spare_octets(self) -> int:
+        """Give the room for new rows within the database's file."""
+        return int(self._rows("PRAGMA freelist_count")[0][0]) * self._page_octets
 
     def _rows(self, sql: str, *bindings: object) -> list[Any]:
         return self._db.execute(sql, bindings).fetchall()
@@ -89,7 +94,7 @@ class Writer:
                 (str(messages, "utf-8"), str(recipients, "utf-8"), octets, str(settles, "utf-8"),
                  str(extras, "utf-8"), head.highest),
             )  # fmt: skip
-            return wire.Outcome(head.number, wire.OK, "", self._take_gone())
+            return wire.Outcome(head.number, wire.OK, "", self._take_gone(), self.spare_octets())
         except apsw.FullError as error:
             return wire.Outcome(head.number, wire.FULL, str(error), [])
         except _FAULTY as error:
@@ -123,7 +128,8 @@ class Writer:
     def tidy(self, is_idle: bool) -> bool:
         """Checkpoint when the WAL is long, forget outdated records; says if more is to be done. Raises: apsw.Error."""
         if self._pages >= CHECKPOINT_PAGES:
-            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            with contextlib.suppress(apsw.FullError):  # the database cannot grow now; the WAL can still be read
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._pages = 0
         if is_idle and self._outdated:
             table = self._outdated[-1]
@@ -136,7 +142,7 @@ class Writer:
     def close(self) -> None:
         """Leave an empty WAL, so that the queue is one file. Raises: apsw.Error."""
         self._db.set_busy_timeout(0)
-        with contextlib.suppress(apsw.BusyError):  # somebody reads: the next start does it
+        with contextlib.suppress(apsw.BusyError, apsw.FullError):  # somebody reads, or no space: the next start does it
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
@@ -245,7 +251,7 @@ def main() -> None:
     batches, reads, files = (socket.socket(fileno=fd) for fd in (start.batches, start.reads, start.files))
     try:
         writer, reader = _open(start)
-        hello = wire.Hello("", writer.last_number())
+        hello = wire.Hello("", writer.last_number(), writer.spare_octets())
     except database.Unusable as error:
         hello = wire.Hello(str(error), 0)
     except (apsw.Error, OSError) as error:

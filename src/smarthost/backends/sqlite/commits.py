@@ -65,10 +65,13 @@ class _Load:
 class Commits:
     """The line of batches to one child. Lives on one event loop; owned by one store."""
 
-    def __init__(self, clock: Clock, on_trouble: Callable[[str], None]) -> None:
+    def __init__(
+        self, clock: Clock, on_trouble: Callable[[str], None], spared: Callable[[int], None] = lambda octets: None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._on_trouble = on_trouble
+        self._spared = spared
         self._waiting: deque[_Load] = deque()
         self._flying: dict[int, _Load] = {}
         self._kept: list[Item] = []
@@ -199,6 +202,7 @@ class Commits:
         load = self._flying.pop(outcome.number)
         if outcome.code == wire.OK:
             self._restarts = 0
+            self._spared(outcome.spare_octets)
             for item in load.items:
                 item.committed()
             if outcome.gone:
@@ -268,6 +272,7 @@ class Commits:
         if self._opened.done():
             self._on_trouble("the store's database is open again")
         self._broken = None
+        self._spared(hello.spare_octets)
         if not self._opened.done():
             self._opened.set_result(hello.last_number)
         self._repeat_kept()

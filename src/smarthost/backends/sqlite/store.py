@@ -89,7 +89,7 @@ class SqliteStore:
         """Take the state directory and recover. Raises: StoreLocked, StoreError (with a text for an operator)."""
         self._loop = asyncio.get_running_loop()
         self._lock = await directory.take(self._path, self._clock)
-        self._commits = commits = Commits(self._clock, self._on_trouble)
+        self._commits = commits = Commits(self._clock, self._on_trouble, self._space.set_spare)
         self._keeper = Keeper(self._path, self._lock, commits.greeted, commits.committed, commits.lost)
         try:
             self._numbers.saw(await commits.open(self._keeper))

@@ -39,15 +39,20 @@ class Hello(Struct, array_like=True):
 
     trouble: str
     last_number: int
+    spare_octets: int = 0
 
 
 class Outcome(Struct, array_like=True):
-    """What became of a batch; `gone` are the messages (key, tag) whose content files have no row any more."""
+    """What became of a batch; `gone` are the messages (key, tag) whose content files have no row any more.
+
+    `spare_octets`: room within the database's file, which never shrinks.
+    """
 
     number: int
     code: int
     text: str
     gone: list[tuple[int, int]]
+    spare_octets: int = 0
 
 
 Leased = list[tuple[int, int]]  # (key, n)
