@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from smarthost.accept.inject import Receipt as Receipt
-    from smarthost.assemble import BlockingRelay as BlockingRelay
     from smarthost.assemble import Relay as Relay
+    from smarthost.blocking import BlockingRelay as BlockingRelay
     from smarthost.mail.errors import ConfigError as ConfigError
     from smarthost.mail.errors import SmarthostError as SmarthostError
     from smarthost.mail.errors import StoreError as StoreError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from smarthost.queue.store import Filter as Filter
 
 _HOMES = {
-    "BlockingRelay": "smarthost.assemble",
+    "BlockingRelay": "smarthost.blocking",
     "ConfigError": "smarthost.mail.errors",
     "Filter": "smarthost.queue.store",
     "Receipt": "smarthost.accept.inject",

@@ -22,6 +22,7 @@ import psutil
 
 SMARTHOST = (sys.executable, "-m", "smarthost")
 HOSTNAME = "relay.example.org"
+BUGS = ("unexpected failure", "planning failed", "report not filed")  # what no test provokes
 WAIT_S = 30.0  # a start takes 0.3 s; the box may be busy with everything else
 Line = dict[str, Any]
 
@@ -132,6 +133,8 @@ class Daemon:
         self._close()
         _, alive = psutil.wait_procs(family, timeout=WAIT_S)
         assert code == 0, f"ended with {code}: {self.told()}"
+        assert not self.words, f"not JSON: {self.words}"
+        assert not [line for line in self.lines if line["what"] in BUGS], self.told()
         assert not alive, f"still there: {alive}"
         assert not list(self.state_dir.glob("content/*.draft"))
         assert not (self.state_dir / "control").exists()

@@ -48,7 +48,23 @@ def test_ids_start_above_what_the_store_holds() -> None:
     assert (last + 1, 2) == (number, tag)
 
 
-@pytest.mark.parametrize("text", ["", "0" * 15, "0" * 17, "u" * 16, "0" * 15 + "!", "z" * 16, "0" * 15 + "é"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0" * 15,
+        "0" * 17,
+        "u" * 16,
+        "0" * 15 + "!",
+        "z" * 16,
+        "0" * 15 + "é",
+        "0" * 15 + "_",
+        "0" * 15 + " ",
+        "+" + "0" * 15,
+        "0" * 15 + "i",
+        "٣" * 16,
+    ],
+)
 def test_what_is_no_id_is_refused(text: str) -> None:
     """Wrong length, characters that are not ours, or numbers beyond 63 bits are a ValueError."""
     with pytest.raises(ValueError, match="message id"):

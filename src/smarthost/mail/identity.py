@@ -9,7 +9,23 @@ committed before a crash cannot come back as the same id.
 from collections.abc import Callable
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, lower case: ASCII order is numeric order
-_VALUE = {character: value for value, character in enumerate(_ALPHABET)}
+_PYTHONS = "0123456789abcdefghijklmnopqrstuv"  # the digits that int(text, 32) knows
+
+
+class _Digits(dict[int, str]):
+    """Our digits to Python's; whatever else is in a text, what int() would forgive included, is a digit of no base."""
+
+    def __missing__(self, character: int) -> str:
+        return "!"
+
+
+_DIGITS = _Digits(
+    {
+        ord(ours): pythons
+        for alphabet in (_ALPHABET, _ALPHABET.upper())
+        for ours, pythons in zip(alphabet, _PYTHONS, strict=True)
+    }
+)
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]  # two characters at a time: 1.1 us an id
 ID_LENGTH = 16
 _SEQUENCE_BITS = 21
@@ -31,11 +47,10 @@ def decode_id(text: str) -> tuple[int, int]:
     """
     if len(text) != ID_LENGTH:
         raise ValueError(f"a message id has {ID_LENGTH} characters: {text!r}")
-    value = 0
-    for character in text.lower():
-        if character not in _VALUE:
-            raise ValueError(f"not a character of a message id: {character!r}")
-        value = value << 5 | _VALUE[character]
+    try:
+        value = int(text.translate(_DIGITS), 32)  # 0.3 us; a loop over the characters takes 2
+    except ValueError:
+        raise ValueError(f"not the characters of a message id: {text!r}") from None
     number = value >> _TAG_BITS
     if number >= 1 << 63:
         raise ValueError(f"beyond the range of message ids: {text!r}")

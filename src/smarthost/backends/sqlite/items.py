@@ -234,6 +234,11 @@ class Report(Single):
         self.ended(self.owed.id)  # whoever asks next for a report owed gets this one again, if it is still owed
         super().failed(error, is_undone)
 
+    def rejected(self, error: StoreError) -> str | None:
+        """Its lease runs out by itself: given back at once it would be asked for before all younger debts."""
+        super().failed(error, is_undone=True)
+        return f"the report about {self.owed.id} cannot be filed: {error}"
+
 
 class Note(Single):
     """A small named value: always the latest, so that a note which is entered again never undoes a later one."""

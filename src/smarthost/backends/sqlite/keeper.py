@@ -80,11 +80,13 @@ class Keeper:
         if not self._is_reaped():
             return False
         self._is_greeted = False
-        pairs = [socket.socketpair() for _ in range(3)]
-        theirs = [there.fileno() for _, there in pairs]
-        start = {"batches": theirs[0], "reads": theirs[1], "files": theirs[2]}
-        start_text = json.dumps({"directory": str(self._directory), "is_reopening": is_reopening, **start})
+        pairs: list[tuple[socket.socket, socket.socket]] = []
         try:
+            for _ in range(3):
+                pairs.append(socket.socketpair())
+            theirs = [there.fileno() for _, there in pairs]
+            start = {"batches": theirs[0], "reads": theirs[1], "files": theirs[2]}
+            start_text = json.dumps({"directory": str(self._directory), "is_reopening": is_reopening, **start})
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and text
                 [sys.executable, "-I", "-S", "-c", _BOOT,
                  json.dumps(sys.path), json.dumps([str(_PACKAGE)]), start_text],
