@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 from tests.live.content import KINDS, assert_same, without_our_field
 from tests.live.raw import RawClient
-from tests.live.rig import Daemon, Line, serving
-from tests.live.sink import Arrived, Peculiar, Sink
+from tests.live.rig import Daemon, Line, eventually, serving
+from tests.live.sink import Arrived, Peculiar, Sink, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -124,9 +124,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
             host.answers.clear()
         with serving(state, config=config) as daemon:
             daemon.command("queue", "retry", "--all")
-            for what, _, _ in KEPT:
-                with suppress(AssertionError):
-                    rows[what].wait_for(1)
+            with suppress(AssertionError):
+                eventually(lambda: all(rows[what].arrived for what, _, _ in KEPT), "all kept mail arrives")
         yield {
             what: Outcome(
                 lines.get(f"bob@{name}.example", {}),
@@ -228,6 +227,26 @@ def test_a_host_that_says_nothing_holds_up_nobody_else(tmp_path: Path) -> None:
                 sink.wait_for_recipient(f"r{n}@silent.example")
 
     assert len(waiting) == 60
+
+
+def test_a_dead_service_does_not_hold_up_another_at_the_same_address(tmp_path: Path) -> None:
+    """A content filter that is down at one port is no reason to leave the mail server at another alone."""
+    with Sink() as sink:
+        config = f"""
+            [next_hop]
+            host = "127.0.0.1"
+            port = {sink.port}
+            [[route]]
+            domains = ["dead.example"]
+            next_hop = "127.0.0.1:{free_port()}"
+        """
+        with serving(tmp_path / "state", config=config) as daemon, RawClient(daemon.port) as client:
+            client.send(KINDS["short"], "bob@dead.example")
+            daemon.line("deferred", recipient="bob@dead.example")
+            client.send(KINDS["short"], "bob@example.net")
+            sink.wait_for_recipient("bob@example.net", 3)  # a broken host is left alone for 4 s at least
+
+    assert [message.addresses for message in sink.arrived] == [("bob@example.net",)]
 
 
 def test_a_host_without_8bitmime_gets_the_octets_all_the_same(tmp_path: Path) -> None:
