@@ -29,6 +29,9 @@ async def take(directory: Path, clock: Clock) -> int:
         await _lock(fd, directory, clock)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        os.close(fd)
+        raise StoreError(f"cannot write to state directory {directory}: {error.strerror}; make room there") from error
     except BaseException:
         os.close(fd)
         raise
