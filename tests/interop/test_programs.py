@@ -2,7 +2,6 @@
 """A program that is missing is never passed over in silence."""
 
 import pytest
-
 from tests.interop.programs import program
 
 
@@ -15,7 +14,7 @@ def test_a_missing_program_fails_in_ci_and_skips_loudly_elsewhere(
     """Nobody believes that something was tried which was not there."""
     monkeypatch.setenv("CI", ci)
 
-    with pytest.raises(BaseException, match="no-such-program is not installed") as ended:  # noqa: PT011 - pytest's own
+    with pytest.raises(BaseException, match="no-such-program is not installed") as ended:
         program("no-such-program")
 
     assert type(ended.value).__name__ == outcome
