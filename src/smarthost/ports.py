@@ -183,11 +183,15 @@ class Resolver(Protocol):
 class Permit(Protocol):
     """Leave to dial a host once; close it with what happened, exactly once."""
 
+    @property
+    def is_probe(self) -> bool:
+        """Is the host known as broken, and this the one dial that may find out whether it still is?"""
+
     def succeeded(self) -> None:
         """The host greeted us and took our EHLO."""
 
-    def failed(self, step: str, detail: str) -> None:
-        """Connect, banner, EHLO or TLS failed: counts against the host."""
+    def failed(self, step: str, detail: str, name: str = "") -> None:
+        """Connect, banner, EHLO or TLS failed: counts against the host, which was dialled under this name."""
 
     def withdrawn(self) -> None:
         """Nothing was learned."""

@@ -11,6 +11,8 @@ class Plan(Struct, frozen=True, gc=False):
 
     `destination` is the route key: "hop:HOST:PORT" for a fixed next hop, else the recipient domain. `lane` names the
     set of hosts, so that all domains at one provider share sessions and limits. `rule` says which route chose it.
+    `caveat`: what a record of an attempt must say about the plan itself (it rests on stale answers), or "". `evidence`:
+    what DNS said, only where somebody asked for it (a plan that is remembered for its domain has none).
     """
 
     destination: str
@@ -19,13 +21,15 @@ class Plan(Struct, frozen=True, gc=False):
     policy: SessionPolicy
     rule: str
     evidence: tuple[str, ...] = ()
+    caveat: str = ""
 
 
 class NoPlan(Struct, frozen=True, gc=False):
     """No host to hand mail for `destination` to: permanent (bounce now) or temporary (defer).
 
     `status` is an enhanced code such as "5.1.10"; `why` is one sentence that names the domain and what DNS said.
-    `until`: for a temporary verdict, when to ask again at the earliest (wall seconds), or None for the schedule.
+    `rule` says which route chose it. `until`: for a temporary verdict, when to ask again at the earliest (wall
+    seconds), or None for the schedule.
     """
 
     destination: str
@@ -34,3 +38,4 @@ class NoPlan(Struct, frozen=True, gc=False):
     why: str
     until: float | None = None
     evidence: tuple[str, ...] = ()
+    rule: str = ""

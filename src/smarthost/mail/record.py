@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Records: what happened, kept. Each names a message and a recipient; the field names are stable (docs/records.md)."""
+"""Records: what happened, kept: to a recipient of a message, or to a host. The field names are stable."""
 
 from enum import Enum
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class Kind(Enum):
-    """The kinds of record. Of the last five exactly one is written for each recipient: they end it."""
+    """The kinds of record. Of RELAYED, BOUNCED, EXPIRED and CANCELLED exactly one is written for each recipient."""
 
     ACCEPTED = "accepted"
     DEFERRED = "deferred"
@@ -19,23 +19,27 @@ class Kind(Enum):
     BOUNCED = "bounced"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    HOST_OPEN = "host-open"  # a host broke, or a probe found it still broken: nobody dials before `next_attempt_at`
+    HOST_HALF_OPEN = "host-half-open"  # its pause is over and a probe is under way
+    HOST_CLOSED = "host-closed"  # it works again, or an operator forgot what was known against it
 
 
 TERMINAL_KINDS = frozenset({Kind.RELAYED, Kind.BOUNCED, Kind.EXPIRED, Kind.CANCELLED})
 
 
 class Record(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What happened to one recipient at one time.
+    """What happened to one recipient, or (HOST_...: without id and recipient) to one host, at one time.
 
     `at`: wall seconds. `seq` rises, is unique within a store, and makes committing a record twice harmless.
-    `queued_s` .. `transfer_s`: where the time went. `next_attempt_at`: for a deferral, when it is tried again.
+    `queued_s` .. `transfer_s`: where the time went. `next_attempt_at`: for a deferral, when it is tried again; for a
+    broken host, when it is probed. `service`: which of a host's services (send.gates), "" for the usual one.
     """
 
     seq: int
     kind: Kind
     at: float
-    id: str
-    recipient: str
+    id: str = ""
+    recipient: str = ""
     reverse_path: str = ""
     attempt: int = 0
     status: str = ""
@@ -54,6 +58,7 @@ class Record(Struct, frozen=True, gc=False, omit_defaults=True):
     handshake_s: float = 0.0
     transfer_s: float = 0.0
     walk: tuple[str, ...] = ()
+    service: str = ""
 
 
 _encoder = msgspec.json.Encoder(decimal_format="number")

@@ -24,7 +24,8 @@ class Verdict(Struct, frozen=True, gc=False):
 
     `status` is an enhanced code; `why` one sentence; `reply` what the host said, if it was the host's word. `host` and
     `address` name where, or are "". `ambiguous`: the connection was lost after the final dot, the host may have the
-    mail. `until`: for POSTPONED, when to try again (wall seconds).
+    mail. `until`: for POSTPONED, when to try again (wall seconds). `awaits_host`: no host could be asked (connecting or
+    the handshake failed, or HostGate refused), so it is due at once when one works again.
     """
 
     outcome: Outcome
@@ -35,6 +36,7 @@ class Verdict(Struct, frozen=True, gc=False):
     address: str = ""
     ambiguous: bool = False
     until: float | None = None
+    awaits_host: bool = False
 
 
 class Timings(Struct, frozen=True, gc=False):

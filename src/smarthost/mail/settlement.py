@@ -28,6 +28,7 @@ class SettledRecipient(Struct, frozen=True, gc=False):
 
     `due`: wall seconds of the next attempt (DEFERRED) or end of the hold (HELD), else 0.0. `attempts` is the new count.
     `last_reply`: one line; `status`: enhanced code; `why`: one sentence. `report_owed`: a DSN is due for it.
+    `awaits_host`: DEFERRED because no host could be asked; Store.release makes it due when one works again.
     """
 
     n: int
@@ -41,6 +42,7 @@ class SettledRecipient(Struct, frozen=True, gc=False):
     why: str
     report_owed: bool = False
     host: str = ""
+    awaits_host: bool = False
 
 
 class Settlement(Struct, frozen=True, gc=False):

@@ -27,7 +27,8 @@ KEPT_OCTETS = 4 << 20
 WRITE_OCTETS: Final = select.PIPE_BUF
 
 _RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
-_RECORD_LEVELS = {kind: "warning" if kind in (Kind.BOUNCED, Kind.EXPIRED) else "info" for kind in Kind}
+_WARNINGS = (Kind.BOUNCED, Kind.EXPIRED, Kind.HOST_OPEN)
+_RECORD_LEVELS = {kind: "warning" if kind in _WARNINGS else "info" for kind in Kind}
 _HIDDEN = re.compile("[\u007f-\u009f\u2028\u2029]")  # what JSON leaves as it is, and terminals or viewers obey
 _MILLISECONDS = [f".{number:03d}Z" for number in range(1000)]
 _STAMPS = 4096  # distinct seconds remembered: now, and the times of next attempts
@@ -39,8 +40,8 @@ class RecordLine(Struct, omit_defaults=True, gc=False):
     at: str
     level: str
     what: str
-    id: str
-    recipient: str
+    id: str = ""
+    recipient: str = ""
     reverse_path: str = ""
     attempt: int = 0
     status: str = ""
@@ -59,6 +60,7 @@ class RecordLine(Struct, omit_defaults=True, gc=False):
     handshake_s: float = 0.0
     transfer_s: float = 0.0
     walk: tuple[str, ...] = ()
+    service: str = ""
 
 
 def _describe(thing: object) -> str:
@@ -139,6 +141,7 @@ class JsonLog:
             _rounded(record.handshake_s),
             _rounded(record.transfer_s),
             record.walk,
+            record.service,
         )
         try:
             self._keep(_encode(line))

@@ -7,7 +7,7 @@ before it resolves leaves the change wholly done or wholly undone. Leases are me
 `testing.check_store` is the conformance suite; memory, SQLite and PostgreSQL all pass it.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -164,8 +164,20 @@ class Store(Protocol):
     async def count(self) -> tuple[int, int]:
         """Give (messages, unfinished recipients) in the store."""
 
-    async def load_note(self, name: str) -> bytes | None:
-        """Read a small named value (host health and the like)."""
+    async def awaiting(self, now: float, n: int) -> tuple[str, ...]:
+        """Name at most `n` domains that have DEFERRED recipients which await a host and are due later than `now`."""
 
-    def save_note(self, name: str, value: bytes) -> Awaitable[None]:
-        """Write a small named value."""
+    async def release(self, domains: Collection[str], now: float) -> int:
+        """Make what awaits a host in these domains (at most 1,000) due at `now`; gives how many recipients.
+
+        Only DEFERRED recipients that were settled with `awaits_host` and are due later; repeating is harmless.
+        """
+
+    async def load_notes(self, prefix: str) -> dict[str, bytes]:
+        """Read the small named values (host health and the like) whose names begin with `prefix`, which is not empty."""
+
+    def save_notes(self, notes: Mapping[str, bytes], records: Sequence[Record] = ()) -> Awaitable[None]:
+        """Write small named values (an empty one removes the name), and records of no message, in one transaction.
+
+        Enqueues before it returns.
+        """
