@@ -18,25 +18,26 @@ class Load(Struct, frozen=True, kw_only=True):
     octets: int
     kept: bool
     numbered: bool = False
+    recipient: str = "to@sink.test"
 
 
 def source_command(load: Load, port: int, program: str) -> list[str]:
     """Compose smtp-source's command line; -4 and fixed addresses so that nothing is looked up."""
     flags = [*(["-d"] if load.kept else []), *(["-N"] if load.numbered else [])]
     sizes = ["-s", str(load.sessions), "-m", str(load.messages), "-l", str(load.octets)]
-    addresses = ["-M", "source.bench.test", "-f", "from@bench.test", "-t", "to@sink.test"]
+    addresses = ["-M", "source.bench.test", "-f", "from@bench.test", "-t", load.recipient]
     return [program, "-4", *flags, *sizes, *addresses, f"127.0.0.1:{port}"]
 
 
 class RunningLoad:
     """A smtp-source at work; `started` is monotonic."""
 
-    def __init__(self, scratch: Scratch, load: Load, port: int) -> None:
+    def __init__(self, scratch: Scratch, load: Load, port: int, name: str = "source") -> None:
         self._scratch = scratch
         self.load = load
         command = source_command(load, port, require_program("smtp-source"))
         self.started = time.monotonic()
-        self.child: Child = scratch.start("source", command)
+        self.child: Child = scratch.start(name, command)
 
     def await_end(self, timeout_s: float) -> float:
         """Wait until every message was answered 250 and give the monotonic time of that.
@@ -50,7 +51,7 @@ class RunningLoad:
             raise RunFailed(f"smtp-source did not end within {timeout_s:.0f} s")
         self.child.kill_group()
         if code != 0:
-            raise RunFailed(f"smtp-source ended with {code}: {self._scratch.complaint('source')}")
+            raise RunFailed(f"smtp-source ended with {code}: {self.child.complaint()}")
         return ended
 
     def running(self) -> bool:

@@ -16,21 +16,21 @@ def free_port() -> int:
         return port
 
 
-def await_banner(port: int, child: Child, timeout_s: float) -> None:
-    """Wait until 127.0.0.1:port greets with 220. Raises: RunFailed: the child ended, or it took too long."""
+def await_banner(port: int, child: Child, timeout_s: float, host: str = "127.0.0.1") -> None:
+    """Wait until host:port greets with 220. Raises: RunFailed: the child ended, or it took too long."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if child.exit_code() is not None:
             raise RunFailed(f"{child.name} ended with {child.exit_code()} before it greeted: {child.complaint()}")
-        if _greets(port):
+        if _greets(host, port):
             return
         time.sleep(0.05)
     raise RunFailed(f"{child.name} did not greet within {timeout_s:.0f} s: {child.complaint()}")
 
 
-def _greets(port: int) -> bool:
+def _greets(host: str, port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), 2) as peer:
+        with socket.create_connection((host, port), 2) as peer:
             if not peer.recv(512).startswith(b"220"):
                 return False
             peer.sendall(b"QUIT\r\n")

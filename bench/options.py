@@ -58,13 +58,16 @@ def read_options(argv: Sequence[str]) -> Options:
     )
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Ends with 64, as sysexits has it, not with argparse's 2."""
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage()
         self.exit(64, f"bench: {message}\n")
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """Read a positive number."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -72,17 +75,15 @@ def _at_least_one(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m bench", description="smarthost beside Postfix, same load, same sink, same minutes."
-    )
+    parser = Parser(prog="python -m bench", description="smarthost beside Postfix, same load, same sink, same minutes.")
     say = parser.add_argument
     say("--quick", action="store_true", help=f"1 round of {QUICK_MESSAGES} messages, for CI")
     say("--only", action="append", choices=SYSTEMS, help="measure this alone (repeatable)")
     say("--mode", action="append", choices=MODES, help="fresh connections or kept ones alone (repeatable)")
-    say("--messages", type=_at_least_one, help="per timed run (10000)")
-    say("--rounds", type=_at_least_one, help="interleaved rounds (3)")
-    say("--sessions", type=_at_least_one, default=20, help="parallel sessions of smtp-source (20)")
-    say("--octets", type=_at_least_one, default=5120, help="size of a message without its header (5120)")
+    say("--messages", type=at_least_one, help="per timed run (10000)")
+    say("--rounds", type=at_least_one, help="interleaved rounds (3)")
+    say("--sessions", type=at_least_one, default=20, help="parallel sessions of smtp-source (20)")
+    say("--octets", type=at_least_one, default=5120, help="size of a message without its header (5120)")
     say("--profile", action="store_true", help="an extra, uncounted run of smarthost per mode under py-spy")
     say("--no-gate", action="store_true", help="do not judge the figures (missing messages still fail)")
     say("--no-budget", action="store_true", help="skip the in-process budget per stage")

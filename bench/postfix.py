@@ -70,10 +70,12 @@ class Postfix:
 
     name = "postfix"
 
-    def __init__(self, scratch: Scratch, home: Path, sink_port: int) -> None:
+    def __init__(
+        self, scratch: Scratch, home: Path, sink_port: int, main_cf: str = MAIN_CF, master_cf: str = MASTER_CF
+    ) -> None:
         self._home = home
         self.port = free_port()
-        config = self._write_configuration(sink_port)
+        config = self._write_configuration(main_cf.format(home=home, sink_port=sink_port), master_cf)
         postfix = require_program("postfix")
         check = subprocess.run([postfix, "-c", config, "check"], capture_output=True, text=True, check=False)
         if check.returncode != 0:
@@ -83,14 +85,13 @@ class Postfix:
         self.root_pid: int | None = self._child.pid
         await_banner(self.port, self._child, 30)
 
-    def _write_configuration(self, sink_port: int) -> Path:
+    def _write_configuration(self, main_cf: str, master_cf: str) -> Path:
         config = self._home / "conf"
         for name in ("conf", "queue", "data"):
             (self._home / name).mkdir(mode=0o755)
         shutil.chown(self._home / "data", "postfix")
-        main = MAIN_CF.format(home=self._home, sink_port=sink_port)
-        (config / "main.cf").write_text(main)
-        (config / "master.cf").write_text(MASTER_CF.format(port=self.port))
+        (config / "main.cf").write_text(main_cf)
+        (config / "master.cf").write_text(master_cf.format(port=self.port))
         return config
 
     def left_over(self) -> int | None:

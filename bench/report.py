@@ -88,7 +88,7 @@ def _budget(stages: tuple[Stage, ...]) -> list[str]:
     return [*lines, f"{skipped} skipped: the rest holds what they would show"] if skipped else lines
 
 
-def write_report(report: Report, path: Path) -> None:
+def write_report(report: msgspec.Struct, path: Path) -> None:
     """Write the JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")

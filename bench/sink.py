@@ -27,22 +27,42 @@ def read_counter(tail: bytes) -> int:
     return int(counters[-1]) if counters else 0
 
 
-class MessageSink:
-    """One smtp-sink. Counts are since `mark`."""
+class CounterFile:
+    """The growing output of something that counts as smtp-sink does."""
 
-    def __init__(self, scratch: Scratch, *, dump: Path | None = None) -> None:
-        self._output = scratch.path / "sink.out"
-        self.port = free_port()
+    def __init__(self, path: Path) -> None:
+        self._reader = os.open(path, os.O_RDONLY)
+
+    def read(self) -> int:
+        """Give the last whole counter."""
+        end = os.lseek(self._reader, 0, os.SEEK_END)
+        return read_counter(os.pread(self._reader, _TAIL, max(0, end - _TAIL)))
+
+    def close(self) -> None:
+        """Be done with it; harmless when repeated."""
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
+
+
+class MessageSink:
+    """One smtp-sink, on a free loopback port unless told where. Counts are since `mark`."""
+
+    def __init__(
+        self, scratch: Scratch, *, dump: Path | None = None, at: tuple[str, int] | None = None, name: str = "sink"
+    ) -> None:
+        host, self.port = at or ("127.0.0.1", free_port())
+        output = scratch.path / f"{name}.out"
         command: list[str | Path] = [require_program("smtp-sink"), "-c", "-4"]
         if os.geteuid() == 0:
             command += ["-u", "nobody"]  # as root it does not run without -u
         if dump is not None:
             command += ["-D", dump]
-        with self._output.open("wb") as out:
-            self.child: Child = scratch.start("sink", [*command, f"127.0.0.1:{self.port}", "1024"], stdout=out)
-        self._reader = os.open(self._output, os.O_RDONLY)
+        with output.open("wb") as out:
+            self.child: Child = scratch.start(name, [*command, f"{host}:{self.port}", "1024"], stdout=out)
+        self._counter = CounterFile(output)
         self._zero = 0
-        await_banner(self.port, self.child, 10)
+        await_banner(self.port, self.child, 10, host)
 
     def mark(self) -> None:
         """Count from here on."""
@@ -50,8 +70,7 @@ class MessageSink:
 
     def total(self) -> int:
         """Give all messages since the sink started."""
-        end = os.lseek(self._reader, 0, os.SEEK_END)
-        return read_counter(os.pread(self._reader, _TAIL, max(0, end - _TAIL)))
+        return self._counter.read()
 
     def count(self) -> int:
         """Give the messages since `mark`."""
@@ -87,7 +106,5 @@ class MessageSink:
 
     def stop(self) -> None:
         """End the sink; harmless when repeated."""
-        if self._reader >= 0:
-            os.close(self._reader)
-            self._reader = -1
+        self._counter.close()
         self.child.stop(5)

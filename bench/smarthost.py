@@ -15,10 +15,11 @@ from bench.system import StartSystem, System
 _READY_S = 30.0
 
 
-def serve_command(program: Path, state: Path, sink_port: int, further: Sequence[str] = ()) -> list[str]:
-    """Compose the command line; port 0: the `ready` line says which it became."""
+def serve_command(program: Path, state: Path, sink_port: int | None, further: Sequence[str] = ()) -> list[str]:
+    """Compose the command line; port 0: the `ready` line says which it became. Without a sink it delivers by MX."""
     place = ["--listen", "127.0.0.1:0", "--state-dir", str(state), "--hostname", "relay.bench.test"]
-    return [str(program), "serve", *place, "--next-hop", f"127.0.0.1:{sink_port}", *further]
+    hop = [] if sink_port is None else ["--next-hop", f"127.0.0.1:{sink_port}"]
+    return [str(program), "serve", *place, *hop, *further]
 
 
 def find_ready_port(lines: Iterable[bytes]) -> int | None:
@@ -40,7 +41,9 @@ class Smarthost:
 
     name = "smarthost"
 
-    def __init__(self, scratch: Scratch, home: Path, sink_port: int, program: Path, further: Sequence[str]) -> None:
+    def __init__(
+        self, scratch: Scratch, home: Path, sink_port: int | None, program: Path, further: Sequence[str]
+    ) -> None:
         self._scratch = scratch
         state = home / "state"
         state.mkdir(mode=0o700)

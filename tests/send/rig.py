@@ -13,7 +13,8 @@ from smarthost.mail.plan import Plan
 from smarthost.mail.record import Record
 from smarthost.mail.result import AttemptResult
 from smarthost.ports import Permit, Refused
-from smarthost.send.attempt import AttemptTerms, Sender
+from smarthost.send.attempt import Sender
+from smarthost.send.opening import AttemptTerms
 from smarthost.send.pool import Pool
 from smarthost.testing.network import MemoryNetwork
 from smarthost.testing.peers import ScriptedExchanger
@@ -43,6 +44,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.refused: dict[str, float] = {}
+        self.broken: set[str] = set()  # whoever is admitted there is a probe
         self.closed: list[tuple[str, str, str]] = []  # source, address, how
 
     def usable(self, source: str, address: str) -> Refused | None:
@@ -60,7 +62,11 @@ class LedgerPermit:
     def succeeded(self) -> None:
         self._ledger.closed.append((*self._key, "succeeded"))
 
-    def failed(self, step: str, detail: str) -> None:
+    @property
+    def is_probe(self) -> bool:
+        return self._key[1] in self._ledger.broken
+
+    def failed(self, step: str, detail: str, name: str = "") -> None:
         self._ledger.closed.append((*self._key, f"failed at {step}"))
 
     def withdrawn(self) -> None:

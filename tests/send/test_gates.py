@@ -21,9 +21,9 @@ def policy(
         (policy(), ("",)),
         (policy(tls=TlsLevel.NONE), ("",)),
         (policy(source="192.0.2.7"), ("192.0.2.7",)),
-        (policy(2525), (":2525",)),
+        (policy(2525), ("/2525",)),
         (policy(tls=TlsLevel.REQUIRED), ("", "|required|")),
-        (policy(587, TlsLevel.VERIFIED, ME), (":587", ":587|verified|me")),
+        (policy(587, TlsLevel.VERIFIED, ME), ("/587", "/587|verified|me")),
         (policy(credentials=ME, source="192.0.2.7"), ("192.0.2.7", "192.0.2.7|opportunistic|me")),
     ],
 )

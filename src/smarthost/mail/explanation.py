@@ -93,8 +93,8 @@ class Explanation(Struct, frozen=True, gc=False):
     """What would happen to a message for an address now, as the code decides that decides it for mail.
 
     `destination` is the route key, `rule` the route that chose it. `no_host` is set when there are no `hosts`.
-    `suspended_until` with `suspended_why`: the destination sleeps because all its hosts are refused. `evidence`: what DNS
-    said, a line for each answer and each decision about it. `conclusion`: one sentence, what happens to a message now.
+    `suspended_until` with `suspended_why`: the destination sleeps because all its hosts are refused. `evidence`: what
+    DNS said, a line for each answer and each decision about it. `conclusion`: one sentence, what happens to a message.
     """
 
     address: str

@@ -12,13 +12,14 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Never, Protocol
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from smarthost.mail.errors import ConfigError, StoreError, SubmissionRefused
+from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.ops import exits, verbs
 from smarthost.ops.place import socket_address
 from smarthost.ports import Sink
@@ -30,6 +31,9 @@ ANSWER_S = 30.0  # a client that does not read that long is gone
 CONNECTIONS = 64
 SUBMISSIONS = 4  # at a time: each holds its content in memory
 PAGE = 50  # messages; one may have 1,000 recipients
+HOSTS = 200  # told at a time; one names up to 100 destinations
+EXPLAIN_S = 180.0  # above DNS's 90 s, and above a probe's 60 s for each of several addresses at a time
+WORKING_S = 15.0  # below client.ANSWER_S by enough for one to come late; bounds how long the gone are worked for, too
 CHUNK = 1000  # recipients; queue.store allows no more
 
 
@@ -40,14 +44,26 @@ class Filing(Protocol):
     def id(self) -> str: ...
 
 
+async def _not_offered(*_: object) -> Never:
+    raise NotImplementedError("this daemon does not offer it")
+
+
 class Door(Struct, frozen=True):
-    """What the daemon can be asked for, as `assemble.Relay` offers it."""
+    """What the daemon can be asked for, as `assemble.Relay` offers it.
+
+    `hosts` gives those that are not closed whose name, address or service is the text ("": all), whatever its case,
+    longest broken first; `reset_hosts` closes them, makes due what waited, and gives what they were. `explain` raises
+    SubmissionRefused for a recipient the relay would refuse, ValueError for what is no address; True means to probe.
+    """
 
     submit: Callable[[bytes, str, Sequence[str]], Awaitable[Filing]]
     find: Callable[[Filter, str | None, int], Awaitable[Page]]
     change: Callable[[Filter, str, str | None, int], Awaitable[Changed]]
     count: Callable[[], Awaitable[tuple[int, int]]]
     message_octets: int
+    hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
+    reset_hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
+    explain: Callable[[str, bool], Awaitable[Explanation]] = _not_offered
     version: str = ""
     listen: tuple[tuple[str, int], ...] = ()
 
@@ -161,6 +177,14 @@ class ControlServer:
                 async for changed in self._changes(request.which, request.change):
                     await _say(writer, verbs.ChangedSome(changed.recipients, changed.wished))
                 await _say(writer, verbs.Done())
+            case verbs.HostsFind():
+                await _tell_hosts(writer, await self._door.hosts(request.text))
+            case verbs.HostsReset():
+                if request.everything == bool(request.text):
+                    raise ValueError("say which host, or all of them")
+                await _tell_hosts(writer, await self._door.reset_hosts(request.text))
+            case verbs.PlanAddress():
+                await self._explain(request, writer)
 
     async def _take(self, request: verbs.Send, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         limit = self._door.message_octets
@@ -173,6 +197,23 @@ class ControlServer:
                 content = await reader.readexactly(request.octets)
             receipt = await self._door.submit(content, request.reverse_path, request.recipients)
         await _say(writer, verbs.Filed(receipt.id))
+
+    async def _explain(self, request: verbs.PlanAddress, writer: asyncio.StreamWriter) -> None:
+        """Explain, while telling the command that we are at it; that fails, and ends the work, when it is gone."""
+        asked = asyncio.ensure_future(self._door.explain(request.address, request.probe))
+        try:
+            for _ in range(int(EXPLAIN_S / WORKING_S)):
+                done, _pending = await asyncio.wait({asked}, timeout=WORKING_S)
+                if done:
+                    await _say(writer, verbs.Explained(asked.result()), verbs.Done())
+                    return
+                await _say(writer, verbs.Working())
+            await _say(writer, verbs.Failed(f"no explanation within {EXPLAIN_S:.0f} s", exits.TEMPORARY))
+        except ValueError as error:
+            await _say(writer, verbs.Failed(str(error), exits.BAD_INPUT))
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)  # what it opened is closed
 
     async def _pages(self, which: Filter) -> AsyncIterator[Page]:
         is_null = which.reverse_path == verbs.NULL_PATH
@@ -199,6 +240,13 @@ class ControlServer:
                 yield changed
                 if (cursor := changed.cursor) is None:
                     break
+
+
+async def _tell_hosts(writer: asyncio.StreamWriter, hosts: Sequence[HostReport]) -> None:
+    for start in range(0, len(hosts), HOSTS):
+        await _say(writer, *map(verbs.HostFound, hosts[start : start + HOSTS]))
+        await asyncio.sleep(0)  # to whoever keeps up `drain` never yields: mail must not wait for 100,000 hosts
+    await _say(writer, verbs.Done())
 
 
 async def _say(writer: asyncio.StreamWriter, *answers: verbs.Answer) -> None:

@@ -72,7 +72,7 @@ def retry(
 ) -> None:
     """Try recipients now instead of when their time comes.
 
-    A host that is remembered as broken is left alone until its pause is over all the same; `queue list` tells when.
+    Hosts in their way that are remembered as broken are probed at once, one probe each; the others wait for its result.
     """
     asked = _filters(ids, filters, everything=everything)
     changed, wished = _change(state_dir, file, "retry", asked, as_json=as_json)
@@ -163,23 +163,19 @@ def _change(
 
 def _print_changes(some: "ChangedSome", change: str) -> None:
     """Print a line for each message; `changed` and `wished` count its recipients."""
-    import msgspec
-
     counts: dict[str, list[int]] = {}
     for column, pairs in enumerate((some.recipients, some.wished)):
         for id, _ in pairs:
             counts.setdefault(id, [0, 0])[column] += 1
     for id, (changed, wished) in counts.items():
         line = {"id": id, "change": change, "changed": changed, "wished": wished}
-        click.echo(msgspec.json.encode(line).decode())
+        click.echo(words.json_line(line))
 
 
 def _print_json(messages: "Iterable[StoredMessage]") -> int:
-    import msgspec
-
     number = 0
     for number, message in enumerate(messages, 1):  # noqa: B007 - the count is wanted
-        click.echo(msgspec.json.encode(message_fields(message)).decode())
+        click.echo(words.json_line(message_fields(message)))
     return number
 
 
@@ -238,16 +234,13 @@ def _print_whole(messages: "Iterable[StoredMessage]", now: float) -> int:
 
 def _whole(message: "StoredMessage", now: float) -> Iterator[str]:
     yield f"{message.id}  {words.size_words(message.octets)} from {words.path_words(message.reverse_path)}"
-    yield f"received {_when(message.received_at, now)}, handed in by {words.printable(message.client)}"
+    yield f"received {words.when(message.received_at, now)}, handed in by {words.printable(message.client)}"
     for recipient in message.recipients:
         yield ""
         yield f"  {words.printable(recipient.address)}"
         facts = [("state", f"{recipient.state} after {words.count(recipient.attempts, 'attempt')}")]
         if recipient.state == "deferred":
-            facts.append(("next attempt", _when(max(recipient.due, now), now)))
+            facts.append(("next attempt", words.when(max(recipient.due, now), now)))
         facts += [("last reply", recipient.last_reply), ("why", recipient.why)]
         yield from words.aligned([("   ", name, words.printable(fact)) for name, fact in facts if fact], (3, 12))
 
-
-def _when(at: float, now: float) -> str:
-    return f"{words.local_time(at)} ({words.relative(at, now)})"

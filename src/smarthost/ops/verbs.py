@@ -10,11 +10,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Struct
 
+from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.queue.store import Filter, StoredMessage
 
 SOCKET_NAME = "control"
 LINE_OCTETS = 1 << 20  # a request with 1,000 recipients of 256 octets, twice over
+TEXT_CHARACTERS = 1024  # of a name or address that is asked for; the longest path has 256 octets (RFC 5321 4.5.3.1.3)
 NULL_PATH = "<>"  # in a Filter: an empty text would not restrict
+
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS)]
 
 
 class Ping(Struct, frozen=True, tag_field="verb", tag="ping"):
@@ -42,7 +46,27 @@ class QueueChange(Struct, frozen=True, tag_field="verb", tag="queue-change"):
     which: Filter
 
 
-Request = Ping | Send | QueueFind | QueueChange
+class HostsFind(Struct, frozen=True, tag_field="verb", tag="hosts-find"):
+    """Give all hosts that are not closed whose name, address or service is `text` ("": all), longest broken first."""
+
+    text: Text = ""
+
+
+class HostsReset(Struct, frozen=True, tag_field="verb", tag="hosts-reset"):
+    """Close hosts, as `text` finds them, and give what they were; all of them only where `everything` says so too."""
+
+    text: Text = ""
+    everything: bool = False
+
+
+class PlanAddress(Struct, frozen=True, tag_field="verb", tag="plan-address"):
+    """Explain what would happen to a message for an address now; `probe`: and connect to its hosts, without MAIL."""
+
+    address: Text
+    probe: bool = False
+
+
+Request = Ping | Send | QueueFind | QueueChange | HostsFind | HostsReset | PlanAddress
 
 
 class Pong(Struct, frozen=True, tag_field="what", tag="pong"):
@@ -78,6 +102,22 @@ class ChangedSome(Struct, frozen=True, tag_field="what", tag="changed"):
     wished: tuple[tuple[str, int], ...]
 
 
+class HostFound(Struct, frozen=True, tag_field="what", tag="host"):
+    """One host that matches, as it is or, for a reset, as it was; more follow."""
+
+    host: HostReport
+
+
+class Working(Struct, frozen=True, tag_field="what", tag="working"):
+    """Still at it; said from time to time, so that a command can tell long work from a daemon that hangs."""
+
+
+class Explained(Struct, frozen=True, tag_field="what", tag="explained"):
+    """What would happen to a message."""
+
+    explanation: Explanation
+
+
 class Done(Struct, frozen=True, tag_field="what", tag="done"):
     """That was all."""
 
@@ -97,7 +137,7 @@ class Failed(Struct, frozen=True, tag_field="what", tag="failed"):
     exit_code: int
 
 
-Answer = Pong | Go | Filed | Found | ChangedSome | Done | Refused | Failed
+Answer = Pong | Go | Filed | Found | ChangedSome | HostFound | Working | Explained | Done | Refused | Failed
 
 _encoder = msgspec.json.Encoder()
 decode_request = msgspec.json.Decoder(Request).decode

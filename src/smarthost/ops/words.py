@@ -7,12 +7,19 @@
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+import msgspec
+
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
 def iso_utc(at: float) -> str:
     """Give ISO 8601 in UTC with milliseconds, as all our JSON has it."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def iso_or_null(at: float) -> str | None:
+    """Give `iso_utc`, or None (null in JSON) where 0.0 says that there is no such time."""
+    return iso_utc(at) if at else None
 
 
 def local_time(at: float) -> str:
@@ -34,6 +41,11 @@ def relative(at: float, now: float) -> str:
     return f"in {span(at - now)}" if at > now else f"{span(now - at)} ago"
 
 
+def when(at: float, now: float) -> str:
+    """Give a time in full, and how far away it is: "2026-11-21T04:10:05+00:00 (in 4 min)"."""
+    return f"{local_time(at)} ({relative(at, now)})"
+
+
 def size_words(octets: int) -> str:
     if octets < 1024:
         return f"{octets} B"
@@ -53,6 +65,19 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def json_line(fields: object) -> str:
+    """Give a line of JSON that a terminal shows as it is: what `printable` would escape is escaped as JSON has it."""
+    text = msgspec.json.encode(fields).decode()
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be").hex()  # RFC 8259 7: beyond U+FFFF as two
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def path_words(reverse_path: str) -> str:

@@ -174,7 +174,7 @@ class Store(Protocol):
         """
 
     async def load_notes(self, prefix: str) -> dict[str, bytes]:
-        """Read the small named values (host health and the like) whose names begin with `prefix`, which is not empty."""
+        """Read the small named values (host health and the like) whose names begin with `prefix`, not empty."""
 
     def save_notes(self, notes: Mapping[str, bytes], records: Sequence[Record] = ()) -> Awaitable[None]:
         """Write small named values (an empty one removes the name), and records of no message, in one transaction.

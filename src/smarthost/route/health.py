@@ -4,18 +4,28 @@
 Closed: anybody may dial. Open, after a failure: nobody may until a pause is over; it doubles with each failed probe, up
 to an hour, with jitter. Half-open: exactly one probe dials, bounded in time; its success closes, its failure opens
 again. Only what callers report as failed counts: connecting and the handshake, never a reply about mail.
-Mutable; one event loop; everything is forgotten in a crash, and costs one failed dial per host to learn again.
+Mutable; one event loop. `changes` and `restore` carry it over a restart (hosts.py keeps it in the store); what a crash
+loses costs one failed dial per host to learn again. Evidence is never trusted beyond `forget_after_s`.
 """
 
-from collections.abc import Callable, Iterable
+from binascii import crc32
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from math import isfinite
 
+import msgspec
 from msgspec import Struct
 
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.ports import Clock, Permit, Random, Refused
 
 PROBE_WAIT_S = 1.0  # how long others wait while a probe is under way; a probe of a live host takes less
+SHARDS = 64  # parts in which it is saved: one host's change must not write 100,000 others
+_REFUSALS = 4096  # made once and given often, because a busy lane asks often; the least that holds a large site
+_DETAILS = 1024  # "timed out after 10 s" is the same text for most hosts
+_DETAIL_CHARACTERS = 300
+
+Key = tuple[str, str]  # (source, address): opaque here; send.gates makes the source, which may name a service
 
 
 class HealthState(Enum):
@@ -32,20 +42,23 @@ class HealthTerms(Struct, frozen=True, gc=False):
     `first_pause_s` is short: one lost connection of the only next hop must not keep a newcomer's mail waiting.
     `probe_s`: a probe not heard of for so long has failed; above a dial (10 s), below RFC 5321's 300 s for a banner.
     `jitter`: which part of a pause is left to chance, so that hosts that broke together are not probed together.
-    `hosts`: how many broken hosts are remembered, about 1 KiB each; the one that failed longest ago goes first.
+    `forget_after_s`: what failed so long ago, and never since, counts as unknown; must exceed `longest_pause_s`.
+    `hosts`: how many broken hosts are remembered, about 400 octets each; the one that failed longest ago goes first.
     """
 
     first_pause_s: float = 5.0
     longest_pause_s: float = 3600.0
     probe_s: float = 120.0
     jitter: float = 0.2
-    hosts: int = 50_000
+    forget_after_s: float = 4 * 3600.0
+    hosts: int = 100_000
 
 
 class HostState(Struct, frozen=True, gc=False):
     """The evidence about one host: consecutive `failures`, the last one's step and detail; times are wall seconds.
 
-    `since` is the first failure of this row, `until` the next probe.
+    `name`: under which it was dialled last. `since` is the first failure of this row, `until` the next probe, `steps`
+    how often each step failed, most often first.
     """
 
     source: str
@@ -57,6 +70,13 @@ class HostState(Struct, frozen=True, gc=False):
     step: str = ""
     detail: str = ""
     until: float = 0.0
+    name: str = ""
+    steps: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def evidence(self) -> str:
+        """Say in one line what is known against the host."""
+        return _evidence(self.step, self.detail, self.failures, self.last_at - self.since)
 
 
 class HostHealth:
@@ -69,11 +89,15 @@ class HostHealth:
         terms: HealthTerms | None = None,
         changed: Callable[[HostState], None] | None = None,
     ) -> None:
+        self.changed = changed
         self._clock = clock
         self._random = random
         self._terms = terms if terms is not None else HealthTerms()
-        self._changed = changed
-        self._broken: dict[tuple[str, str], _Broken] = {}  # longest since its last failure first
+        self._broken: dict[Key, _Broken] = {}  # longest since its last failure first
+        self._probes: dict[Key, _Permit] = {}  # under way
+        self._refusals: dict[Key, Refused] = {}
+        self._details: dict[str, str] = {}
+        self._unsaved: set[int] = set()
 
     def admit(self, source: str, address: str) -> Permit | Refused:
         """May (source address or "", host address) be dialled now? A permit must be closed, exactly once."""
@@ -82,44 +106,61 @@ class HostHealth:
         if broken is None:
             return _Permit(self, key)
         now = self._clock.wall()
-        if broken.probe is not None and now >= broken.probe_until:
+        if self._is_forgotten(broken, now):
+            self._close(key)
+            return _Permit(self, key)
+        probe = self._probes.get(key)
+        if probe is not None and now >= probe.until:
             self._probe_overdue(key, broken, now)
-        refused = self._refuse(broken, now)
+        refused = self._refuse(key, broken, now)
         if refused is not None:
             return refused
-        broken.probe = permit = _Permit(self, key)
-        broken.probe_until = now + self._terms.probe_s
+        self._probes[key] = permit = _Permit(self, key, now + self._terms.probe_s)
         self._tell(key, broken, HealthState.HALF_OPEN)
         return permit
 
     def usable(self, source: str, address: str) -> Refused | None:
         """Would `admit` refuse? Takes no permit and changes nothing."""
-        broken = self._broken.get((source, address))
-        return None if broken is None else self._refuse(broken, self._clock.wall())
-
-    def earliest(self, keys: Iterable[tuple[str, str]]) -> float | None:
-        """When may the first of these (source, address) be dialled: wall seconds, or None for one that may be now."""
-        earliest: float | None = None
-        for source, address in keys:
-            refused = self.usable(source, address)
-            if refused is None:
-                return None
-            earliest = refused.until if earliest is None else min(earliest, refused.until)
-        return earliest
+        key = (source, address)
+        broken = self._broken.get(key)
+        if broken is None:
+            return None
+        now = self._clock.wall()
+        return None if self._is_forgotten(broken, now) else self._refuse(key, broken, now)
 
     def state_of(self, source: str, address: str) -> HostState:
         """Give the state of one host and the evidence for it."""
         key = (source, address)
         broken = self._broken.get(key)
-        return HostState(source, address, HealthState.CLOSED) if broken is None else self._state(key, broken)
+        if broken is None or self._is_forgotten(broken, self._clock.wall()):
+            return HostState(source, address, HealthState.CLOSED)
+        return self._state(key, broken)
 
-    def states(self) -> tuple[HostState, ...]:
-        """Give all hosts that are not closed."""
-        return tuple(self._state(key, broken) for key, broken in self._broken.items())
+    def states(self) -> Iterator[HostState]:
+        """Give all hosts that are not closed, longest since their last failure first."""
+        now = self._clock.wall()
+        for key, broken in self._broken.items():
+            if not self._is_forgotten(broken, now):
+                yield self._state(key, broken)
+
+    # -- what others say -----------------------------------------------------------------------------------------------
+
+    def report_failure(self, source: str, address: str, step: str, detail: str, name: str = "") -> None:
+        """Open a host, or open it anew for longer, on somebody's word."""
+        self._fail((source, address), step, detail, name, is_news=True)
 
     def reset(self, source: str, address: str) -> None:
         """Close a host whatever is known of it: the operator's word."""
         self._close((source, address))
+
+    def hasten(self, source: str, address: str) -> None:
+        """End a host's pause: the next who asks is its probe. What is known against it stays."""
+        key = (source, address)
+        broken = self._broken.get(key)
+        if broken is not None:
+            broken.until = min(broken.until, self._clock.wall())
+            self._refusals.pop(key, None)
+            self._unsaved.add(broken.shard)
 
     # -- what permits report -------------------------------------------------------------------------------------------
 
@@ -127,114 +168,213 @@ class HostHealth:
         """The newest evidence wins, whoever brings it: a host that greets us is not broken."""
         self._close(permit.key)
 
-    def permit_failed(self, permit: "_Permit", step: str, detail: str) -> None:
+    def permit_failed(self, permit: "_Permit", step: str, detail: str, name: str) -> None:
         """Open a closed host; open a probed one for longer; from anybody else it is evidence of what is known."""
-        key, now = permit.key, self._clock.wall()
-        broken = self._broken.pop(key, None)
-        is_news = broken is None or broken.probe is permit
-        if broken is None:
-            broken = _Broken(now)
-            if len(self._broken) >= self._terms.hosts:
-                del self._broken[next(iter(self._broken))]
-        self._broken[key] = broken  # at the end: it failed last
-        broken.fail(now, step, detail)
-        if is_news:
-            self._open(key, broken, now)
+        is_news = permit.key not in self._broken or self._probes.get(permit.key) is permit
+        self._fail(permit.key, step, detail, name, is_news=is_news)
 
     def permit_withdrawn(self, permit: "_Permit") -> None:
         """A probe that was not made leaves its turn to the next."""
-        broken = self._broken.get(permit.key)
-        if broken is not None and broken.probe is permit:
-            broken.probe = None
+        if self._probes.get(permit.key) is permit:
+            del self._probes[permit.key]
+
+    # -- over a restart ------------------------------------------------------------------------------------------------
+
+    def changes(self) -> dict[str, bytes]:
+        """Give what has changed since the last call, as named values to keep; an empty one: nothing is left of it."""
+        self._forget_old()
+        unsaved, self._unsaved = self._unsaved, set()
+        rows: dict[int, list[_Row]] = {shard: [] for shard in sorted(unsaved)}
+        for key, broken in self._broken.items():
+            if broken.shard in unsaved:
+                rows[broken.shard].append(_Row(*key, broken))
+        return {f"{shard:02d}": _encode(found) if found else b"" for shard, found in rows.items()}
+
+    def restore(self, values: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Take up what `changes` gave in an earlier life; gives the names of those that are damaged, and drops them.
+
+        A host whose evidence is too old, or cannot be true, is dropped; its pause is at most the longest.
+        """
+        now = self._clock.wall()
+        damaged = []
+        found: list[_Row] = []
+        for name, value in values.items():
+            try:
+                rows = _decode(value)
+            except msgspec.MsgspecError:
+                damaged.append(name)
+                self._unsaved.add(int(name) % SHARDS if name.isdigit() else 0)
+                continue
+            found += [row for row in rows if self._is_credible(row.broken, now)]
+        found.sort(key=lambda row: row.broken.last_at)
+        for row in found[-self._terms.hosts :]:
+            row.broken.until = min(row.broken.until, now + self._terms.longest_pause_s)
+            row.broken.shard = _shard_of(row.address)
+            self._broken[row.source, row.address] = row.broken
+        return tuple(damaged)
+
+    def _is_credible(self, broken: "_Broken", now: float) -> bool:
+        times = (broken.since, broken.last_at, broken.until)
+        return (
+            all(isfinite(time) for time in times)
+            and broken.since <= broken.last_at <= now
+            and broken.failures > 0
+            and 0 <= broken.pauses < 64
+            and not self._is_forgotten(broken, now)
+        )
 
     # -- moves ---------------------------------------------------------------------------------------------------------
 
-    def _open(self, key: tuple[str, str], broken: "_Broken", now: float) -> None:
+    def _fail(self, key: Key, step: str, detail: str, name: str, *, is_news: bool) -> None:
+        now = self._clock.wall()
+        broken = self._broken.pop(key, None)
+        if broken is None:
+            broken = _Broken(name, now, now, now, _shard_of(key[1]))
+            if len(self._broken) >= self._terms.hosts:
+                self._close(next(iter(self._broken)))
+        self._broken[key] = broken  # at the end: it failed last
+        broken.fail(now, step, self._shared(detail), name)
+        self._unsaved.add(broken.shard)
+        if is_news:
+            self._open(key, broken, now)
+
+    def _open(self, key: Key, broken: "_Broken", now: float) -> None:
         terms = self._terms
         pause = min(terms.first_pause_s * 2.0**broken.pauses, terms.longest_pause_s)
         if pause < terms.longest_pause_s:
             broken.pauses += 1
-        broken.probe = None
+        self._probes.pop(key, None)
+        self._refusals.pop(key, None)
         broken.until = now + pause * (1.0 - terms.jitter * self._random.random())
-        broken.refused = Refused(broken.until, broken.evidence())
         self._tell(key, broken, HealthState.OPEN)
 
-    def _close(self, key: tuple[str, str]) -> None:
+    def _close(self, key: Key) -> None:
         broken = self._broken.pop(key, None)
         if broken is not None:
+            self._probes.pop(key, None)
+            self._refusals.pop(key, None)
+            self._unsaved.add(broken.shard)
             self._tell(key, broken, HealthState.CLOSED)
 
-    def _probe_overdue(self, key: tuple[str, str], broken: "_Broken", now: float) -> None:
-        broken.fail(now, "probe", f"not heard of for {self._terms.probe_s:.0f} s")
+    def _probe_overdue(self, key: Key, broken: "_Broken", now: float) -> None:
+        detail = f"not heard of for {self._terms.probe_s:.0f} s"
+        broken.fail(now, "probe", self._shared(detail), broken.name)
+        self._unsaved.add(broken.shard)
         self._open(key, broken, now)
 
-    def _refuse(self, broken: "_Broken", now: float) -> Refused | None:
-        if broken.probe is not None and now < broken.probe_until:
-            return Refused(min(now + PROBE_WAIT_S, broken.probe_until), f"a probe is under way, {broken.evidence()}")
-        return broken.refused if now < broken.until else None
+    def _forget_old(self) -> None:
+        now = self._clock.wall()
+        for key in [key for key, broken in self._broken.items() if self._is_forgotten(broken, now)]:
+            self._close(key)
 
-    def _state(self, key: tuple[str, str], broken: "_Broken") -> HostState:
-        is_open = broken.probe is None and self._clock.wall() < broken.until
+    def _is_forgotten(self, broken: "_Broken", now: float) -> bool:
+        return now - broken.last_at > self._terms.forget_after_s
+
+    def _refuse(self, key: Key, broken: "_Broken", now: float) -> Refused | None:
+        probe = self._probes.get(key)
+        if probe is not None and now < probe.until:
+            return Refused(min(now + PROBE_WAIT_S, probe.until), f"a probe is under way, {broken.evidence()}")
+        if now >= broken.until:
+            return None
+        refused = self._refusals.get(key)
+        if refused is None:
+            if len(self._refusals) >= _REFUSALS:
+                self._refusals.clear()
+            refused = self._refusals[key] = Refused(broken.until, broken.evidence())
+        return refused
+
+    def _shared(self, detail: str) -> str:
+        detail = detail[:_DETAIL_CHARACTERS]
+        if len(self._details) >= _DETAILS:
+            self._details.clear()
+        return self._details.setdefault(detail, detail)
+
+    def _state(self, key: Key, broken: "_Broken") -> HostState:
+        is_open = key not in self._probes and self._clock.wall() < broken.until
         return broken.told(key, HealthState.OPEN if is_open else HealthState.HALF_OPEN)
 
-    def _tell(self, key: tuple[str, str], broken: "_Broken", state: HealthState) -> None:
-        if self._changed is not None:
-            self._changed(broken.told(key, state))
+    def _tell(self, key: Key, broken: "_Broken", state: HealthState) -> None:
+        if self.changed is not None:
+            self.changed(broken.told(key, state))
 
 
-class _Broken:
-    """What is known about a host that is not closed."""
+class _Broken(Struct, gc=False, array_like=True):
+    """What is known about a host that is not closed. `steps` is empty as long as all failed at `step`."""
 
-    __slots__ = (
-        "detail",
-        "failures",
-        "last_at",
-        "pauses",
-        "probe",
-        "probe_until",
-        "refused",
-        "since",
-        "step",
-        "until",
-    )
+    name: str
+    since: float
+    last_at: float
+    until: float
+    shard: int
+    failures: int = 0
+    pauses: int = 0
+    step: str = ""
+    detail: str = ""
+    steps: tuple[tuple[str, int], ...] = ()
 
-    def __init__(self, now: float) -> None:
-        self.since = self.last_at = self.until = now
-        self.failures = self.pauses = 0
-        self.step = self.detail = ""
-        self.probe: _Permit | None = None
-        self.probe_until = 0.0
-        self.refused: Refused | None = None  # kept, because a busy lane asks often
-
-    def fail(self, now: float, step: str, detail: str) -> None:
+    def fail(self, now: float, step: str, detail: str, name: str) -> None:
+        if self.steps or (self.failures and step != self.step):
+            counts = dict(self.steps or ((self.step, self.failures),))
+            counts[step] = counts.get(step, 0) + 1
+            self.steps = tuple(sorted(counts.items(), key=lambda each: (-each[1], each[0])))
         self.failures += 1
         self.last_at, self.step, self.detail = now, step, detail
+        self.name = name or self.name
 
     def evidence(self) -> str:
-        often = f"{self.failures} times in {self.last_at - self.since:.0f} s" if self.failures > 1 else "once"
-        return f"{self.step} failed {often}: {self.detail}"
+        return _evidence(self.step, self.detail, self.failures, self.last_at - self.since)
 
-    def told(self, key: tuple[str, str], state: HealthState) -> HostState:
-        return HostState(*key, state, self.failures, self.since, self.last_at, self.step, self.detail, until=self.until)
+    def told(self, key: Key, state: HealthState) -> HostState:
+        until = self.until if state is HealthState.OPEN else 0.0
+        steps = self.steps or ((self.step, self.failures),)
+        return HostState(
+            *key, state, self.failures, self.since, self.last_at, self.step, self.detail, until, self.name, steps
+        )
+
+
+class _Row(Struct, gc=False, array_like=True):
+    """A host as it is kept over a restart."""
+
+    source: str
+    address: str
+    broken: _Broken
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[_Row]).decode
+
+
+def _evidence(step: str, detail: str, failures: int, span_s: float) -> str:
+    often = f"{failures} times in {span_s:.0f} s" if failures > 1 else "once"
+    return f"{step} failed {often}: {detail}"
+
+
+def _shard_of(address: str) -> int:
+    return crc32(address.encode("utf-8", "surrogateescape")) % SHARDS
 
 
 class _Permit:
-    """Implements ports.Permit."""
+    """Implements ports.Permit; `until` (wall) is 0.0 for one that is no probe."""
 
-    __slots__ = ("_health", "_is_closed", "key")
+    __slots__ = ("_health", "_is_closed", "key", "until")
 
-    def __init__(self, health: HostHealth, key: tuple[str, str]) -> None:
+    def __init__(self, health: HostHealth, key: Key, until: float = 0.0) -> None:
         self._health = health
         self._is_closed = False
         self.key = key
+        self.until = until
+
+    @property
+    def is_probe(self) -> bool:
+        return self.until > 0.0
 
     def succeeded(self) -> None:
         self._close_once()
         self._health.permit_succeeded(self)
 
-    def failed(self, step: str, detail: str) -> None:
+    def failed(self, step: str, detail: str, name: str = "") -> None:
         self._close_once()
-        self._health.permit_failed(self, step, detail)
+        self._health.permit_failed(self, step, detail, name)
 
     def withdrawn(self) -> None:
         self._close_once()

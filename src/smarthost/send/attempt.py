@@ -1,59 +1,41 @@
 # SPDX-License-Identifier: MIT
 """One attempt: walks the hosts of a Plan, in order and bounded, until each recipient of a lease has a verdict.
 
-Takes sessions from the pool or opens them, asking HostGate at each dial, and lets verdict judge what came of it.
+Takes sessions from the pool or has them opened (send.opening), and lets verdict judge what came of it.
 Raises only what is not the hosts' doing (content that cannot be read): the caller defers the lease then.
 A crash in the middle leaves the recipients deferred in the store; at worst a host that said 250 gets them again.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-
-from msgspec import Struct
-from msgspec.structs import replace
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from smarthost.mail.content import Content
-from smarthost.mail.errors import ConnectFailed, ConnectionLost, DeadlinePassed
-from smarthost.mail.hop import Host, TlsFacts, TlsLevel
+from smarthost.mail.hop import Host, TlsFacts
 from smarthost.mail.lease import Lease
 from smarthost.mail.plan import Plan
 from smarthost.mail.result import AttemptResult, Outcome, Timings, Verdict
-from smarthost.ports import Clock, Dialer, HostGate, Permit, Refused, Sink
+from smarthost.ports import Refused
 from smarthost.send import verdict
-from smarthost.send.egress import EgressWatch
-from smarthost.send.gates import demand_key, service_key
-from smarthost.send.pool import Pool
-from smarthost.send.session import Session, SessionKey, SetupFailed, TransactionLost
-from smarthost.smtp import limits
+from smarthost.send.opening import AttemptTerms, Effort, Opener
+from smarthost.send.session import Session, SetupFailed, TransactionLost
 from smarthost.smtp.client import Transaction
-from smarthost.smtp.steps import Step
 from smarthost.smtp.wire import TransactionEnded
 
 DIALS_PER_ATTEMPT = 5  # Postfix's smtp_mx_address_limit; at 10 s each a dead site costs a slot 50 s at most
-CLEAR_MEMORY_S = 3600.0  # how long a host whose opportunistic handshake failed is spoken to in clear
-CLEAR_MEMORY_HOSTS = 10_000
-_HOST_STEPS = (Step.CONNECT, Step.BANNER, Step.EHLO, Step.HELO)
 
-
-class AttemptTerms(Struct, frozen=True):
-    """What attempts share: the world they act on, and the operator's choices."""
-
-    dialer: Dialer
-    gate: HostGate
-    pool: Pool
-    clock: Clock
-    sink: Sink
-    read_content: Callable[[str], Awaitable[Content]]
-    soft_bounce: bool = False
-    connect_timeout_s: float = limits.CONNECT_S
+Stop: TypeAlias = tuple[Host, str]  # of the walk: a host and one of its addresses
 
 
 class Sender:
-    """Makes attempts. Remembers for an hour which hosts break the opportunistic handshake; nothing else."""
+    """Makes attempts."""
 
     def __init__(self, terms: AttemptTerms) -> None:
-        self._terms = terms
-        self._clear_until: dict[str, float] = {}
-        self._egress = EgressWatch(terms.sink)
+        self.terms = terms
+        self.opener = Opener(terms)
+
+    async def close(self) -> None:
+        """End what goes on aside."""
+        await self.opener.close()
 
     async def attempt(self, lease: Lease, plan: Plan) -> AttemptResult:
         """Give every recipient of the lease a verdict.
@@ -62,115 +44,26 @@ class Sender:
         """
         content = lease.content
         if content is None:
-            content = await self._terms.read_content(lease.id)
+            content = await self.terms.read_content(lease.id)
         walk = _Walk(self, lease, plan, content)
-        for host in plan.hosts:
-            for address in host.addresses:
-                if not walk.pending or walk.dials >= DIALS_PER_ATTEMPT:
-                    return walk.result()
-                await walk.visit(host, address)
+        stops = _stops(plan)
+        for index, (host, address) in enumerate(stops):
+            if not walk.pending or walk.effort.dials >= DIALS_PER_ATTEMPT:
+                break
+            await walk.visit(host, address, stops[index + 1 :])
         return walk.result()
 
-    # Opening sessions
 
-    async def open(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed | Refused:
-        """Dial and set up; a failed opportunistic handshake is tried again in clear on a new connection."""
-        _, address, policy = key
-        permit = self._terms.gate.admit(service_key(policy), address)
-        if isinstance(permit, Refused):
-            return permit
-        demand = demand_key(policy)
-        strict = None if demand is None else self._terms.gate.admit(demand, address)
-        if isinstance(strict, Refused):
-            permit.withdrawn()
-            return strict
-        try:
-            opened = await self._open_or_fall_back(key, walk)
-        except BaseException:  # cancelled, or a bug of ours: nothing was learned, and a probe must not stay open
-            _withdraw(permit, strict)
-            raise
-        _close_permits(permit, strict, opened)
-        return opened
-
-    async def _open_or_fall_back(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed:
-        name, address, policy = key
-        opened = await self._open(key, walk)
-        if (
-            not isinstance(opened, SetupFailed)
-            or opened.step is not Step.TLS
-            or policy.tls is not TlsLevel.OPPORTUNISTIC
-            or policy.implicit_tls
-        ):
-            return opened
-        walk.tried(name, address, f"TLS failed ({opened.said}), again in clear")
-        self._remember_clear(address)
-        return await self._open((name, address, replace(policy, tls=TlsLevel.NONE)), walk)
-
-    async def _open(self, key: SessionKey, walk: "_Walk") -> Session | SetupFailed:
-        _, address, policy = key
-        terms, clock = self._terms, self._terms.clock
-        started = clock.monotonic()
-        walk.dials += 1
-        try:
-            connection = await terms.dialer.dial(
-                address, policy.port, source=policy.source, timeout_s=terms.connect_timeout_s
-            )
-        except ConnectFailed as error:
-            self._egress.connect_failed(address, policy.port, str(error))
-            return SetupFailed(Step.CONNECT, error)
-        finally:
-            walk.connect_s += clock.monotonic() - started
-        self._egress.connected(policy.port)
-        started = clock.monotonic()
-        session = Session(connection, clock, key)
-        failure = await session.set_up()
-        walk.handshake_s += clock.monotonic() - started
-        return session if failure is None else failure
-
-    def _remember_clear(self, address: str) -> None:
-        if len(self._clear_until) >= CLEAR_MEMORY_HOSTS:
-            self._clear_until.clear()
-        self._clear_until[address] = self._terms.clock.monotonic() + CLEAR_MEMORY_S
-
-    def key_for(self, host: Host, address: str, plan: Plan) -> SessionKey:
-        """Give the key of the session this plan wants with this host, in clear where TLS is known to break."""
-        policy = plan.policy
-        if self._clear_until and policy.tls is TlsLevel.OPPORTUNISTIC:
-            until = self._clear_until.get(address)
-            if until is not None and until > self._terms.clock.monotonic():
-                policy = replace(policy, tls=TlsLevel.NONE)
-        return (host.name, address, policy)
-
-    @property
-    def terms(self) -> AttemptTerms:
-        return self._terms
-
-
-def _withdraw(permit: Permit, strict: Permit | None) -> None:
-    permit.withdrawn()
-    if strict is not None:
-        strict.withdrawn()
-
-
-def _close_permits(permit: Permit, strict: Permit | None, opened: Session | SetupFailed) -> None:
-    """Only connect and handshake failures count against a host; its demands on us count against those demands."""
-    if not isinstance(opened, SetupFailed):
-        permit.succeeded()
-        if strict is not None:
-            strict.succeeded()
-        return
-    if isinstance(opened.said, ConnectFailed) and opened.said.step == "local":  # our descriptors, our source address
-        _withdraw(permit, strict)
-        return
-    detail = str(opened.said)
-    is_hosts_fault = opened.step in _HOST_STEPS or isinstance(opened.said, ConnectionLost | DeadlinePassed)
-    if is_hosts_fault or strict is None:
-        permit.failed(opened.step, detail)
-        if strict is not None:
-            strict.withdrawn()
-        return
-    permit.succeeded()
-    strict.failed(opened.step, detail)
+def _stops(plan: Plan) -> list[Stop]:
+    """Give all addresses in the order of the plan, each once: two names may lead to the same machine."""
+    hosts = plan.hosts
+    if len(hosts) == 1 and len(hosts[0].addresses) == 1:
+        return [(hosts[0], hosts[0].addresses[0])]
+    found: dict[str, Stop] = {}
+    for host in hosts:
+        for address in host.addresses:
+            found.setdefault(address, (host, address))
+    return list(found.values())
 
 
 class _Walk:
@@ -179,17 +72,14 @@ class _Walk:
     __slots__ = (
         "_content",
         "_lease",
-        "_lines",
         "_plan",
         "_queued_s",
         "_sender",
         "_tls",
+        "_transfer_s",
         "_verdicts",
-        "connect_s",
-        "dials",
-        "handshake_s",
+        "effort",
         "pending",
-        "transfer_s",
     )
 
     def __init__(self, sender: Sender, lease: Lease, plan: Plan, content: Content) -> None:
@@ -199,29 +89,33 @@ class _Walk:
         self._content = content
         self._queued_s = sender.terms.clock.wall() - lease.received_at
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
-        self._lines: list[str] = []
         self._tls: TlsFacts | None = None
+        self._transfer_s = 0.0
         self.pending = list(range(len(lease.recipients)))
-        self.dials = 0
-        self.connect_s = self.handshake_s = self.transfer_s = 0.0
+        self.effort = Effort()
+        if plan.caveat:
+            self.effort.lines.append(plan.caveat)
 
-    def tried(self, host: str, address: str, what: str) -> None:
-        """Note one stop of the walk for the record."""
-        self._lines.append(f"{host} [{address}]: {what}")
-
-    async def visit(self, host: Host, address: str) -> None:
-        """Try one address of one host for the recipients that still need a verdict."""
-        key = self._sender.key_for(host, address, self._plan)
+    async def visit(self, host: Host, address: str, ahead: Sequence[Stop]) -> None:
+        """Try one address of one host for the recipients that still need a verdict; `ahead` is what would follow."""
+        key = self._sender.opener.key_for(host, address, self._plan.policy)
         session = self._sender.terms.pool.take(key)
         if session is not None and await self._use(session, host.name, address, is_stale_tolerable=True):
             return
-        opened = await self._sender.open(key, self)
+        opened = await self._sender.opener.open(key, self.effort, hurry=self._has_other(ahead))
         if isinstance(opened, Refused):
             self._refuse(opened, host.name, address)
         elif isinstance(opened, SetupFailed):
             self._judge_setup(opened, host.name, address)
         else:
             await self._use(opened, host.name, address, is_stale_tolerable=False)
+
+    def _has_other(self, ahead: Sequence[Stop]) -> bool:
+        """Is another host at hand, so that nobody need wait long for this one?"""
+        if self.effort.dials + 1 >= DIALS_PER_ATTEMPT:
+            return False
+        opener, policy = self._sender.opener, self._plan.policy
+        return any(opener.is_usable(policy, address) for _, address in ahead)
 
     async def _use(self, session: Session, host: str, address: str, *, is_stale_tolerable: bool) -> bool:
         """Run the transaction in this session; False: the session had died while idle, which is nobody's attempt."""
@@ -245,20 +139,20 @@ class _Walk:
         try:
             return await session.transact(transaction, self._content, lease.prefix)
         finally:
-            self.transfer_s += clock.monotonic() - started
+            self._transfer_s += clock.monotonic() - started
 
     # Judging
 
     def _refuse(self, refused: Refused, host: str, address: str) -> None:
         """Nobody asked this host, so its verdict is still open: a worse host's 5xx does not settle it."""
-        self.tried(host, address, f"not dialled, {refused.why}")
+        self.effort.tried(host, address, f"not dialled, {refused.why}")
         postponed = verdict.for_refused_host(refused, host, address).verdict
         for index in self.pending:
             self._verdicts[index] = verdict.combine(self._verdicts[index], postponed)
 
     def _judge_setup(self, failed: SetupFailed, host: str, address: str) -> None:
         judged = verdict.after_session_failure(failed.step, failed.said, host, address)
-        self.tried(host, address, f"at {failed.step}: {failed.said}")
+        self.effort.tried(host, address, f"at {failed.step}: {failed.said}")
         if judged.alarm:
             self._sender.terms.sink.note(
                 "error",
@@ -279,7 +173,7 @@ class _Walk:
             judged = verdict.after_lost_transaction(
                 ended.step, ended.error, ended.heard, len(asked), host, address, soft_bounce
             )
-            self.tried(host, address, f"lost at {ended.step}: {ended.error}")
+            self.effort.tried(host, address, f"lost at {ended.step}: {ended.error}")
         else:
             judged = verdict.after_transaction(ended, len(asked), host, address, soft_bounce)
         self._take_verdicts(asked, judged)
@@ -331,10 +225,10 @@ class _Walk:
             lease=self._lease,
             at=self._sender.terms.clock.wall(),
             verdicts=verdicts,
-            timings=Timings(self._queued_s, self.connect_s, self.handshake_s, self.transfer_s),
+            timings=Timings(self._queued_s, self.effort.connect_s, self.effort.handshake_s, self._transfer_s),
             tls=self._tls,
             lane=self._plan.lane,
-            walk=tuple(self._lines),
+            walk=tuple(self.effort.lines),
         )
 
 

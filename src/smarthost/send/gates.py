@@ -14,7 +14,7 @@ _DEMANDS_NOTHING = (TlsLevel.NONE, TlsLevel.OPPORTUNISTIC)
 
 def service_key(policy: SessionPolicy) -> str:
     """Give the `source` for the host's service as such: is it there, does it greet?"""
-    return policy.source if policy.port == SMTP_PORT else f"{policy.source}:{policy.port}"
+    return policy.source if policy.port == SMTP_PORT else f"{policy.source}/{policy.port}"
 
 
 def demand_key(policy: SessionPolicy) -> str | None:
@@ -23,6 +23,17 @@ def demand_key(policy: SessionPolicy) -> str | None:
         return None
     user = policy.credentials.username if policy.credentials is not None else ""
     return f"{service_key(policy)}|{policy.tls.value}|{user}"
+
+
+def describe_key(key: str) -> str:
+    """Say for people which service a key is about; "" for mail at port 25 from any address."""
+    service, *demands = key.split("|", 2)
+    source, _, port = service.partition("/")
+    parts = [f"port {port}" if port else "", f"from {source}" if source else ""]
+    if demands:
+        level, user = demands
+        parts += [f"TLS {level}", f"user {user}" if user else ""]
+    return ", ".join(filter(None, parts))
 
 
 def gate_keys(policy: SessionPolicy) -> tuple[str, ...]:

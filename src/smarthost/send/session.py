@@ -17,6 +17,7 @@ from smarthost.mail.errors import ConnectionLost, DeadlinePassed, RemoteProtocol
 from smarthost.mail.hop import SessionPolicy, TlsFacts, TlsLevel
 from smarthost.mail.reply import Reply
 from smarthost.ports import Clock, Connection, TlsRequest
+from smarthost.send.transcript import Transcript
 from smarthost.smtp import limits
 from smarthost.smtp.client import SmtpClient, Transaction
 from smarthost.smtp.extensions import Extensions
@@ -62,8 +63,11 @@ class TransactionLost(Struct, frozen=True, gc=False):
 class Session:
     """An SMTP session as a client. One transaction at a time; owned by one slot, or idle in the pool."""
 
-    def __init__(self, connection: Connection, clock: Clock, key: SessionKey) -> None:
+    def __init__(
+        self, connection: Connection, clock: Clock, key: SessionKey, transcript: Transcript | None = None
+    ) -> None:
         self.key = key
+        self._transcript = transcript
         self.transactions = 0
         self.tls: TlsFacts | None = None
         self._connection = connection
@@ -76,6 +80,7 @@ class Session:
         self._content: Iterator[bytes] | None = None
         self._inline: tuple[bytes, bytes] | None = None
         self._heard = False
+        self._set_up_ends: float | None = None  # monotonic
         self._envelope_ends = 0.0  # monotonic
         self._is_lost = False
         self._retire: Callable[[Session], None] | None = None
@@ -95,10 +100,16 @@ class Session:
 
     # Set-up
 
-    async def set_up(self) -> SetupFailed | None:
-        """Go from connected to ready for a transaction; None when ready. Safe to cancel, as `transact`."""
+    async def set_up(self, patience_s: float | None = None) -> SetupFailed | None:
+        """Go from connected to ready for a transaction; None when ready. Safe to cancel, as `transact`.
+
+        `patience_s`: for all of it, below what each step may take by the RFC.
+        """
         assert self._wanted is None, "a session is set up once"
         self._wanted = asyncio.get_running_loop().create_future()
+        if patience_s is not None:
+            self._set_up_ends = self._clock.monotonic() + patience_s
+            self._enter(self._step, limits.BANNER_S)
         if self._policy.implicit_tls:
             self._start_tls()
         try:
@@ -114,6 +125,8 @@ class Session:
     def secured(self, facts: TlsFacts) -> None:
         """Say EHLO again inside TLS; everything learned in clear is forgotten (RFC 3207 4.2)."""
         self.tls = facts
+        if self._transcript is not None:
+            self._transcript.note(f"{facts.version} {facts.cipher}")
         if self._policy.implicit_tls:
             self._enter(Step.BANNER, limits.BANNER_S)
             return
@@ -277,6 +290,8 @@ class Session:
     def received(self, chunk: bytes) -> None:
         """Take octets from the host."""
         self._heard = True
+        if self._transcript is not None:
+            self._transcript.heard(chunk)
         self._machine.receive(chunk)
         self._guard(self._advance)
         if self._step is Step.MAIL and self._ended is not None and not self._is_lost:
@@ -305,10 +320,14 @@ class Session:
     def _flush(self) -> None:
         output = self._machine.take_output()
         if output and not self._is_lost:
+            if self._transcript is not None:
+                self._transcript.sent(output)
             self._connection.write((output,))
 
     def _enter(self, step: Step, timeout_s: float) -> None:
         self._step = step
+        if self._set_up_ends is not None and self._wanted is not None:
+            timeout_s = min(timeout_s, max(0.0, self._set_up_ends - self._clock.monotonic()))
         self._deadline.restart(timeout_s)
 
     def _expired(self) -> None:

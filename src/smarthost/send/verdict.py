@@ -13,6 +13,7 @@ Next host, by reason (421 anywhere is the session's end: yes; 5xx is the message
 """
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smarthost.mail.errors import (
     ConnectFailed,
@@ -108,10 +109,11 @@ def after_session_failure(step: str, failure: Reply | SmarthostError, host: str,
     """Judge a session that failed before any transaction: at connect, banner, EHLO, STARTTLS, TLS or AUTH."""
     if not isinstance(failure, Reply):
         judged = _failed(step, failure, host, address)
-        return HostVerdict(judged.verdict, judged.try_next_host, judged.alarm or _is_demand_unmet(step, failure))
+        awaiting = replace(judged.verdict, awaits_host=judged.try_next_host)  # what is ours to mend awaits no host
+        return HostVerdict(awaiting, judged.try_next_host, judged.alarm or _is_demand_unmet(step, failure))
     status = _soften(failure.enhanced) or _step_status(step)
     why = f"{_place(host, address)} answered {step} with {failure}"
-    verdict = Verdict(Outcome.DEFERRED, status, why, failure, host, address)
+    verdict = Verdict(Outcome.DEFERRED, status, why, failure, host, address, awaits_host=True)
     return HostVerdict(verdict, try_next_host=True, alarm=failure.is_permanent)
 
 
@@ -127,7 +129,7 @@ def _is_demand_unmet(step: str, error: SmarthostError) -> bool:
 def for_refused_host(refused: Refused, host: str, address: str) -> HostVerdict:
     """Judge a host that HostGate does not let us dial: nothing was tried there, so nothing counts as an attempt."""
     why = f"{_place(host, address)} is not dialled: {refused.why}"
-    verdict = Verdict(Outcome.POSTPONED, "4.4.1", why, None, host, address, until=refused.until)
+    verdict = Verdict(Outcome.POSTPONED, "4.4.1", why, None, host, address, until=refused.until, awaits_host=True)
     return HostVerdict(verdict, try_next_host=True)
 
 

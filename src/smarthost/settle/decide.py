@@ -19,6 +19,8 @@ from smarthost.settle.record import describe_tls, record_expiry, record_verdict
 # (2.3.4 of RFC 3464 allows it with action failed). Postfix repeats the last reply's status instead: that hides why we
 # gave up; the last reply itself is kept beside it.
 EXPIRED_STATUS = "4.4.7"
+# A loop of aliases or a chain without end may be an accident for a while (route.mx defers); after days it is a fact.
+_ALIAS_TROUBLE = {"4.4.6": "5.4.6", "4.4.4": "5.4.4"}
 
 POSTPONED_LEAST_S = 1.0  # a time already past must not make a recipient spin
 POSTPONED_MOST_S = 3600.0  # the schedule's own ceiling is about as long; queue.schedule.sweep_before must exceed it
@@ -58,7 +60,8 @@ def expire(lease: Lease, *, now: float, next_seq: Callable[[], int]) -> Settleme
         last = recipient.last_reply or recipient.last_status
         if not last:
             last = "a failure without a reply" if recipient.attempts else "never attempted"
-        settled = _expire(recipient, lease, now, recipient.attempts, last, recipient.last_reply, "")
+        status = _final_status("" if recipient.last_reply else recipient.last_status)
+        settled = _expire(recipient, lease, now, recipient.attempts, last, recipient.last_reply, "", status)
         recipients.append(settled)
         records.append(record_expiry(lease, settled, at=now, seq=next_seq()))
     return Settlement(lease.id, tuple(recipients), tuple(records))
@@ -107,7 +110,8 @@ def _defer(
     if due is None:
         last = said or (verdict.why if is_counted else recipient.last_reply or verdict.why)
         host = verdict.host if said else ""  # an earlier reply may be another host's
-        return _expire(recipient, lease, now, attempts, last, said or recipient.last_reply, host)
+        status = _final_status("" if said else verdict.status)
+        return _expire(recipient, lease, now, attempts, last, said or recipient.last_reply, host, status)
     if not is_counted:
         until = due if verdict.until is None else verdict.until
         due = min(now + POSTPONED_MOST_S, max(now + POSTPONED_LEAST_S, until))
@@ -123,11 +127,24 @@ def _defer(
         verdict.why,
         False,
         verdict.host,
+        verdict.awaits_host,
     )
 
 
+def _final_status(own: str) -> str:
+    """Give the status of an expiry whose last failure had this status of our own, no host's word."""
+    return _ALIAS_TROUBLE.get(own, EXPIRED_STATUS)
+
+
 def _expire(
-    recipient: LeasedRecipient, lease: Lease, now: float, attempts: int, last: str, last_reply: str, host: str
+    recipient: LeasedRecipient,
+    lease: Lease,
+    now: float,
+    attempts: int,
+    last: str,
+    last_reply: str,
+    host: str,
+    status: str,
 ) -> SettledRecipient:
     return SettledRecipient(
         recipient.n,
@@ -136,7 +153,7 @@ def _expire(
         State.EXPIRED,
         0.0,
         attempts,
-        EXPIRED_STATUS,
+        status,
         last_reply,
         f"not delivered within {_describe_age(now - lease.received_at)}; last: {last}",
         is_report_owed(lease.reverse_path, State.EXPIRED),

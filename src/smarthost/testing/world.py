@@ -28,7 +28,8 @@ from smarthost.route.health import HostHealth
 from smarthost.route.plan import Planner, PlanTerms
 from smarthost.route.source import Speaker
 from smarthost.route.table import Route, RouteTable
-from smarthost.send.attempt import AttemptTerms, Sender
+from smarthost.send.attempt import Sender
+from smarthost.send.opening import AttemptTerms
 from smarthost.send.pool import Pool
 from smarthost.smtp.limits import Limits
 from smarthost.smtp.server import ServerSettings

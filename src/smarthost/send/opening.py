@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: MIT
+"""Opens sessions: asks HostGate, dials, sets up, falls back to clear where TLS breaks, tells HostGate what came of it.
+
+A host has less time while another one is at hand (`hurry`): mail must not wait 300 s for a banner that never comes.
+Then a host known as broken is probed aside, in a task of its own, and mail goes to the other one meanwhile; what a good
+probe leaves is an open session in the pool. Judges no mail. A crash leaves nothing.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smarthost.mail.content import Content
+from smarthost.mail.errors import ConnectFailed, ConnectionLost, DeadlinePassed
+from smarthost.mail.hop import Host, SessionPolicy, TlsLevel
+from smarthost.ports import Clock, Dialer, HostGate, Permit, Refused, Sink
+from smarthost.send.egress import EgressWatch
+from smarthost.send.gates import demand_key, gate_keys, service_key
+from smarthost.send.pool import Pool
+from smarthost.send.session import Session, SessionKey, SetupFailed
+from smarthost.smtp import limits
+from smarthost.smtp.steps import Step
+
+# From dial to ready, while another host is at hand. Deviation: RFC 5321 4.5.3.2.1 asks for 300 s for the banner; who is
+# in no hurry gives them. Above the 6 s that Postfix's postscreen keeps newcomers waiting.
+PATIENCE_S = 8.0
+PROBE_PATIENCE_S = 60.0  # aside: nobody waits for it, but a host that is back must not hide behind a stuck probe
+SLOW_FACTOR = 3.0  # a host that once took long may take so many times as long
+PROBES_ASIDE = 200  # a descriptor each
+CLEAR_MEMORY_S = 3600.0  # how long a host whose opportunistic handshake failed is spoken to in clear
+REMEMBERED_HOSTS = 10_000
+_HOST_STEPS = (Step.CONNECT, Step.BANNER, Step.EHLO, Step.HELO)
+
+
+class AttemptTerms(Struct, frozen=True):
+    """What attempts share: the world they act on, and the operator's choices."""
+
+    dialer: Dialer
+    gate: HostGate
+    pool: Pool
+    clock: Clock
+    sink: Sink
+    read_content: Callable[[str], Awaitable[Content]]
+    soft_bounce: bool = False
+    connect_timeout_s: float = limits.CONNECT_S
+    patience_s: float = PATIENCE_S
+
+
+class Effort:
+    """What it cost to open sessions in one attempt, and what happened on the way."""
+
+    __slots__ = ("connect_s", "dials", "handshake_s", "lines")
+
+    def __init__(self) -> None:
+        self.dials = 0
+        self.connect_s = self.handshake_s = 0.0
+        self.lines: list[str] = []
+
+    def tried(self, host: str, address: str, what: str) -> None:
+        """Note one stop of the walk for the record."""
+        self.lines.append(f"{host} [{address}]: {what}")
+
+
+class Opener:
+    """Opens sessions for attempts. Remembers which hosts break TLS, and which are slow to greet; nothing else."""
+
+    def __init__(self, terms: AttemptTerms) -> None:
+        self._terms = terms
+        self._clear_until: dict[str, float] = {}
+        self._greets_in: dict[str, float] = {}  # seconds from dial to ready, of hosts that are slow
+        self._egress = EgressWatch(terms.sink)
+        self._probes: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
+
+    async def close(self) -> None:
+        """End the probes under way."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+
+    def key_for(self, host: Host, address: str, policy: SessionPolicy) -> SessionKey:
+        """Give the key of the session that is wanted with this host, in clear where TLS is known to break."""
+        if self._clear_until and policy.tls is TlsLevel.OPPORTUNISTIC:
+            until = self._clear_until.get(address)
+            if until is not None and until > self._terms.clock.monotonic():
+                policy = replace(policy, tls=TlsLevel.NONE)
+        return (host.name, address, policy)
+
+    def is_usable(self, policy: SessionPolicy, address: str) -> bool:
+        """Would HostGate let us dial there now?"""
+        return all(self._terms.gate.usable(key, address) is None for key in gate_keys(policy))
+
+    async def open(self, key: SessionKey, effort: Effort, *, hurry: bool) -> Session | SetupFailed | Refused:
+        """Open a session; `hurry`: another host is at hand. Safe to cancel."""
+        _, address, policy = key
+        permit = self._terms.gate.admit(service_key(policy), address)
+        if isinstance(permit, Refused):
+            return permit
+        demand = demand_key(policy)
+        strict = None if demand is None else self._terms.gate.admit(demand, address)
+        if isinstance(strict, Refused):
+            permit.withdrawn()
+            return strict
+        permits = _Permits(permit, strict)
+        if hurry and permits.is_probe and len(self._probes) < PROBES_ASIDE:
+            return self._probe_aside(key, permits)
+        patience_s = max(self._terms.patience_s, self._greets_in.get(address, 0.0)) if hurry else None
+        return await self._open_with(key, effort, permits, patience_s)
+
+    async def _open_with(
+        self, key: SessionKey, effort: Effort, permits: "_Permits", patience_s: float | None
+    ) -> Session | SetupFailed:
+        try:
+            opened = await self._open_or_fall_back(key, effort, patience_s)
+        except BaseException:  # cancelled, or a bug of ours: nothing was learned, and a probe must not stay open
+            permits.withdraw()
+            raise
+        permits.close(opened, key[0])
+        return opened
+
+    # Probes aside
+
+    def _probe_aside(self, key: SessionKey, permits: "_Permits") -> Refused:
+        task = asyncio.ensure_future(self._probe(key, permits))
+        self._probes[task] = None
+        task.add_done_callback(self._probe_ended)
+        _, address, policy = key
+        refusals = (self._terms.gate.usable(name, address) for name in gate_keys(policy))
+        refused = next((each for each in refusals if each is not None), None)
+        return refused if refused is not None else Refused(self._terms.clock.wall(), "a probe is under way")
+
+    async def _probe(self, key: SessionKey, permits: "_Permits") -> None:
+        opened = await self._open_with(key, Effort(), permits, PROBE_PATIENCE_S)
+        if isinstance(opened, Session):
+            self._terms.pool.keep(opened)
+
+    def _probe_ended(self, task: asyncio.Task[None]) -> None:
+        del self._probes[task]
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._terms.sink.note("error", "a probe failed", why=repr(failure))
+
+    # Dialling
+
+    async def _open_or_fall_back(
+        self, key: SessionKey, effort: Effort, patience_s: float | None
+    ) -> Session | SetupFailed:
+        """A failed opportunistic handshake is tried again in clear on a new connection.
+
+        One that stalls may be a dead host as well: in clear only where no other host is at hand.
+        """
+        name, address, policy = key
+        opened = await self._open(key, effort, patience_s)
+        if not isinstance(opened, SetupFailed) or opened.step is not Step.TLS:
+            return opened
+        is_stalled = isinstance(opened.said, DeadlinePassed) and patience_s is not None
+        if policy.tls is not TlsLevel.OPPORTUNISTIC or policy.implicit_tls or is_stalled:
+            return opened
+        effort.tried(name, address, f"TLS failed ({opened.said}), again in clear")
+        self._remember_clear(address)
+        return await self._open((name, address, replace(policy, tls=TlsLevel.NONE)), effort, patience_s)
+
+    async def _open(self, key: SessionKey, effort: Effort, patience_s: float | None) -> Session | SetupFailed:
+        _, address, policy = key
+        terms, clock = self._terms, self._terms.clock
+        started = clock.monotonic()
+        timeout_s = terms.connect_timeout_s if patience_s is None else min(terms.connect_timeout_s, patience_s)
+        effort.dials += 1
+        try:
+            connection = await terms.dialer.dial(address, policy.port, source=policy.source, timeout_s=timeout_s)
+        except ConnectFailed as error:
+            self._egress.connect_failed(address, policy.port, str(error))
+            return SetupFailed(Step.CONNECT, error)
+        finally:
+            connected = clock.monotonic()
+            effort.connect_s += connected - started
+        self._egress.connected(policy.port)
+        session = Session(connection, clock, key)
+        failure = await session.set_up(None if patience_s is None else patience_s - (connected - started))
+        ready = clock.monotonic()
+        effort.handshake_s += ready - connected
+        if failure is not None:
+            return failure
+        self._remember_pace(address, ready - started)
+        return session
+
+    def _remember_clear(self, address: str) -> None:
+        if len(self._clear_until) >= REMEMBERED_HOSTS:
+            self._clear_until.clear()
+        self._clear_until[address] = self._terms.clock.monotonic() + CLEAR_MEMORY_S
+
+    def _remember_pace(self, address: str, took_s: float) -> None:
+        """Learn who is slow, but alive: it has its time the next time, and is not taken for dead again."""
+        if took_s * SLOW_FACTOR <= self._terms.patience_s:
+            return
+        if len(self._greets_in) >= REMEMBERED_HOSTS:
+            self._greets_in.clear()
+        self._greets_in[address] = min(took_s * SLOW_FACTOR, limits.BANNER_S)
+
+
+class _Permits:
+    """Leave to dial a host as such, and for what the policy demands of it; closed together."""
+
+    __slots__ = ("_permit", "_strict")
+
+    def __init__(self, permit: Permit, strict: Permit | None) -> None:
+        self._permit = permit
+        self._strict = strict
+
+    @property
+    def is_probe(self) -> bool:
+        return self._permit.is_probe or (self._strict is not None and self._strict.is_probe)
+
+    def withdraw(self) -> None:
+        self._permit.withdrawn()
+        if self._strict is not None:
+            self._strict.withdrawn()
+
+    def close(self, opened: Session | SetupFailed, name: str) -> None:
+        """Only connect and handshake failures count against a host; its demands on us count against those demands."""
+        permit, strict = self._permit, self._strict
+        if not isinstance(opened, SetupFailed):
+            permit.succeeded()
+            if strict is not None:
+                strict.succeeded()
+            return
+        if isinstance(opened.said, ConnectFailed) and opened.said.step == "local":  # our descriptors, our addresses
+            self.withdraw()
+            return
+        detail = str(opened.said)
+        is_hosts_fault = opened.step in _HOST_STEPS or isinstance(opened.said, ConnectionLost | DeadlinePassed)
+        if is_hosts_fault or strict is None:
+            permit.failed(opened.step, detail, name)
+            if strict is not None:
+                strict.withdrawn()
+            return
+        permit.succeeded()
+        strict.failed(opened.step, detail, name)
