@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test check static format lint types contracts bench bench-quick system lock clean
+.PHONY: install demo test check static format lint types contracts bench bench-quick bench-dead-mx bench-dead-mx-quick system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
@@ -26,6 +26,10 @@ bench: $(DEV)
 	$(BIN)/python -m bench
 bench-quick: $(DEV)
 	$(BIN)/python -m bench --quick --no-gate
+bench-dead-mx: $(DEV)
+	$(BIN)/python -m bench.dead_mx
+bench-dead-mx-quick: $(DEV)
+	$(BIN)/python -m bench.dead_mx --quick --no-gate
 # Postfix (its load tools, and a server to compare with), swaks, strace, unbound: as root, with apt.
 system:
 	tools/system-packages

@@ -66,7 +66,7 @@ class Exchanger(asyncio.Protocol):
         self._has_tls = has_tls
         self._drip_s = drip_s
         self._unread = bytearray()
-        self._in_content = self._is_silent = False
+        self._in_content = self._is_silent = self._has_quit = False
         self._replies: deque[bytes] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -84,7 +84,7 @@ class Exchanger(asyncio.Protocol):
         if self._drip_s:
             self._drip(replies)
         else:
-            self._transport.write(b"".join(replies))
+            self._say(b"".join(replies))
 
     def _next_reply(self) -> bytes | None:
         """Give the reply to the next whole line or content; None: nothing is whole, b"": nothing is to be said."""
@@ -112,8 +112,14 @@ class Exchanger(asyncio.Protocol):
             self._unread[:0] = b"\r\n"  # so that content of nothing but the final dot ends too
             return b"354 go ahead\r\n"
         if verb == b"QUIT":
+            self._has_quit = True
             return b"221 2.0.0 bye\r\n"
         return b"250 2.0.0 ok\r\n"
+
+    def _say(self, octets: bytes) -> None:
+        self._transport.write(octets)
+        if self._has_quit and not self._replies:
+            self._transport.close()
 
     def _drip(self, replies: list[bytes]) -> None:
         was_waiting = bool(self._replies)
@@ -124,7 +130,7 @@ class Exchanger(asyncio.Protocol):
     def _drop(self) -> None:
         if self._transport.is_closing():
             return
-        self._transport.write(self._replies.popleft())
+        self._say(self._replies.popleft())
         if self._replies:
             asyncio.get_running_loop().call_later(self._drip_s, self._drop)
 

@@ -8,10 +8,14 @@ from msgspec import Struct
 from bench.children import Child, Scratch
 from bench.failure import RunFailed
 from bench.programs import require_program
+from bench.sink import CounterFile
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """How smtp-source is to push. `kept`: -d, sessions stay open. `numbered`: -N, each recipient differs."""
+    """How smtp-source is to push.
+
+    `kept`: -d, sessions stay open. `numbered`: -N, each recipient differs. `counted`: -c, it tells what was accepted.
+    """
 
     messages: int
     sessions: int
@@ -19,11 +23,12 @@ class Load(Struct, frozen=True, kw_only=True):
     kept: bool
     numbered: bool = False
     recipient: str = "to@sink.test"
+    counted: bool = False
 
 
 def source_command(load: Load, port: int, program: str) -> list[str]:
     """Compose smtp-source's command line; -4 and fixed addresses so that nothing is looked up."""
-    flags = [*(["-d"] if load.kept else []), *(["-N"] if load.numbered else [])]
+    flags = [*(["-d"] if load.kept else []), *(["-N"] if load.numbered else []), *(["-c"] if load.counted else [])]
     sizes = ["-s", str(load.sessions), "-m", str(load.messages), "-l", str(load.octets)]
     addresses = ["-M", "source.bench.test", "-f", "from@bench.test", "-t", load.recipient]
     return [program, "-4", *flags, *sizes, *addresses, f"127.0.0.1:{port}"]
@@ -37,7 +42,9 @@ class RunningLoad:
         self.load = load
         command = source_command(load, port, require_program("smtp-source"))
         self.started = time.monotonic()
-        self.child: Child = scratch.start(name, command)
+        self._output = scratch.path / f"{name}.out"
+        with self._output.open("wb") as out:
+            self.child: Child = scratch.start(name, command, stdout=out)
 
     def await_end(self, timeout_s: float) -> float:
         """Wait until every message was answered 250 and give the monotonic time of that.
@@ -53,6 +60,14 @@ class RunningLoad:
         if code != 0:
             raise RunFailed(f"smtp-source ended with {code}: {self.child.complaint()}")
         return ended
+
+    def accepted(self) -> int:
+        """Give how many messages were answered 250 so far, if it was told to count."""
+        counter = CounterFile(self._output)
+        try:
+            return counter.read()
+        finally:
+            counter.close()
 
     def running(self) -> bool:
         """Is it still pushing?"""

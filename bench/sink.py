@@ -16,7 +16,7 @@ from bench.failure import RunFailed
 from bench.network import await_banner, free_port
 from bench.programs import require_program
 
-_COUNTER = re.compile(rb"mesg=([0-9]+)\r")
+_COUNTER = re.compile(rb"([0-9]+)\r")  # smtp-source -c writes the number alone
 _TAIL = 256  # several counters of at most 60 octets
 _POLL_S = 0.005  # the error of the end-to-end time; 0.5 % of a run of one second
 
@@ -28,7 +28,7 @@ def read_counter(tail: bytes) -> int:
 
 
 class CounterFile:
-    """The growing output of something that counts as smtp-sink does."""
+    """The growing output of something that counts as smtp-sink, or smtp-source, does."""
 
     def __init__(self, path: Path) -> None:
         self._reader = os.open(path, os.O_RDONLY)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from email.policy import SMTP
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,19 +28,23 @@ from smarthost.backends.sqlite.store import SqliteStore
 from smarthost.backends.tcp import TcpDialer, TcpListener
 from smarthost.backends.tls import TlsContexts
 from smarthost.config import Config, NextHopSection, RouteSection, parse_config
+from smarthost.explain import Explainer, ExplainTerms
+from smarthost.hosts import Hosts, HostsTerms
 from smarthost.mail.errors import ConfigError, StoreError
+from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.mail.identity import IdSource, SequenceSource
 from smarthost.ports import Clock, Random, Sink
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store
 from smarthost.relay import Journey, JourneyTerms
-from smarthost.route.health import HealthState, HostHealth, HostState
+from smarthost.route.health import HostHealth
 from smarthost.route.plan import Planner, PlanTerms
 from smarthost.route.source import Speaker
 from smarthost.route.table import DirectMx, NextHop, Refuse, Route, RouteTable
 from smarthost.send.attempt import Sender
 from smarthost.send.opening import AttemptTerms
 from smarthost.send.pool import Pool
+from smarthost.send.probe import Prober, ProbeTerms
 from smarthost.smtp.limits import Limits
 from smarthost.smtp.server import ServerSettings
 
@@ -146,8 +149,30 @@ class Relay:
         return await self._parts.journey.find(which, cursor, n)
 
     async def change(self, which: Filter, verb: str, cursor: str | None = None, n: int = 1000) -> Changed:
-        """Apply "retry" or "cancel" to one chunk. Raises: ValueError: an unknown verb, a damaged cursor. StoreError."""
-        return await self._parts.journey.change(which, verb, cursor, n)
+        """Apply "retry" or "cancel" to one chunk. Raises: ValueError: an unknown verb, a damaged cursor. StoreError.
+
+        "retry" also ends the pauses of broken hosts that are in the way of this mail, each for one probe.
+        """
+        parts = self._parts
+        changed = await parts.journey.change(which, verb, cursor, n)
+        if verb == "retry" and cursor is None:
+            await parts.hosts.hasten(which)
+        return changed
+
+    async def report_hosts(self, text: str = "") -> tuple[HostReport, ...]:
+        """Give the hosts that are not closed, of this name, address or service ("": all), longest broken first."""
+        return await self._parts.hosts.report(text)
+
+    async def reset_hosts(self, text: str = "") -> tuple[HostReport, ...]:
+        """Forget what is known against these hosts, and give it; what waited for them is due at once."""
+        return await self._parts.hosts.reset(text)
+
+    async def explain(self, address: str, *, probe: bool = False) -> Explanation:
+        """Tell what would happen to a message for this address now; `probe`: dial its hosts as far as EHLO.
+
+        Raises: SubmissionRefused: such a recipient is refused. ValueError: neither an address nor a domain.
+        """
+        return await self._parts.explainer.explain(address, probe=probe)
 
 
 class _Running:
@@ -171,13 +196,14 @@ class _Running:
         self._opened.push_async_callback(store.close)
         await store.open()
         chance = random.SystemRandom()
-        gate = HostHealth(clock, chance, changed=partial(_note_health, sink))
+        health = HostHealth(clock, chance)
         self._pool = Pool(clock, idle_s=config.limits.idle_session_s, transactions=config.limits.messages_per_session)
         self._opened.callback(self._pool.close)
+        dialer = TcpDialer(clock, TlsContexts(ca_file=_ca_file(config)))
         sender = Sender(
             AttemptTerms(
-                dialer=TcpDialer(clock, TlsContexts(ca_file=_ca_file(config))),
-                gate=gate,
+                dialer=dialer,
+                gate=health,
                 pool=self._pool,
                 clock=clock,
                 sink=sink,
@@ -185,6 +211,7 @@ class _Running:
                 soft_bounce=config.soft_bounce,
             )
         )
+        self._opened.push_async_callback(sender.close)
         table = _route_table(config)
         system = read_resolv_conf()
         resolver = _resolver(config, system, clock)
@@ -199,7 +226,7 @@ class _Running:
                 clock=clock,
                 random=chance,
                 sink=sink,
-                gate=gate,
+                gate=health,
                 destination_of=table.destination_of,
                 plan=self._planner.plan,
                 attempt=sender.attempt,
@@ -211,9 +238,38 @@ class _Running:
                 soft_bounce=config.soft_bounce,
             )
         )
+        self.hosts = Hosts(
+            HostsTerms(
+                health=health,
+                store=store,
+                clock=clock,
+                sink=sink,
+                next_seq=next_seq,
+                destination_of=table.destination_of,
+                plan=self._planner.plan,
+                suspended=self.journey.suspended,
+                resume=self.journey.resume,
+                look_again=self.journey.look_again,
+            )
+        )
+        await self.hosts.load()
+        self._opened.push_async_callback(self.hosts.save)
         self._opened.push_async_callback(self._stop_journey)
         self._open_doors(next_id)
+        self.explainer = Explainer(
+            ExplainTerms(
+                read_recipient=lambda text: self.injection.read_recipient(text).domain,
+                destination_of=table.destination_of,
+                plan_anew=self._planner.plan_anew,
+                state_of=health.state_of,
+                suspension=self.journey.suspension,
+                probe=Prober(ProbeTerms(dialer, clock, health.report_success)).probe,
+                soft_bounce=config.soft_bounce,
+            )
+        )
         await self.journey.start()
+        for loop in (self.hosts.save_changes, self.hosts.release_for_ever):
+            self.journey.keep_running(loop)
 
     def _open_doors(self, next_id: Callable[[], str]) -> None:
         config, store = self._config, self.store
@@ -269,14 +325,6 @@ class _Running:
 
     def _grace_left_s(self) -> float:
         return max(0.0, self._stop_by - self._clock.monotonic())
-
-
-def _note_health(sink: Sink, host: HostState) -> None:
-    if host.state is HealthState.CLOSED:
-        sink.note("info", "host works again", address=host.address)
-    elif host.state is HealthState.OPEN:
-        why = f"{host.step} failed {host.failures} times: {host.detail}"
-        sink.note("warning", "host is broken", address=host.address, why=why, next_probe_at=host.until)
 
 
 def _resolver(config: Config, system: ResolvConf, clock: Clock) -> DnsResolver:

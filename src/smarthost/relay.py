@@ -19,22 +19,22 @@ from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.result import AttemptResult, Outcome, Verdict
-from smarthost.mail.settlement import OwedReport, Settlement, State
+from smarthost.mail.settlement import Settlement, State
 from smarthost.ports import Clock, HostGate, Random, Refused, Sink
 from smarthost.queue.fairness import Lane
 from smarthost.queue.feed import Feed
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
+from smarthost.reports import Reports, ReportTerms
 from smarthost.send.gates import gate_keys
 from smarthost.send.verdict import for_no_plan
-from smarthost.settle import decide, dsn
+from smarthost.settle import decide
 from smarthost.settle.record import record_acceptance
 
 PLAN_AGE_S = 5.0  # a slot asks for a new plan then; the planner's own cache makes one cost 20 us ...
 PLAN_LEASES = 50  # ... and each draws anew among hosts of equal preference (RFC 5321 5.1)
 SWEEP_S = 60.0
 SWEEP_LEASES = 100
-REPORT_WAIT_S = 60.0  # reports wait that long for leased recipients of their message (queue.store)
 UNSETTLED = 1_000  # attempts whose settlement is not durable: 3 KiB each, and a crash makes them again
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
 
@@ -86,16 +86,29 @@ class Journey:
         self._slots = 0
         self._crowd: OrderedDict[Lane, None] = OrderedDict()  # lanes that want a slot when there are `sessions`
         self._tasks: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
-        self._owing: set[str] = set()  # ids of messages that owe a report
-        self._report_bell = asyncio.Event()
+        self._reports = Reports(
+            ReportTerms(
+                store=terms.store,
+                clock=terms.clock,
+                sink=terms.sink,
+                next_id=terms.next_id,
+                next_seq=terms.next_seq,
+                hostname=terms.hostname,
+                left_behind=self._feed.left_behind,
+            )
+        )
         self._unsettled = 0
         self._settled_bell = asyncio.Event()
         self._is_stopping = False
 
     async def start(self) -> None:
         """Begin to deliver what the store holds."""
-        for loop in (self._feed.run, self._expire_old_mail, self._file_reports):
-            self._spawn(self._for_ever(loop))
+        for loop in (self._feed.run, self._expire_old_mail, self._reports.file_for_ever):
+            self.keep_running(loop)
+
+    def keep_running(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run a loop as long as mail moves."""
+        self._spawn(self._for_ever(loop))
 
     async def stop(self, grace_s: float) -> None:
         """Take up no new work, let attempts under way end within `grace_s`, then give up on them."""
@@ -314,9 +327,8 @@ class Journey:
             if recipient.state is State.DEFERRED:
                 self._feed.due_at(recipient.due)
             if recipient.report_owed:
-                self._owing.add(settlement.id)
-        if settlement.id in self._owing:
-            self._report_bell.set()
+                self._reports.owe(settlement.id)
+        self._reports.settled(settlement.id)
 
     def _settled(self) -> None:
         self._unsettled -= 1
@@ -343,36 +355,23 @@ class Journey:
             if len(leases) < SWEEP_LEASES:
                 await self._clock.sleep(SWEEP_S)
 
-    async def _file_reports(self) -> None:
-        """Write the reports that are owed, each as a message of its own, until none is left; then wait for the next."""
-        alarm = self._clock.deadline(REPORT_WAIT_S, self._report_bell.set)
-        while True:
-            self._report_bell.clear()
-            try:
-                owed = await self._store.lease_report(self._clock.wall())
-                if owed is not None:
-                    await self._file_report(owed)
-                    continue
-            except Exception as failure:  # noqa: BLE001 - around a report: a bug in a DSN must not stop the mail
-                self._sink.note("error", "report not filed", why=repr(failure))
-                await self._clock.sleep(PAUSE_S)
-            alarm.restart(REPORT_WAIT_S)
-            await self._report_bell.wait()
+    # Suspended destinations
 
-    async def _file_report(self, owed: OwedReport) -> None:
-        terms, now = self._terms, self._clock.wall()
-        try:
-            report = dsn.report_message(owed, id=terms.next_id(), now=now, reporting_mta=terms.hostname)
-            records = dsn.report_records(owed, report, now=now, next_seq=terms.next_seq)
-        except Exception as failure:  # noqa: BLE001 - it stays leased for a while, and others have their turn at once
-            self._sink.note("error", "report not written", id=owed.id, why=repr(failure))
-            return
-        await self._store.file_report(owed, report, records)
-        self._owing.discard(owed.id)
-        for record in records:
-            self._sink.record(record)
-        if report is not None:
-            self._feed.left_behind(report.envelope.recipients[0].domain)
+    def suspended(self) -> tuple[str, ...]:
+        """Name the destinations that sleep because all their hosts are refused."""
+        return self._feed.asleep()
+
+    def suspension(self, domain: str) -> tuple[float, str] | None:
+        """Give (until, why) when the destination of this recipient domain sleeps."""
+        return self._feed.suspension(domain)
+
+    def resume(self, destination: str) -> None:
+        """A host of this destination works again: what waits for it is due at once."""
+        self._feed.resume(destination)
+
+    def look_again(self) -> None:
+        """Something on disk was made due."""
+        self._feed.due_at(self._clock.wall())
 
     # What operators see and change
 

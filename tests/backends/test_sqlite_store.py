@@ -117,7 +117,7 @@ async def test_settlement_heard_during_an_outage_is_committed_afterwards(tmp_pat
         while trial.store.refusal is not None:
             await asyncio.sleep(0.005)
         assert await trial.store.lease(["dest.example"], NOW, 10) == ()
-        await trial.store.save_note("behind", b"")
+        await trial.store.save_notes({"behind": b"x"})
 
         assert await trial.store.count() == (0, 0)
         assert await trial.kinds() == [Kind.RELAYED]
@@ -259,7 +259,7 @@ async def test_impossible_settlement_is_told_and_its_lease_given_back(tmp_path: 
 
         with pytest.raises(StoreError):
             await trial.store.settle(settlements)
-        await trial.store.save_note("behind", b"")
+        await trial.store.save_notes({"behind": b"x"})
 
         assert await trial.states() == {"a@dest.example": "deferred"}
         assert numbers(await trial.store.lease(["dest.example"], NOW, 10)) == [(poisoned.id, 0)]
@@ -273,7 +273,7 @@ async def test_adder_that_stops_waiting_holds_no_lease(tmp_path: Path) -> None:
         adding = trial.store.add(trial.message("a@dest.example"), ["dest.example"])
         assert isinstance(adding, asyncio.Future)
         adding.cancel()
-        await trial.store.save_note("behind", b"")
+        await trial.store.save_notes({"behind": b"x"})
 
         assert (await trial.store.due(NOW, 10)).domains == (DueDomain("dest.example", NOW),)
 

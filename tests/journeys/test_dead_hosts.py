@@ -37,17 +37,20 @@ async def test_a_dead_first_exchanger_is_passed_over_and_remembered(world: Simul
 
 @in_world()
 async def test_a_dead_exchanger_is_tried_again_after_its_pause(world: SimulatedWorld) -> None:
-    """The best exchanger gets its mail again once a probe has found it well."""
+    """The best exchanger gets its mail again once a probe aside has found it well; no mail waited for that probe."""
     world.domain("example.net", "192.0.2.1", "192.0.2.2")
-    world.place(ScriptedExchanger(), "192.0.2.2")
+    second = world.place(ScriptedExchanger(), "192.0.2.2")
     await world.submit("ann@example.org", "bob@example.net")
     await world.clock.sleep(60)
     first = world.place(ScriptedExchanger(), "192.0.2.1")
 
     await world.submit("ann@example.org", "cid@example.net")
     await world.clock.sleep(1)
+    await world.submit("ann@example.org", "dan@example.net")
+    await world.clock.sleep(1)
 
-    assert {"cid@example.net": 1} == taken(first)
+    assert {"bob@example.net": 1, "cid@example.net": 1} == taken(second)
+    assert {"dan@example.net": 1} == taken(first)
 
 
 @in_world()

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from smarthost.config import Config
 from smarthost.mail.errors import ConfigError, StoreError, StoreLocked, SubmissionRefused
+from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.mail.record import Record
 from smarthost.mail.reply import reply
 from smarthost.ops.control import ControlServer, Door
@@ -135,6 +136,67 @@ def _restricted(message: StoredMessage, which: Filter) -> StoredMessage | None:
     return replace(message, recipients=recipients) if recipients else None
 
 
+def host(address: str, name: str, **facts: object) -> HostReport:
+    """Give a host that failed once, at 1000, and is probed next at 1005."""
+    plain = HostReport(
+        address=address,
+        name=name,
+        service="",
+        state="open",
+        failures=1,
+        since=1000.0,
+        last_failure_at=1000.0,
+        step="connect",
+        detail="connection refused",
+        next_probe_at=1005.0,
+        steps=(("connect", 1),),
+    )
+    return replace(plain, **facts)
+
+
+class FakeHosts:
+    """Knows hosts and explanations as it was given them; `refused`, if set, is what `explain` raises."""
+
+    def __init__(
+        self, *hosts: HostReport, explanation: Explanation | None = None, refused: Exception | None = None
+    ) -> None:
+        self.known = list(hosts)
+        self.explanation = explanation
+        self.refused = refused
+        self.asked: list[str] = []
+        self.resets: list[str] = []
+        self.explained: list[tuple[str, bool]] = []
+
+    def door(self, **replaced: object) -> Door:
+        mine = {"hosts": self.hosts, "reset_hosts": self.reset_hosts, "explain": self.explain}
+        return FakeQueue().door(**{**mine, **replaced})
+
+    async def hosts(self, text: str) -> tuple[HostReport, ...]:
+        self.asked.append(text)
+        return self._matching(text)
+
+    async def reset_hosts(self, text: str) -> tuple[HostReport, ...]:
+        self.resets.append(text)
+        matching = self._matching(text)
+        self.known = [each for each in self.known if each not in matching]
+        return matching
+
+    async def explain(self, address: str, probe: bool) -> Explanation:
+        self.explained.append((address, probe))
+        if self.refused is not None:
+            raise self.refused
+        assert self.explanation is not None, "the test gave none"
+        return self.explanation
+
+    def _matching(self, text: str) -> tuple[HostReport, ...]:
+        wanted = text.lower()
+        return tuple(
+            each
+            for each in self.known
+            if not wanted or wanted in (each.address.lower(), each.name.lower(), each.service.lower())
+        )
+
+
 class FakeRelay(FakeQueue):
     """Stands in for assemble.Relay; the hostname chooses what goes wrong at its start."""
 
@@ -171,9 +233,18 @@ class FakeRelay(FakeQueue):
                 pass
 
 
+class Offered(Protocol):
+    """What can be served: something with a door."""
+
+    def door(self) -> Door: ...
+
+
+Served = TypeVar("Served", bound=Offered)
+
+
 @contextmanager
-def running(state_dir: Path, queue: FakeQueue) -> Iterator[FakeQueue]:
-    """Serve a queue's control socket from a thread, as a daemon does from another process."""
+def running(state_dir: Path, queue: Served) -> Iterator[Served]:
+    """Serve a control socket from a thread, as a daemon does from another process."""
     loop = asyncio.new_event_loop()
     server = ControlServer(state_dir, queue.door(), CollectingSink())
     thread = threading.Thread(target=loop.run_forever)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.ops.rig import CollectingSink, FakeQueue, message
+from tests.ops.rig import CollectingSink, FakeHosts, FakeQueue, host, message
 
 from smarthost.mail.errors import ConfigError
-from smarthost.ops import control, exits, verbs
+from smarthost.mail.explanation import Explanation
+from smarthost.ops import client, control, exits, verbs
 from smarthost.ops.client import ask
 from smarthost.ops.control import ControlServer, Door
 from smarthost.queue.store import Filter, Page
@@ -44,6 +45,27 @@ async def spoken(state_dir: Path, octets: bytes) -> list[dict[str, object]]:
     answers = [json.loads(line) async for line in reader]
     writer.close()
     return answers
+
+
+EXPLANATION = Explanation("a@b.example", "b.example", "b.example", "default: by MX", "It goes.")
+
+
+class Slow:
+    """Explains when it may."""
+
+    def __init__(self) -> None:
+        self.is_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.was_cancelled = False
+
+    async def explain(self, address: str, probe: bool) -> Explanation:
+        self.is_asked.set()
+        try:
+            await self.may_answer.wait()
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            raise
+        return EXPLANATION
 
 
 @pytest.mark.asyncio
@@ -151,6 +173,161 @@ async def test_a_bad_id_is_a_usage_error(tmp_path: Path) -> None:
             await asked(tmp_path, verbs.QueueFind(Filter(id="7")))
 
     assert failed.value.code == exits.USAGE
+
+
+@pytest.mark.asyncio
+async def test_hosts_are_found_and_reset_as_the_daemon_knows_them(tmp_path: Path) -> None:
+    """What is asked for reaches the daemon, and each host is an answer of its own, as it was before a reset."""
+    first, second = host("192.0.2.1", "mx1.example"), host("192.0.2.2", "mx2.example")
+    hosts = FakeHosts(first, second)
+
+    async with served(tmp_path, hosts.door()):
+        found = await asked(tmp_path, verbs.HostsFind())
+        reset = await asked(tmp_path, verbs.HostsReset("MX1.example"))
+        everything = await asked(tmp_path, verbs.HostsReset("", everything=True))
+
+    assert found == [verbs.HostFound(first), verbs.HostFound(second), verbs.Done()]
+    assert reset == [verbs.HostFound(first), verbs.Done()]
+    assert everything == [verbs.HostFound(second), verbs.Done()]
+    assert (hosts.asked, hosts.resets) == ([""], ["MX1.example", ""])
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("request_", [verbs.HostsReset(), verbs.HostsReset("mx1.example", everything=True)])
+async def test_all_hosts_are_reset_only_where_all_were_meant(tmp_path: Path, request_: verbs.HostsReset) -> None:
+    """A request that forgot its text resets nothing."""
+    hosts = FakeHosts(host("192.0.2.1", "mx1.example"))
+
+    async with served(tmp_path, hosts.door()):
+        with pytest.raises(exits.CommandFailed, match="say which host, or all of them") as failed:
+            await asked(tmp_path, request_)
+
+    assert failed.value.code == exits.USAGE
+    assert hosts.resets == []
+
+
+@pytest.mark.asyncio
+async def test_a_listing_of_many_hosts_lets_others_work_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many hosts are told to a command that keeps up, the loop turns after each lot of them."""
+    monkeypatch.setattr(control, "HOSTS", 3)
+    turns: list[int] = []
+    told = 0
+
+    async def say(writer: object, *answers: verbs.Answer) -> None:
+        nonlocal told
+        told += len(answers)
+        asyncio.get_running_loop().call_soon(lambda: turns.append(told))
+
+    monkeypatch.setattr(control, "_say", say)
+    many = [host(f"192.0.2.{number}", "mx.example") for number in range(10)]
+
+    await control._tell_hosts(None, many)  # type: ignore[arg-type]
+
+    assert turns == [3, 6, 9, 10]
+
+
+@pytest.mark.asyncio
+async def test_an_explanation_is_given_as_the_daemon_made_it(tmp_path: Path) -> None:
+    """The address and the wish for a probe reach the daemon, and its explanation comes back whole."""
+    hosts = FakeHosts(explanation=EXPLANATION)
+
+    async with served(tmp_path, hosts.door()):
+        answers = await asked(tmp_path, verbs.PlanAddress("a@b.example", probe=True))
+
+    assert answers == [verbs.Explained(EXPLANATION), verbs.Done()]
+    assert hosts.explained == [("a@b.example", True)]
+
+
+@pytest.mark.asyncio
+async def test_a_long_probe_keeps_its_command_and_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command hears that work goes on before its patience ends, and other commands are served meanwhile."""
+    assert 2 * control.WORKING_S < client.ANSWER_S < control.EXPLAIN_S
+    monkeypatch.setattr(control, "WORKING_S", 0.01)
+    slow, said = Slow(), control._say
+    others: list[verbs.Answer] = []
+
+    async def say(writer: asyncio.StreamWriter, *answers: verbs.Answer) -> None:
+        await said(writer, *answers)
+        if answers == (verbs.Working(),) and not others:
+            others.extend(await asked(tmp_path, verbs.Ping()))
+            slow.may_answer.set()
+
+    monkeypatch.setattr(control, "_say", say)
+    async with served(tmp_path, FakeHosts().door(explain=slow.explain)):
+        answers = await asked(tmp_path, verbs.PlanAddress("a@b.example", probe=True))
+
+    assert answers == [verbs.Working(), verbs.Explained(EXPLANATION), verbs.Done()]
+    assert [type(other) for other in others] == [verbs.Pong]
+
+
+@pytest.mark.asyncio
+async def test_a_probe_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work without end becomes an answer, and is stopped."""
+    monkeypatch.setattr(control, "WORKING_S", 0.01)
+    monkeypatch.setattr(control, "EXPLAIN_S", 0.03)
+    slow = Slow()
+
+    async with served(tmp_path, FakeHosts().door(explain=slow.explain)):
+        with pytest.raises(exits.CommandFailed, match="no explanation within") as failed:
+            await asked(tmp_path, verbs.PlanAddress("a@b.example", probe=True))
+
+    assert failed.value.code == exits.TEMPORARY
+    assert slow.was_cancelled
+
+
+@pytest.mark.asyncio
+async def test_a_probe_nobody_waits_for_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at the command ends the daemon's work as well."""
+    monkeypatch.setattr(control, "WORKING_S", 0.01)
+    slow = Slow()
+
+    async with served(tmp_path, FakeHosts().door(explain=slow.explain)) as server:
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "control"))
+        writer.write(verbs.to_line(verbs.PlanAddress("a@b.example", probe=True)))
+        await slow.is_asked.wait()
+        writer.close()
+        async with asyncio.timeout(5):
+            while server._open:
+                await asyncio.sleep(0.01)
+
+    assert slow.was_cancelled
+
+
+@pytest.mark.asyncio
+async def test_the_end_stops_a_probe_under_way(tmp_path: Path) -> None:
+    """The daemon's end waits for no strange host."""
+    slow = Slow()
+
+    async with served(tmp_path, FakeHosts().door(explain=slow.explain)):
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "control"))
+        writer.write(verbs.to_line(verbs.PlanAddress("a@b.example", probe=True)))
+        await slow.is_asked.wait()
+    writer.close()
+
+    assert slow.was_cancelled
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "request_", [verbs.HostsFind(), verbs.HostsReset("x"), verbs.PlanAddress("a@b.example")], ids=str
+)
+async def test_what_a_daemon_does_not_offer_is_an_error_of_that_request(
+    tmp_path: Path, request_: verbs.Request
+) -> None:
+    """A door that leads nowhere is told and noted; the daemon goes on."""
+    sink = CollectingSink()
+
+    async with served(tmp_path, FakeQueue().door(), sink):
+        with pytest.raises(exits.CommandFailed, match="this daemon does not offer it"):
+            await asked(tmp_path, request_)
+        still = await asked(tmp_path, verbs.Ping())
+
+    assert len(still) == 1
+    assert [what for _, what, _ in sink.notes] == ["control request failed"]
 
 
 @pytest.mark.asyncio

@@ -180,6 +180,23 @@ def test_retry_makes_recipients_due_and_says_how_many(tmp_path: Path, daemon: Fa
     assert daemon.changes == [(Filter(id=FIRST), "retry")]
 
 
+def test_retry_says_what_becomes_of_broken_hosts(tmp_path: Path) -> None:
+    """The help tells that a retry ends the pauses of hosts in the way."""
+    _, out, _ = run(tmp_path, "retry", "--help")
+
+    assert "Hosts in their way that are remembered as broken are probed at once" in " ".join(out.split())
+
+
+def test_json_is_harmless_on_a_terminal(tmp_path: Path, daemon: FakeQueue) -> None:
+    """Text that a terminal would obey is escaped in JSON, too."""
+    daemon.messages[2] = replace(MESSAGES[2], recipients=(recipient("x\u009b2J@y.example"),))
+
+    _, out, _ = run(tmp_path, "show", REPORT, "--json")
+
+    assert out.rstrip("\n").isprintable()
+    assert json.loads(out)["recipients"][0]["address"] == "x\u009b2J@y.example"
+
+
 def test_cancel_says_what_it_could_not_cancel_at_once(tmp_path: Path, daemon: FakeQueue) -> None:
     """A recipient that is being tried is cancelled only if that fails."""
     _, out, _ = run(tmp_path, "cancel", "--all")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How people read times, sizes and strangers' text."""
 
+import json
 import time
 
 import pytest
@@ -63,6 +64,33 @@ def test_what_terminals_obey_is_spelled_out() -> None:
     """A reply that would clear the screen is readable instead."""
     assert words.printable("a\x1b[2Jb\n\u202ec\u009b") == "a\\x1b[2Jb\\n\\u202ec\\x9b"
     assert words.printable("Grüße 邮件") == "Grüße 邮件"
+
+
+@given(some.text())
+def test_json_on_a_terminal_is_harmless_and_means_the_same(text: str) -> None:
+    """What a terminal would obey is escaped within JSON as well; a program reads what it was."""
+    line = words.json_line({"why": text})
+
+    assert line.isprintable()
+    assert json.loads(line) == {"why": text}
+
+
+def test_json_keeps_readable_text_readable() -> None:
+    """Only what cannot be shown is escaped, beyond the first 65,536 characters as two halves."""
+    assert words.json_line("Grüße\x7f 邮件\U000e0001") == '"Grüße\\u007f 邮件\\udb40\\udc01"'
+
+
+def test_a_time_in_full_says_how_far_away_it_is(in_berlin: None) -> None:
+    """A date is checked against a log, a distance is understood at once; where there is no time JSON has null."""
+    assert words.when(1751371200.0, 1751370960.0) == "2025-07-01T14:00:00+02:00 (in 4 min)"
+    assert words.iso_or_null(1751371200.0) == "2025-07-01T12:00:00.000Z"
+    assert words.iso_or_null(0.0) is None
+
+
+def test_arguments_that_are_no_text_are_noticed() -> None:
+    """Octets of a command line that are no UTF-8 arrive as half characters."""
+    assert words.is_utf8("bücher.example")
+    assert not words.is_utf8("b\udcff.example")
 
 
 def test_columns_are_aligned_and_the_last_is_free() -> None:

@@ -108,7 +108,7 @@ async def test_crash_keeps_who_waits_waiting() -> None:
     adding = asyncio.ensure_future(slow.store.add(slow.message("a@dest.example"), ()))
     await slow.pass_time(0.5)
     found = slow.store.crash()
-    later = asyncio.ensure_future(slow.store.save_note("x", b""))
+    later = asyncio.ensure_future(slow.store.save_notes({"x": b"x"}))
 
     for _ in range(3):
         await slow.pass_time(100_000.0)

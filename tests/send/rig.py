@@ -13,6 +13,7 @@ from smarthost.mail.plan import Plan
 from smarthost.mail.record import Record
 from smarthost.mail.result import AttemptResult
 from smarthost.ports import Permit, Refused
+from smarthost.route.health import HostHealth
 from smarthost.send.attempt import Sender
 from smarthost.send.opening import AttemptTerms
 from smarthost.send.pool import Pool
@@ -76,7 +77,14 @@ class LedgerPermit:
 class SendRig:
     """Everything an attempt needs, in memory; `lease` and `plan` are what the tests vary."""
 
-    def __init__(self, simulation: Simulation, *, soft_bounce: bool = False, transactions: int = 100) -> None:
+    def __init__(
+        self,
+        simulation: Simulation,
+        *,
+        soft_bounce: bool = False,
+        transactions: int = 100,
+        health: HostHealth | None = None,
+    ) -> None:
         self.clock = simulation.clock
         self.network = MemoryNetwork(simulation.clock, simulation.random, latency_s=0.01)
         self.gate = Ledger()
@@ -86,7 +94,7 @@ class SendRig:
         self.sender = Sender(
             AttemptTerms(
                 dialer=self.network,
-                gate=self.gate,
+                gate=self.gate if health is None else health,
                 pool=self.pool,
                 clock=self.clock,
                 sink=self.sink,

@@ -95,15 +95,16 @@ class Injection:
             raise SubmissionRefused(NO_RECIPIENTS)
         if len(recipients) > self._limits.recipients:
             raise SubmissionRefused(TOO_MANY_RECIPIENTS)
-        addresses = []
-        for text in recipients:
-            read = grammar.parse_rcpt(b"TO:<" + _to_octets(text) + b">", True)
-            refusal = read if isinstance(read, Reply) else self._refuse_recipient(read.recipient)
-            if refusal is not None:
-                raise SubmissionRefused(_naming(refusal, text))
-            assert not isinstance(read, Reply), "a refusal was raised"
-            addresses.append(self._route_recipient(read.recipient))
-        return tuple(addresses)
+        return tuple([self.read_recipient(text) for text in recipients])
+
+    def read_recipient(self, text: str) -> Address:
+        """Give the address that mail for this recipient is filed under. Raises: SubmissionRefused."""
+        read = grammar.parse_rcpt(b"TO:<" + _to_octets(text) + b">", True)
+        refusal = read if isinstance(read, Reply) else self._refuse_recipient(read.recipient)
+        if refusal is not None:
+            raise SubmissionRefused(_naming(refusal, text))
+        assert not isinstance(read, Reply), "a refusal was raised"
+        return self._route_recipient(read.recipient)
 
     async def _file(self, message: Message) -> None:
         durable = asyncio.get_running_loop().create_future()

@@ -9,9 +9,15 @@
     |   |-- TlsFailed
     |   |-- DeadlinePassed
     |   `-- ConnectionLost
-    |-- ResolutionError           a question to DNS that has no usable answer
-    |   |-- CanonicalNameLoop
-    |   `-- CanonicalNameChainTooLong
+    |-- ResolutionError           no way to a domain; carries the enhanced code and what DNS said
+    |   |-- NotADomain            5.1.3   what was asked for is no domain name (a ValueError, too)
+    |   |-- DomainNotFound        5.1.2
+    |   |-- NullMX                5.1.10  the domain says that it accepts no mail
+    |   |-- RelayLoop             5.4.6   its best exchanger is ourselves
+    |   |-- NoUsableExchanger     5.4.4   it has no exchanger that mail may go to
+    |   |-- ResolutionFailed      4.4.3   DNS does not say
+    |   |-- CanonicalNameLoop     4.4.6
+    |   `-- CanonicalNameChainTooLong     4.4.4
     |-- StoreError                the store cannot promise durability now
     |   |-- StoreFull             ... because space is short
     |   `-- StoreLocked           ... because another process owns the state directory
@@ -65,7 +71,45 @@ class ConnectionLost(TransportError):
 
 
 class ResolutionError(SmarthostError):
-    """DNS gave no usable answer."""
+    """DNS gave no usable answer for `domain`.
+
+    `status` is an enhanced code (RFC 3463), `evidence` a line for each answer of DNS and each decision about it.
+    """
+
+    def __init__(self, detail: str, *, domain: str = "", status: str = "4.4.3", evidence: tuple[str, ...] = ()) -> None:
+        super().__init__(detail)
+        self.domain = domain
+        self.status = status
+        self.evidence = evidence
+
+    @property
+    def is_permanent(self) -> bool:
+        """Tell whether asking again later is no use."""
+        return self.status.startswith("5")
+
+
+class NotADomain(ResolutionError, ValueError):
+    """What was asked for is no domain name, and no address literal in brackets."""
+
+
+class DomainNotFound(ResolutionError):
+    """The domain does not exist."""
+
+
+class NullMX(ResolutionError):
+    """The domain says that it accepts no mail (RFC 7505)."""
+
+
+class RelayLoop(ResolutionError):
+    """The best exchanger of the domain is ourselves: mail would run in a circle (RFC 5321 5.1)."""
+
+
+class NoUsableExchanger(ResolutionError):
+    """The domain has no exchanger with an address that mail may go to."""
+
+
+class ResolutionFailed(ResolutionError):
+    """DNS could not say: it failed, did not answer in time, or not credibly. Ask again later."""
 
 
 class CanonicalNameLoop(ResolutionError):

@@ -20,11 +20,13 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("smarthost.ops.cli", "demo"),
     "send": ("smarthost.ops.send", "send"),
     "queue": ("smarthost.ops.queue", "queue"),
+    "hosts": ("smarthost.ops.hosts", "hosts"),
+    "plan": ("smarthost.ops.plan", "plan"),
     "config": ("smarthost.ops.settings", "config"),
 }
 _STDOUT = 1
 # Names that are settled (design, section 8) and say so until they are built.
-_PLANNED = ("why", "plan", "hosts", "doctor")
+_PLANNED = ("why", "doctor")
 _PLANNED_BELOW: Mapping[str, Sequence[str]] = {
     "queue": ("check", "hold", "release", "bounce"),
     "config": ("schema", "diff"),

@@ -243,4 +243,3 @@ def _whole(message: "StoredMessage", now: float) -> Iterator[str]:
             facts.append(("next attempt", words.when(max(recipient.due, now), now)))
         facts += [("last reply", recipient.last_reply), ("why", recipient.why)]
         yield from words.aligned([("   ", name, words.printable(fact)) for name, fact in facts if fact], (3, 12))
-

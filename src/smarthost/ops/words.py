@@ -67,6 +67,15 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Is it text? An argument of the command line may hold octets that are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def json_line(fields: object) -> str:
     """Give a line of JSON that a terminal shows as it is: what `printable` would escape is escaped as JSON has it."""
     text = msgspec.json.encode(fields).decode()

@@ -203,7 +203,12 @@ class Feed:
         supply = self._supplies.get(destination)
         if supply is not None and supply.asleep_until:
             supply.asleep_until = 0.0
+            self.forget(destination)  # the scan brings it back if anything waits for it
             self.due_at(self._clock.wall())
+
+    def asleep(self) -> tuple[str, ...]:
+        """Name the destinations that are suspended."""
+        return tuple([name for name, supply in self._supplies.items() if supply.asleep_until])
 
     def suspension(self, domain: str) -> tuple[float, str] | None:
         """Give (until, why) when the destination of this recipient domain is suspended."""

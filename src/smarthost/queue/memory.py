@@ -6,7 +6,7 @@ the Clock given, in the order enqueued; `crash` then gives what a machine would 
 with what was committed, without leases, while whoever waits on the old one waits for ever. testing.stores proves it.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from smarthost.mail.content import Content, InlineContent
@@ -21,7 +21,7 @@ from smarthost.queue.commit import Commit, CommitLine
 from smarthost.queue.leases import Leases, Wish, cut_lease, fresh_leases
 from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page, StoredMessage
 from smarthost.queue.tables import OPEN_STATES, Tables
-from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil, read_cursor, write_cursor
+from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil_all, read_cursor, write_cursor
 
 PAGE = 1_000
 REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
@@ -193,18 +193,11 @@ class MemoryStore:
 
     def settle(self, settlements: Sequence[Settlement]) -> Awaitable[None]:
         """Commit settlements with their records and end their leases; enqueues before it returns."""
-        settlements = [self._fulfil(settlement) for settlement in settlements]
+        settlements = [fulfil_all(settlement, self._leases) for settlement in settlements]
         for settlement in settlements:
             for record in settlement.records:
                 self._numbers.saw(record.seq)
         return self._enqueue(lambda: self._settle_all(settlements), None)
-
-    def _fulfil(self, settlement: Settlement) -> Settlement:
-        pairs = []
-        for settled, record in zip(settlement.recipients, settlement.records, strict=True):
-            wish = self._leases.open_wish(settlement.id, settled.n)
-            pairs.append((settled, record) if wish is None else fulfil(wish, settled, record))
-        return Settlement(settlement.id, tuple([pair[0] for pair in pairs]), tuple([pair[1] for pair in pairs]))
 
     def _settle_all(self, settlements: Sequence[Settlement]) -> None:
         for settlement in settlements:
@@ -265,6 +258,19 @@ class MemoryStore:
         changed = tuple([(settlement.id, settlement.recipients[0].n) for settlement in settlements])
         return Changed(changed, tuple(wished), None if last is None else write_cursor(*last))
 
+    # -- what awaits a host -------------------------------------------------------------------------------------------
+
+    async def awaiting(self, now: float, n: int) -> tuple[str, ...]:
+        """Name at most `n` domains that have DEFERRED recipients which await a host and are due later than `now`."""
+        self._check_open()
+        return tuple(sorted({recipient.domain for _, recipient in self._tables.awaiting(now)})[:n])
+
+    async def release(self, domains: Collection[str], now: float) -> int:
+        """Make what awaits a host in these domains (at most 1,000) due at `now`; gives how many recipients."""
+        released: list[int] = []
+        await self._enqueue(lambda: released.append(self._tables.release(domains, now)), None)
+        return released[0]
+
     # -- reports ------------------------------------------------------------------------------------------------------
 
     async def lease_report(self, now: float) -> OwedReport | None:
@@ -305,14 +311,17 @@ class MemoryStore:
         self._check_open()
         return len(self._tables.messages), self._tables.count_unfinished()
 
-    async def load_note(self, name: str) -> bytes | None:
-        """Read a small named value (host health and the like)."""
+    async def load_notes(self, prefix: str) -> dict[str, bytes]:
+        """Read the small named values (host health and the like) whose names begin with `prefix`."""
         self._check_open()
-        return self._tables.notes.get(name)
+        return {name: value for name, value in sorted(self._tables.notes.items()) if name.startswith(prefix)}
 
-    def save_note(self, name: str, value: bytes) -> Awaitable[None]:
-        """Write a small named value."""
-        return self._enqueue(lambda: self._tables.notes.update({name: value}), None)
+    def save_notes(self, notes: Mapping[str, bytes], records: Sequence[Record] = ()) -> Awaitable[None]:
+        """Write small named values (an empty one removes the name), and records of no message, in one transaction."""
+        notes = dict(notes)  # whoever gave them may change them before the commit
+        for record in records:
+            self._numbers.saw(record.seq)
+        return self._enqueue(lambda: self._tables.save_notes(notes, records), None)
 
     def _check_open(self) -> None:
         if not self._is_open or self._commits.is_dead:

@@ -5,7 +5,9 @@ Each function that changes something is one transaction: it happens wholly, now.
 leases only as a question ("is it leased?"). memory.py calls it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from msgspec.structs import replace
 
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
@@ -142,6 +144,28 @@ class Tables:
         for failed in owed.failed:
             if stored.owed.pop(failed.n, None) is not None and stored.recipients[failed.n].state not in OPEN_STATES:
                 self._remove(key, failed.n)
+
+    def awaiting(self, now: float) -> Iterator[tuple[int, SettledRecipient]]:
+        """Give (key, recipient) of what awaits a host and is due later than `now`, leased or not."""
+        for key, stored in self.messages.items():
+            for recipient in stored.recipients.values():
+                if recipient.awaits_host and recipient.state is State.DEFERRED and recipient.due > now:
+                    yield key, recipient
+
+    def release(self, domains: Collection[str], now: float) -> int:
+        """Make what awaits a host in these domains due at `now`: it awaits none any more. Gives how many."""
+        released = [(key, recipient) for key, recipient in self.awaiting(now) if recipient.domain in domains]
+        for key, recipient in released:
+            self.messages[key].recipients[recipient.n] = replace(recipient, due=now, awaits_host=False)
+        return len(released)
+
+    def save_notes(self, notes: Mapping[str, bytes], records: Sequence[Record]) -> None:
+        """Write notes, forget those that are empty now, and keep records of no message."""
+        self.notes.update(notes)
+        for name in [name for name, value in notes.items() if not value]:
+            del self.notes[name]
+        for record in records:
+            self._keep(record)
 
     def free(self, leases: Leases) -> Iterator[Row]:
         """Give the unleased DEFERRED recipients, oldest message first."""

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from smarthost.mail.record import Kind, Record
-from smarthost.mail.settlement import SettledRecipient, State
-from smarthost.queue.leases import Wish
+from smarthost.mail.settlement import SettledRecipient, Settlement, State
+from smarthost.queue.leases import Leases, Wish
 
 VERBS = ("retry", "cancel")
 CANCELLED_STATUS = "5.7.0"
@@ -106,6 +106,15 @@ def fulfil(wish: Wish, settled: SettledRecipient, record: Record) -> tuple[Settl
         replace(settled, state=State.CANCELLED, due=0.0, status=CANCELLED_STATUS, why=why, report_owed=False),
         replace(record, kind=Kind.CANCELLED, status=CANCELLED_STATUS, why=why, next_attempt_at=0.0),
     )
+
+
+def fulfil_all(settlement: Settlement, leases: Leases) -> Settlement:
+    """Give a settlement with the wishes that are open for its recipients, and take these."""
+    pairs = []
+    for settled, record in zip(settlement.recipients, settlement.records, strict=True):
+        wish = leases.open_wish(settlement.id, settled.n)
+        pairs.append((settled, record) if wish is None else fulfil(wish, settled, record))
+    return Settlement(settlement.id, tuple([pair[0] for pair in pairs]), tuple([pair[1] for pair in pairs]))
 
 
 def fold(text: str) -> str:

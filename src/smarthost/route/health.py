@@ -25,6 +25,11 @@ _REFUSALS = 4096  # made once and given often, because a busy lane asks often; t
 _DETAILS = 1024  # "timed out after 10 s" is the same text for most hosts
 _DETAIL_CHARACTERS = 300
 
+GREETED = "it greeted us"
+RESET = "an operator said so"
+AGED = "its evidence is too old"
+CROWDED = "too many other hosts are broken"
+
 Key = tuple[str, str]  # (source, address): opaque here; send.gates makes the source, which may name a service
 
 
@@ -58,7 +63,7 @@ class HostState(Struct, frozen=True, gc=False):
     """The evidence about one host: consecutive `failures`, the last one's step and detail; times are wall seconds.
 
     `name`: under which it was dialled last. `since` is the first failure of this row, `until` the next probe, `steps`
-    how often each step failed, most often first.
+    how often each step failed, most often first. `closed_by`: for one that was just closed, why.
     """
 
     source: str
@@ -72,6 +77,12 @@ class HostState(Struct, frozen=True, gc=False):
     until: float = 0.0
     name: str = ""
     steps: tuple[tuple[str, int], ...] = ()
+    closed_by: str = ""
+
+    @property
+    def works(self) -> bool:
+        """Was it closed because it works, not because its evidence was dropped?"""
+        return self.closed_by in (GREETED, RESET)
 
     @property
     def evidence(self) -> str:
@@ -107,7 +118,7 @@ class HostHealth:
             return _Permit(self, key)
         now = self._clock.wall()
         if self._is_forgotten(broken, now):
-            self._close(key)
+            self._close(key, AGED)
             return _Permit(self, key)
         probe = self._probes.get(key)
         if probe is not None and now >= probe.until:
@@ -149,9 +160,13 @@ class HostHealth:
         """Open a host, or open it anew for longer, on somebody's word."""
         self._fail((source, address), step, detail, name, is_news=True)
 
+    def report_success(self, source: str, address: str) -> None:
+        """Close a host that greeted somebody, whoever it was."""
+        self._close((source, address), GREETED)
+
     def reset(self, source: str, address: str) -> None:
         """Close a host whatever is known of it: the operator's word."""
-        self._close((source, address))
+        self._close((source, address), RESET)
 
     def hasten(self, source: str, address: str) -> None:
         """End a host's pause: the next who asks is its probe. What is known against it stays."""
@@ -166,7 +181,7 @@ class HostHealth:
 
     def permit_succeeded(self, permit: "_Permit") -> None:
         """The newest evidence wins, whoever brings it: a host that greets us is not broken."""
-        self._close(permit.key)
+        self._close(permit.key, GREETED)
 
     def permit_failed(self, permit: "_Permit", step: str, detail: str, name: str) -> None:
         """Open a closed host; open a probed one for longer; from anybody else it is evidence of what is known."""
@@ -231,7 +246,7 @@ class HostHealth:
         if broken is None:
             broken = _Broken(name, now, now, now, _shard_of(key[1]))
             if len(self._broken) >= self._terms.hosts:
-                self._close(next(iter(self._broken)))
+                self._close(next(iter(self._broken)), CROWDED)
         self._broken[key] = broken  # at the end: it failed last
         broken.fail(now, step, self._shared(detail), name)
         self._unsaved.add(broken.shard)
@@ -248,13 +263,13 @@ class HostHealth:
         broken.until = now + pause * (1.0 - terms.jitter * self._random.random())
         self._tell(key, broken, HealthState.OPEN)
 
-    def _close(self, key: Key) -> None:
+    def _close(self, key: Key, closed_by: str) -> None:
         broken = self._broken.pop(key, None)
         if broken is not None:
             self._probes.pop(key, None)
             self._refusals.pop(key, None)
             self._unsaved.add(broken.shard)
-            self._tell(key, broken, HealthState.CLOSED)
+            self._tell(key, broken, HealthState.CLOSED, closed_by)
 
     def _probe_overdue(self, key: Key, broken: "_Broken", now: float) -> None:
         detail = f"not heard of for {self._terms.probe_s:.0f} s"
@@ -265,7 +280,7 @@ class HostHealth:
     def _forget_old(self) -> None:
         now = self._clock.wall()
         for key in [key for key, broken in self._broken.items() if self._is_forgotten(broken, now)]:
-            self._close(key)
+            self._close(key, AGED)
 
     def _is_forgotten(self, broken: "_Broken", now: float) -> bool:
         return now - broken.last_at > self._terms.forget_after_s
@@ -293,9 +308,9 @@ class HostHealth:
         is_open = key not in self._probes and self._clock.wall() < broken.until
         return broken.told(key, HealthState.OPEN if is_open else HealthState.HALF_OPEN)
 
-    def _tell(self, key: Key, broken: "_Broken", state: HealthState) -> None:
+    def _tell(self, key: Key, broken: "_Broken", state: HealthState, closed_by: str = "") -> None:
         if self.changed is not None:
-            self.changed(broken.told(key, state))
+            self.changed(broken.told(key, state, closed_by))
 
 
 class _Broken(Struct, gc=False, array_like=True):
@@ -324,11 +339,19 @@ class _Broken(Struct, gc=False, array_like=True):
     def evidence(self) -> str:
         return _evidence(self.step, self.detail, self.failures, self.last_at - self.since)
 
-    def told(self, key: Key, state: HealthState) -> HostState:
-        until = self.until if state is HealthState.OPEN else 0.0
-        steps = self.steps or ((self.step, self.failures),)
+    def told(self, key: Key, state: HealthState, closed_by: str = "") -> HostState:
         return HostState(
-            *key, state, self.failures, self.since, self.last_at, self.step, self.detail, until, self.name, steps
+            *key,
+            state,
+            self.failures,
+            self.since,
+            self.last_at,
+            self.step,
+            self.detail,
+            self.until if state is HealthState.OPEN else 0.0,
+            self.name,
+            self.steps or ((self.step, self.failures),),
+            closed_by,
         )
 
 

@@ -9,32 +9,36 @@ from ipaddress import ip_address
 
 from smarthost.mail.address import to_domain
 from smarthost.mail.hop import Host
-from smarthost.route.mx import ADDRESSES_USED, Exchangers, Ourselves, Unroutable, interleave, why_no_name
-from smarthost.route.questions import Asking, Evidence, Question, ask, is_failure
+from smarthost.route.mx import ADDRESSES_USED, Exchangers, Ourselves, Unroutable, interleave, no_way, why_no_name
+from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Evidence, Question, ask, is_failure
 from smarthost.route.table import Families, NextHop
 
 _LOOPBACK = {Families.BOTH: ("127.0.0.1", "::1"), Families.IPV4: ("127.0.0.1",), Families.IPV6: ("::1",)}
 
 
-def find_hop(hop: NextHop, ourselves: Ourselves) -> Asking[Exchangers | Unroutable]:
+def find_hop(
+    hop: NextHop, ourselves: Ourselves, further_lookups: int = FURTHER_LOOKUPS
+) -> Asking[Exchangers | Unroutable]:
     """Work out the addresses of a fixed next hop."""
-    evidence = Evidence()
+    evidence, is_partial = Evidence(), False
     addresses = _known_addresses(hop)
     if not addresses:
         name = _to_name(hop.host)
         if not name:
-            return _no("4.4.4", f"the next hop {hop.host} is no host name", evidence)
-        answers = yield from ask([Question(name, rdtype) for rdtype in hop.families.rdtypes], evidence)
+            return no_way("4.4.4", f"the next hop {hop.host} is no host name", evidence)
+        questions = [Question(name, rdtype) for rdtype in hop.families.rdtypes]
+        answers = yield from ask(questions, evidence, further_lookups)
+        is_partial = any(is_failure(answer) for answer in answers)
         addresses = interleave([answer.addresses for answer in answers])[:ADDRESSES_USED]
         if not addresses:
             said = ", ".join(f"{answer.rdtype} {answer.detail or answer.status.name}" for answer in answers)
-            status = "4.4.3" if any(is_failure(answer) for answer in answers) else "4.4.4"
-            return _no(status, f"the next hop {hop.host} has no address: {said}", evidence)
+            status = "4.4.3" if is_partial else "4.4.4"
+            return no_way(status, f"the next hop {hop.host} has no address: {said}", evidence)
     others = tuple(address for address in addresses if not ourselves.includes(address, hop.port))
     if not others:
-        return _no("4.4.6", f"the next hop {hop.host}:{hop.port} is this relay itself", evidence)
+        return no_way("4.4.6", f"the next hop {hop.host}:{hop.port} is this relay itself", evidence)
     host = Host(hop.verified_name or hop.host, others)
-    return Exchangers((host,), evidence.ttl_s, tuple(evidence.lines))
+    return Exchangers((host,), evidence.ttl_s, tuple(evidence.lines), is_partial, caveat=evidence.caveat)
 
 
 def _known_addresses(hop: NextHop) -> tuple[str, ...]:
@@ -53,8 +57,3 @@ def _to_name(host: str) -> str:
     except ValueError:
         return ""
     return "" if why_no_name(name) else name
-
-
-def _no(status: str, why: str, evidence: Evidence) -> Unroutable:
-    evidence.note(f"{status}: {why}")
-    return Unroutable(status, why, evidence.ttl_s, tuple(evidence.lines))

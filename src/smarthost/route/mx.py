@@ -4,10 +4,13 @@
 RFC 5321 5.1, RFC 7505, RFC 2181 10.3. A generator that yields questions and takes answers (route.questions); it asks
 nobody itself and keeps nothing. Only hosts with an address mail may go to are in its result, none of them ourselves.
 "Cannot tell" (SERVFAIL, timeout, alias loops) is temporary, whatever else was found, unless some host is usable.
+A stale answer (past its TTL, since DNS is silent: RFC 8767) is good enough to deliver by, never to bounce by: a stale
+null MX, NXDOMAIN, missing or forbidden address, or ourselves, is temporary with the same status in class 4.
 """
 
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_address
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -16,7 +19,7 @@ from msgspec import Struct
 from smarthost.mail.hop import Host
 from smarthost.ports import Answer, AnswerStatus, MxRecord, Random
 from smarthost.route.forbidden import why_forbidden
-from smarthost.route.questions import Asking, Evidence, Question, ask, is_failure, is_loop
+from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Evidence, Question, ask, is_failure, is_loop
 from smarthost.route.table import Families
 
 HOSTS_USED = 10  # an attempt dials at most 5 addresses; RFC 5321 5.1 asks for at least two
@@ -26,6 +29,8 @@ NAME_OCTETS = 253  # 255 on the wire (RFC 1035 2.3.4)
 LABEL_OCTETS = 63
 _NO_CEILING = 1 << 16  # preferences have 16 bits
 _LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")  # Deviation: RFC 1123 2.1 has no "_"; exchangers have
+_LOCALHOST = "it is every machine's own name (RFC 6761 6.3)"  # .local is asked: many sites have it in their own DNS
+_ADDRESS = {Families.BOTH: "address", Families.IPV4: "IPv4 address", Families.IPV6: "IPv6 address"}
 
 _T = TypeVar("_T")
 
@@ -42,6 +47,8 @@ class Ourselves(Struct, frozen=True, gc=False):
 
     def includes(self, address: str, port: int) -> bool:
         """Tell whether a connection to this address and port would come back to us."""
+        if ":" in address:
+            address = _without_mapping(address)
         if (address, port) in self.listening:
             return True
         if address.startswith("127.") or address == "::1":
@@ -56,31 +63,17 @@ class MxTerms(Struct, frozen=True, gc=False):
     port: int = 25
     allow_private: bool = False
     families: Families = Families.BOTH
+    further_lookups: int = FURTHER_LOOKUPS
 
 
 class Exchangers(Struct, frozen=True, gc=False):
-    """Usable hosts, best first; among equals in the order of this draw. `ttl_s`: how long DNS lets this stand."""
+    """Usable hosts, best first, equals in any order (route.site draws it). `ttl_s`: how long DNS lets this stand."""
 
     hosts: tuple[Host, ...]
     ttl_s: int
     evidence: tuple[str, ...]
     is_partial: bool = False  # some exchanger's answer is missing: ask again soon
-
-    @property
-    def varies(self) -> bool:
-        """Tell whether two draws can differ."""
-        return len(self.hosts) > 1 or len(self.hosts[0].addresses) > 2
-
-    def draw(self, random: Random) -> tuple[Host, ...]:
-        """Give the hosts in a new order: equals drawn anew, and which of a host's addresses comes first in its family.
-
-        RFC 5321 5.1 leaves the order of addresses to the resolver; from a cache it would always be the same.
-        """
-        hosts = list(self.hosts)
-        if len(hosts) > 1:
-            random.shuffle(hosts)
-            hosts.sort(key=_preference)
-        return tuple([host if len(host.addresses) < 3 else _redrawn(host, random) for host in hosts])
+    caveat: str = ""  # rests on stale answers: why, in one line
 
 
 class Unroutable(Struct, frozen=True, gc=False):
@@ -103,19 +96,21 @@ def find_hosts(domain: str, terms: MxTerms, random: Random) -> Asking[Exchangers
         return _find_literal(domain, terms, evidence)
     defect = why_no_name(domain)
     if defect:
-        return _no("5.1.3", f"{domain[:80]!r} is no domain name: {defect}", evidence)
-    (answer,) = yield from ask((Question(domain, "MX"),), evidence)
+        return no_way("5.1.3", f"{domain[:80]!r} is no domain name: {defect}", evidence)
+    if _is_localhost(domain):
+        return no_way("5.4.4", f"mail for {domain} has nowhere to go: {_LOCALHOST}", evidence)
+    (answer,) = yield from ask((Question(domain, "MX"),), evidence, terms.further_lookups)
     if is_failure(answer):
         return _unknown(f"the exchangers of {domain} cannot be looked up", (answer,), evidence)
     if answer.status is AnswerStatus.NXDOMAIN:
-        return _no("5.1.2", f"the domain {answer.canonical or domain} does not exist", evidence)
+        return no_way("5.1.2", f"the domain {answer.canonical or domain} does not exist", evidence)
     if not answer.mx:
         evidence.note(f"{domain} has no MX record: its own address is its exchanger (RFC 5321 5.1)")
         implicit = (MxRecord(0, answer.canonical or domain),)
         return (yield from _Search(domain, terms, evidence).run(implicit))
     records = [record for record in answer.mx if record.exchange]
     if not records:
-        return _no("5.1.10", f"the domain {domain} accepts no mail (null MX, RFC 7505)", evidence)
+        return no_way("5.1.10", f"the domain {domain} accepts no mail (null MX, RFC 7505)", evidence)
     if len(records) < len(answer.mx):
         evidence.note("null MX beside other records: ignored (RFC 7505 3)")
     random.shuffle(records)  # equal preference: spread the load (RFC 5321 5.1)
@@ -140,12 +135,14 @@ def _find_literal(domain: str, terms: MxTerms, evidence: Evidence) -> Exchangers
     try:
         address = str(ip_address(domain.removeprefix("[").removesuffix("]").removeprefix("ipv6:")))
     except ValueError:
-        return _no("5.1.3", f"{domain[:80]!r} is no address literal", evidence)
+        return no_way("5.1.3", f"{domain[:80]!r} is no address literal", evidence)
     if terms.ourselves.includes(address, terms.port):
-        return _no("5.4.6", f"{domain} is an address of this relay itself", evidence)
+        return no_way("5.4.6", f"{domain} is an address of this relay itself", evidence)
     why = why_forbidden(address, allow_private=terms.allow_private)
     if why is not None:
-        return _no("5.4.4", f"mail must not go to the address {domain} ({why})", evidence)
+        return no_way("5.4.4", f"mail must not go to the address {domain} ({why})", evidence)
+    if ("AAAA" if ":" in address else "A") not in terms.families.rdtypes:
+        return no_way("5.4.4", f"{domain} is no {_ADDRESS[terms.families]}, and its route uses nothing else", evidence)
     evidence.note(f"{domain} is an address literal: nothing to ask")
     return Exchangers((Host(address, (address,)),), evidence.ttl_s, tuple(evidence.lines))
 
@@ -176,7 +173,10 @@ class _Search:
             yield from self._look_up(batch)
         if self._hosts:
             is_partial = bool(self._relevant(self._unknown))
-            return Exchangers(tuple(self._hosts), self._evidence.ttl_s, tuple(self._evidence.lines), is_partial)
+            evidence = self._evidence
+            return Exchangers(
+                tuple(self._hosts), evidence.ttl_s, tuple(evidence.lines), is_partial, caveat=evidence.caveat
+            )
         return self._judge(any(record.preference < self._ceiling for record in candidates[asked:]))
 
     def _candidates(self, records: Sequence[MxRecord]) -> list[MxRecord]:
@@ -191,8 +191,8 @@ class _Search:
                 break
             name = record.exchange
             defect = why_no_name(name)
-            if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 6.3
-                defect = "it is every machine's own name"
+            if _is_localhost(name):
+                defect = _LOCALHOST
             if defect:
                 self._dead.append((record.preference, name[:80]))
                 self._evidence.note(f"exchange {name[:80]!r} skipped: {defect}")
@@ -210,7 +210,7 @@ class _Search:
     def _look_up(self, batch: Sequence[MxRecord]) -> Asking[None]:
         rdtypes = self._terms.families.rdtypes
         questions = [Question(record.exchange, rdtype) for record in batch for rdtype in rdtypes]
-        answers = yield from ask(questions, self._evidence)
+        answers = yield from ask(questions, self._evidence, self._terms.further_lookups)
         for index, record in enumerate(batch):
             addresses = self._weigh(record, answers[index * len(rdtypes) : (index + 1) * len(rdtypes)])
             if addresses and record.preference < self._ceiling:
@@ -244,43 +244,41 @@ class _Search:
 
     def _judge(self, are_left: bool) -> Unroutable:
         domain, evidence = self._domain, self._evidence
+        an_address = f"an {_ADDRESS[self._terms.families]}"
         unknown = self._relevant(self._unknown)
         forbidden = self._relevant(self._forbidden)
         dead = self._relevant(self._dead)
         if unknown:
             return _unknown(f"no usable exchanger of {domain} can be looked up", unknown, evidence)
         if are_left:
-            return _no("4.4.4", f"none of the best {EXCHANGERS_ASKED} exchangers of {domain} has an address", evidence)
+            return no_way(
+                "4.4.4", f"none of the best {EXCHANGERS_ASKED} exchangers of {domain} has {an_address}", evidence
+            )
         if forbidden:
-            return _no("5.4.4", f"mail for {domain} must not go to {_shown(forbidden)}", evidence)
+            return no_way("5.4.4", f"mail for {domain} must not go to {_shown(forbidden)}", evidence)
         if not dead:
-            return _no("5.4.6", f"the best exchanger of {domain} is this relay itself", evidence)
-        return _no("5.4.4", f"no exchanger of {domain} has an address: {_shown(dead)}", evidence)
+            return no_way("5.4.6", f"the best exchanger of {domain} is this relay itself", evidence)
+        return no_way("5.4.4", f"no exchanger of {domain} has {an_address}: {_shown(dead)}", evidence)
 
 
 def interleave(families: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Take from each family in turn: a broken one costs at most every other dial."""
+    """Take from each family in turn, each address once: a broken family costs at most every other dial."""
     turns = zip_longest(*families, fillvalue="")
-    return tuple([each for turn in turns for each in turn if each])
+    return tuple(dict.fromkeys([each for turn in turns for each in turn if each]))
 
 
-def _redrawn(host: Host, random: Random) -> Host:
-    """Rotate each family by chance; the families go on taking turns."""
-    addresses = host.addresses
-    v6 = [each for each in addresses if ":" in each]
-    if not v6 or len(v6) == len(addresses):
-        return Host(host.name, _rotated(addresses, random), host.preference)
-    v4 = _rotated([each for each in addresses if ":" not in each], random)
-    return Host(host.name, interleave((v4, _rotated(v6, random))), host.preference)
+@lru_cache(maxsize=1024)
+def _without_mapping(address: str) -> str:
+    """Give the IPv4 address inside an IPv4-mapped one: dialled, that is where it leads."""
+    try:
+        mapped = IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return address if mapped is None else str(mapped)
 
 
-def _rotated(addresses: Sequence[str], random: Random) -> tuple[str, ...]:
-    start = int(random.random() * len(addresses))
-    return (*addresses[start:], *addresses[:start])
-
-
-def _preference(host: Host) -> int:
-    return host.preference
+def _is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _shown(items: Iterable[str], most: int = 3) -> str:
@@ -294,9 +292,12 @@ def _unknown(what: str, answers: Sequence[Answer], evidence: Evidence) -> Unrout
     if all(answer.aliases for answer in answers):  # a loop, or a chain without end
         status = "4.4.6" if any(is_loop(answer) for answer in answers) else "4.4.4"
     said = _shown(f"{answer.rdtype} {answer.name} {answer.detail or answer.status.name}" for answer in answers)
-    return _no(status, f"{what}: {said}", evidence)
+    return no_way(status, f"{what}: {said}", evidence)
 
 
-def _no(status: str, why: str, evidence: Evidence) -> Unroutable:
+def no_way(status: str, why: str, evidence: Evidence) -> Unroutable:
+    """Conclude that there is no host. What rests on stale answers waits: a bounce is final, and DNS will say more."""
+    if status.startswith("5") and evidence.caveat:
+        status, why = f"4{status[1:]}", f"{why}; not final: {evidence.caveat}"
     evidence.note(f"{status}: {why}")
     return Unroutable(status, why, evidence.ttl_s, tuple(evidence.lines))

@@ -3,31 +3,36 @@
 
 Decides nothing itself but how long an answer stands. What the resolver cannot tell is temporary; an exception that gets
 out of here (a bug) is for the caller to defer, it is never a bounce. Equals are drawn anew for each plan, remembered
-or not. Nothing survives a restart. `smarthost plan` shows what this very code decides.
+or not. Nothing survives a restart. `smarthost plan` shows what this very code decides: `plan_anew`, with its evidence.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from smarthost.mail.errors import SmarthostError
-from smarthost.mail.hop import Host
+from smarthost.mail.hop import Host, SessionPolicy
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.ports import Answer, AnswerStatus, Clock, Random, Resolver
 from smarthost.route.hop import find_hop
 from smarthost.route.mx import Exchangers, MxTerms, Ourselves, Unroutable, find_hosts
-from smarthost.route.questions import Asking, Question
+from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Question
+from smarthost.route.site import draw, each_once, pack
 from smarthost.route.source import Speaker, Speakers
-from smarthost.route.table import NextHop, Refuse, Route, RouteTable
+from smarthost.route.table import DirectMx, NextHop, Refuse, RouteTable
 from smarthost.route.tls_policy import policy_for
 
-PLANS_REMEMBERED = 20_000  # about 1 KiB each
+PLANS_REMEMBERED = 100_000  # python -m bench.routes prints what each takes
+SITES_SHARED = 4096  # of which a new plan may use the text; popular ones are always among them
 SHORTEST_S = 5.0  # a TTL of 0 must not make every message ask
 LONGEST_S = 3600.0  # absurd TTLs exist; a moved exchanger is noticed within the hour
 LONGEST_NEGATIVE_S = 300.0  # a bounce is final: a repaired domain must not keep bouncing
 TEMPORARY_S = 5.0  # protects the resolver, not the message: its schedule is longer
+STALE_S = 30.0  # as RFC 8767 4 wants for stale answers themselves
 PARTIAL_S = 60.0  # some exchanger's answer is missing; asking for it may take the resolver's whole time
 PLANNING_S = 60.0  # no further round of questions after this; each round ends within the resolver's 30 s
 
@@ -39,6 +44,7 @@ class PlanTerms(Struct, frozen=True, gc=False):
     listening: frozenset[tuple[str, int]] = frozenset()
     mx_port: int = 25
     allow_private: bool = False
+    further_lookups: int = FURTHER_LOOKUPS
 
 
 class Planner:
@@ -61,7 +67,9 @@ class Planner:
         self._terms = terms
         self._speakers = Speakers(terms.speaker)
         self._ourselves = Ourselves(terms.speaker.helo.lower().removesuffix("."), terms.listening)
-        self._remembered: dict[str, _Remembered] = {}  # longest unused first
+        self._remembered: _Memory = OrderedDict()  # longest unused first
+        self._sites: OrderedDict[str, str] = OrderedDict()  # longest unused first
+        self._policies: dict[SessionPolicy, SessionPolicy] = {}  # each once; there are as many as kinds of route
         self._under_way: dict[str, asyncio.Event] = {}
 
     def listen_at(self, addresses: frozenset[tuple[str, int]]) -> None:
@@ -70,62 +78,83 @@ class Planner:
         self.forget()
 
     def forget(self) -> None:
-        """Forget all plans, so that DNS is asked again."""
-        self._remembered.clear()
+        """Forget all plans, also those under way, so that DNS is asked again."""
+        self._remembered = OrderedDict()
 
     async def plan(self, destination: str) -> Plan | NoPlan:
-        """Plan for a destination (RouteTable.destination_of, or a recipient domain). Safe to cancel."""
+        """Plan for a destination (RouteTable.destination_of, or a recipient domain). No evidence. Safe to cancel."""
         while True:
             remembered = self._remembered.get(destination)
             if remembered is not None and remembered.until > self._clock.monotonic():
-                del self._remembered[destination]
-                self._remembered[destination] = remembered
+                self._remembered.move_to_end(destination)
                 return remembered.draw(self._random)
             under_way = self._under_way.get(destination)
             if under_way is None:
-                return (await self._plan_anew(destination)).draw(self._random)
-            await (
-                under_way.wait()
-            )  # whoever asks now will have remembered the plan, or have failed: then it is our turn
+                return await self._plan_for_all(destination)
+            await under_way.wait()  # then it is remembered; or who asked has failed, and it is our turn
 
-    async def _plan_anew(self, destination: str) -> "_Remembered":
+    async def plan_anew(self, destination: str) -> Plan | NoPlan:
+        """Plan as `plan` does, but ask the resolver whatever is remembered, and tell with what evidence.
+
+        Replaces what is remembered. Safe to cancel.
+        """
+        remembered, evidence = await self._find(destination)
+        return replace(remembered.draw(self._random), evidence=evidence)
+
+    async def _plan_for_all(self, destination: str) -> Plan | NoPlan:
         self._under_way[destination] = asked = asyncio.Event()
         try:
-            remembered = await self._find(destination)
-            self._remembered.pop(destination, None)
-            if len(self._remembered) >= PLANS_REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
-            self._remembered[destination] = remembered
-            return remembered
+            remembered, _ = await self._find(destination)
+            return remembered.draw(self._random)
         finally:
             del self._under_way[destination]
             asked.set()
 
-    async def _find(self, destination: str) -> "_Remembered":
+    async def _find(self, destination: str) -> "tuple[_Remembered, tuple[str, ...]]":
+        """Work out a plan, remember it, and give it with its evidence."""
+        memory = self._remembered  # if it is another one by the end, what we found is from before `forget`
         route = self._table.route_of(destination)
         if isinstance(route, Refuse):
-            no = NoPlan(destination, permanent=True, status="5.7.1", why=route.why, evidence=(f"route: {route.rule}",))
-            return _Remembered(no, self._clock.monotonic() + LONGEST_S)
-        if isinstance(route, NextHop):
-            found = await self._drive(find_hop(route, self._ourselves), self._hop_resolver)
+            no = NoPlan(destination, permanent=True, status="5.7.1", why=route.why, rule=route.rule)
+            remembered: _Remembered = _NoPlanRemembered(no, self._clock.monotonic() + LONGEST_S)
+            evidence: tuple[str, ...] = (f"route: {route.rule}",)
         else:
-            terms = MxTerms(self._ourselves, self._terms.mx_port, self._terms.allow_private, route.families)
-            found = await self._drive(find_hosts(destination, terms, self._random), self._resolver)
+            found = await self._drive(destination, route)
+            remembered, evidence = self._conclude(destination, route, found), found.evidence
+        memory.pop(destination, None)
+        if len(memory) >= PLANS_REMEMBERED:
+            memory.popitem(last=False)
+        memory[destination] = remembered
+        return remembered, evidence
+
+    def _conclude(self, destination: str, route: DirectMx | NextHop, found: Exchangers | Unroutable) -> "_Remembered":
         until = self._clock.monotonic() + _stands_s(found)
         if isinstance(found, Unroutable):
-            no = NoPlan(destination, found.is_permanent, found.status, found.why, evidence=found.evidence)
-            return _Remembered(no, until)
-        return _Remembered(self._compose(destination, route, found), until, found if found.varies else None)
-
-    def _compose(self, destination: str, route: Route, found: Exchangers) -> Plan:
-        assert not isinstance(route, Refuse), "a refused destination has no hosts"
+            no = NoPlan(destination, found.is_permanent, found.status, found.why, rule=route.rule)
+            return _NoPlanRemembered(no, until)
         policy = policy_for(route, self._speakers.speaker_of(destination), self._terms.mx_port)
-        lane = destination if isinstance(route, NextHop) else lane_of(found.hosts, policy.port)
-        return Plan(destination, lane, found.hosts, policy, route.rule, found.evidence)
+        policy = self._policies.setdefault(policy, policy)
+        return _PlanRemembered(destination, until, self._shared(pack(found.hosts)), policy, route, found.caveat)
+
+    def _shared(self, site: str) -> str:
+        """Give the text of an equal site, so that domains at one provider have one."""
+        site = self._sites.setdefault(site, site)
+        self._sites.move_to_end(site)
+        if len(self._sites) > SITES_SHARED:
+            self._sites.popitem(last=False)
+        return site
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    async def _drive(self, machine: Asking[Exchangers | Unroutable], resolver: Resolver) -> Exchangers | Unroutable:
+    def _machine(self, destination: str, route: DirectMx | NextHop) -> tuple[Asking[Exchangers | Unroutable], Resolver]:
+        ours, terms = self._ourselves, self._terms
+        if isinstance(route, NextHop):
+            return find_hop(route, ours, terms.further_lookups), self._hop_resolver
+        mx_terms = MxTerms(ours, terms.mx_port, terms.allow_private, route.families, terms.further_lookups)
+        return find_hosts(destination, mx_terms, self._random), self._resolver
+
+    async def _drive(self, destination: str, route: DirectMx | NextHop) -> Exchangers | Unroutable:
+        machine, resolver = self._machine(destination, route)
         last_round = self._clock.monotonic() + PLANNING_S
         found: Exchangers | Unroutable
         try:
@@ -162,29 +191,43 @@ def lane_of(hosts: Sequence[Host], port: int) -> str:
 
 def _stands_s(found: Exchangers | Unroutable) -> float:
     """How long a conclusion is remembered."""
-    if isinstance(found, Exchangers):
-        if found.is_partial:
-            return PARTIAL_S
-        longest = LONGEST_S
-    else:
+    if isinstance(found, Unroutable):
         longest = LONGEST_NEGATIVE_S if found.is_permanent else TEMPORARY_S
+    elif found.caveat:
+        longest = STALE_S
+    elif found.is_partial:
+        return PARTIAL_S
+    else:
+        longest = LONGEST_S
     return max(SHORTEST_S, min(found.ttl_s, longest))
 
 
-class _Remembered:
-    """A plan as it was worked out, until when it stands (monotonic seconds), and its hosts where draws differ."""
+class _PlanRemembered(Struct, frozen=True, gc=False):
+    """A plan in little memory, and until when it stands (monotonic seconds): all but `site` is shared or short."""
 
-    __slots__ = ("_exchangers", "_plan", "until")
+    destination: str
+    until: float
+    site: str
+    policy: SessionPolicy
+    route: DirectMx | NextHop
+    caveat: str
 
-    def __init__(self, plan: Plan | NoPlan, until: float, exchangers: Exchangers | None = None) -> None:
-        self._plan = plan
-        self._exchangers = exchangers
-        self.until = until
-
-    def draw(self, random: Random) -> Plan | NoPlan:
+    def draw(self, random: Random) -> Plan:
         """Give the plan with its equals drawn anew."""
-        plan, exchangers = self._plan, self._exchangers
-        if exchangers is None or isinstance(plan, NoPlan):
-            return plan
-        hosts = exchangers.draw(random)
-        return Plan(plan.destination, plan.lane, hosts, plan.policy, plan.rule, plan.evidence)
+        hosts, destination, policy, route = draw(self.site, random), self.destination, self.policy, self.route
+        lane = destination if isinstance(route, NextHop) else lane_of(hosts, policy.port)
+        return Plan(destination, lane, each_once(hosts), policy, route.rule, caveat=self.caveat)
+
+
+class _NoPlanRemembered(Struct, frozen=True, gc=False):
+    """That there is no plan, and until when."""
+
+    no_plan: NoPlan
+    until: float
+
+    def draw(self, random: Random) -> NoPlan:
+        return self.no_plan
+
+
+_Remembered: TypeAlias = _PlanRemembered | _NoPlanRemembered
+_Memory: TypeAlias = OrderedDict[str, _Remembered]

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from smarthost.ports import Answer, AnswerStatus
 
-FURTHER_LOOKUPS = 3  # after an answer that ended in an alias; a resolver follows most chains within one answer
+FURTHER_LOOKUPS = 3  # by default, after an answer that ended in an alias; most chains are followed within one answer
 EVIDENCE_LINES = 40  # 10 hosts with two answers each, and what was decided about them
 _SHOWN = 10  # records of one answer in its line of evidence
 LONGEST_TTL_S = 1 << 31  # RFC 2181 8
+CAVEAT_CHARACTERS = 200  # in each record of an attempt
 
 _T = TypeVar("_T")
 
@@ -32,11 +33,15 @@ Asking: TypeAlias = Generator[tuple[Question, ...], tuple[Answer, ...], _T]
 
 
 class Evidence:
-    """What a machine has learned: bounded lines, and the least TTL of the answers that counted."""
+    """What a machine has learned: bounded lines, and the least TTL of the answers that counted.
+
+    `caveat`: one line when an answer that counted was stale, else "": nothing that rests on it is final.
+    """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.ttl_s = LONGEST_TTL_S
+        self.caveat = ""
 
     def note(self, line: str) -> None:
         """Keep a line, up to the bound."""
@@ -49,6 +54,8 @@ class Evidence:
         """Let an answer bound how long the conclusion holds, and note it."""
         if not is_failure(answer):  # how long a failure is remembered is the planner's choice
             self.ttl_s = min(self.ttl_s, answer.ttl_s)
+        if answer.stale and not self.caveat:
+            self.caveat = _caveat(answer)
         self.note(describe(answer))
 
 
@@ -82,14 +89,22 @@ def describe(answer: Answer) -> str:
     return "".join(parts)
 
 
-def ask(questions: Sequence[Question], evidence: Evidence) -> Asking[tuple[Answer, ...]]:
+def _caveat(answer: Answer) -> str:
+    why = f" ({answer.detail})" if answer.detail else ""
+    line = f"DNS does not answer: {answer.rdtype} {answer.name} is past its TTL{why}"
+    return line if len(line) <= CAVEAT_CHARACTERS else line[: CAVEAT_CHARACTERS - 3] + "..."
+
+
+def ask(
+    questions: Sequence[Question], evidence: Evidence, further_lookups: int = FURTHER_LOOKUPS
+) -> Asking[tuple[Answer, ...]]:
     """Ask, and follow the aliases that answers leave open; loops and endless chains end as SERVFAIL with a detail.
 
     See: RFC 5321 5.1: the name at the end of an alias is processed as if it were the initial name.
     """
     answers = list((yield tuple(questions)))
     opens = [index for index, answer in enumerate(answers) if _is_open(answer)]
-    for _ in range(FURTHER_LOOKUPS):
+    for _ in range(further_lookups):
         if not opens:
             break
         further = yield tuple(Question(answers[index].canonical, answers[index].rdtype) for index in opens)
@@ -119,6 +134,7 @@ def _joined(first: Answer, further: Answer) -> Answer:
         ttl_s=min(first.ttl_s, further.ttl_s),
         secure=first.secure and further.secure,
         stale=first.stale or further.stale,
+        detail=further.detail or (first.detail if first.stale else ""),
     )
     return _failed(joined, f"alias loop at {joined.canonical}") if is_loop(joined) else joined
 

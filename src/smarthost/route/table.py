@@ -144,7 +144,7 @@ class RouteTable:
 
 def _checked(route: Route, place: str) -> Route:
     if isinstance(route, NextHop):
-        if not route.host or any(octet <= " " or octet in "[]" for octet in route.host):
+        if not route.host or any(octet <= " " or octet in "[]" for octet in route.host + route.verified_name):
             raise ConfigError("a next hop needs a host: a name, or an address without brackets", key=place)
         if not 0 < route.port < 65536:
             raise ConfigError(f"no such port: {route.port}", key=place)

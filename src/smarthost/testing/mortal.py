@@ -7,7 +7,7 @@ of a dead process; what it had written before has left. Used by testing.world.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import NoReturn, TypeVar
 
@@ -250,8 +250,10 @@ class MortalStore:
             return self._fail()
         return self._watch(self._disk.count(), self._inner.file_report(owed, report, records))
 
-    def save_note(self, name: str, value: bytes) -> Awaitable[None]:
-        return self._watch(self._disk.count(), self._inner.save_note(name, value))
+    def save_notes(self, notes: Mapping[str, bytes], records: Sequence[Record] = ()) -> Awaitable[None]:
+        if self._disk.failure is not None:
+            return self._fail()
+        return self._watch(self._disk.count(), self._inner.save_notes(notes, records))
 
     def repaired(self) -> Awaitable[None]:
         """Commit the settlements that were kept."""
@@ -282,6 +284,14 @@ class MortalStore:
     async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
         return await self._read(self._inner.change(which, verb, now, cursor, n))
 
+    async def awaiting(self, now: float, n: int) -> tuple[str, ...]:
+        return await self._read(self._inner.awaiting(now, n))
+
+    async def release(self, domains: Collection[str], now: float) -> int:
+        if self._disk.failure is not None:
+            raise self._disk.failure
+        return await self._watch(self._disk.count(), self._inner.release(domains, now))
+
     async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
         return await self._read(self._inner.find(which, cursor, n))
 
@@ -294,8 +304,8 @@ class MortalStore:
     async def count(self) -> tuple[int, int]:
         return await self._read(self._inner.count())
 
-    async def load_note(self, name: str) -> bytes | None:
-        return await self._read(self._inner.load_note(name))
+    async def load_notes(self, prefix: str) -> dict[str, bytes]:
+        return await self._read(self._inner.load_notes(prefix))
 
     async def _read(self, reading: Awaitable[T]) -> T:
         found = await self._life.outlast(reading)

@@ -41,6 +41,7 @@ class TlsConduct(Enum):
     VALID = "valid"
     UNTRUSTED = "untrusted"  # succeeds unless the certificate must be valid
     BROKEN = "broken"
+    STALLED = "stalled"  # never ends
 
 
 class Faults(Struct, frozen=True):
@@ -310,10 +311,10 @@ class MemoryConnection:
             receiver.lost(self._why)
 
     def _finish_handshake(self, tls: TlsRequest) -> None:
-        if self._closed or self._cable.is_cut:
+        conduct = self._cable.faults.tls
+        if self._closed or self._cable.is_cut or conduct is TlsConduct.STALLED:
             return  # a reset is told by _pump, a stalled handshake never ends
         self._pump()
-        conduct = self._cable.faults.tls
         failure = ""
         if self._arrived:
             failure = "wrong version number"  # octets in clear where TLS must be

@@ -16,6 +16,9 @@ from msgspec import Struct
 
 from smarthost.accept.policy import LOOPBACK, RelayPolicy
 from smarthost.accept.reception import Receptions, ReceptionTerms
+from smarthost.explain import Explainer, ExplainTerms
+from smarthost.hosts import Hosts, HostsTerms
+from smarthost.mail.address import to_domain
 from smarthost.mail.errors import ConnectFailed, StoreError
 from smarthost.mail.identity import IdSource, SequenceSource
 from smarthost.mail.record import TERMINAL_KINDS, Kind, Record, to_json
@@ -24,13 +27,14 @@ from smarthost.queue.memory import MemoryStore
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter
 from smarthost.relay import Journey, JourneyTerms
-from smarthost.route.health import HostHealth
+from smarthost.route.health import HealthTerms, HostHealth
 from smarthost.route.plan import Planner, PlanTerms
 from smarthost.route.source import Speaker
 from smarthost.route.table import Route, RouteTable
 from smarthost.send.attempt import Sender
 from smarthost.send.opening import AttemptTerms
 from smarthost.send.pool import Pool
+from smarthost.send.probe import Prober, ProbeTerms
 from smarthost.smtp.limits import Limits
 from smarthost.smtp.server import ServerSettings
 from smarthost.testing.clients import CONTENT, Acknowledged, ScriptedClient
@@ -70,6 +74,7 @@ class WorldTerms(Struct, frozen=True, kw_only=True):
     messages_per_session: int = 100
     soft_bounce: bool = False
     schedule: RetrySchedule = RetrySchedule()
+    health: HealthTerms = HealthTerms()
     limits: Limits = Limits()
 
 
@@ -122,8 +127,13 @@ class SimulatedWorld:
 
     @property
     def journey(self) -> Journey:
+        return self.running.journey
+
+    @property
+    def running(self) -> "_Running":
+        """The life of the relay that goes on."""
         assert self._running is not None, "the relay runs"
-        return self._running.journey
+        return self._running
 
     @property
     def is_up(self) -> bool:
@@ -310,17 +320,21 @@ class _Running:
     async def open(self) -> None:
         await self.store.open()
         self._assemble()
+        await self.hosts.load()
         await self.journey.start()
+        for loop in (self.hosts.save_changes, self.hosts.release_for_ever):
+            self.journey.keep_running(loop)
         self._world.network.bind(*DOOR, self._accept)
 
     def _assemble(self) -> None:
         world, terms, clock, store = self._world, self._world.terms, self._clock, self.store
         sink = MortalSink(self._life, world)
-        gate = HostHealth(clock, world.random)
-        sender = Sender(
+        self.health = health = HostHealth(clock, world.random, terms.health)
+        dialer = MortalDialer(self._life, world.network)
+        self._sender = Sender(
             AttemptTerms(
-                dialer=MortalDialer(self._life, world.network),
-                gate=gate,
+                dialer=dialer,
+                gate=health,
                 pool=self._pool,
                 clock=clock,
                 sink=sink,
@@ -330,6 +344,7 @@ class _Running:
         )
         table = RouteTable(terms.default_route)
         plan_terms = PlanTerms(Speaker(terms.hostname), frozenset((DOOR,)), allow_private=True)
+        planner = Planner(table, world.resolver, clock, world.random, plan_terms)
         next_id = IdSource(clock.wall, world.random.getrandbits(15), store.last_number).next
         next_seq = SequenceSource(clock.wall(), store.last_number).next
         store.draw_numbers_from(next_seq)
@@ -339,15 +354,40 @@ class _Running:
                 clock=clock,
                 random=world.random,
                 sink=sink,
-                gate=gate,
+                gate=health,
                 destination_of=table.destination_of,
-                plan=Planner(table, world.resolver, clock, world.random, plan_terms).plan,
-                attempt=sender.attempt,
+                plan=planner.plan,
+                attempt=self._sender.attempt,
                 next_id=next_id,
                 next_seq=next_seq,
                 hostname=terms.hostname,
                 schedule=terms.schedule,
                 sessions_per_lane=terms.sessions_per_lane,
+                soft_bounce=terms.soft_bounce,
+            )
+        )
+        self.hosts = Hosts(
+            HostsTerms(
+                health=health,
+                store=store,
+                clock=clock,
+                sink=sink,
+                next_seq=next_seq,
+                destination_of=table.destination_of,
+                plan=planner.plan,
+                suspended=self.journey.suspended,
+                resume=self.journey.resume,
+                look_again=self.journey.look_again,
+            )
+        )
+        self.explainer = Explainer(
+            ExplainTerms(
+                read_recipient=lambda text: to_domain(text.rpartition("@")[2]),
+                destination_of=table.destination_of,
+                plan_anew=planner.plan_anew,
+                state_of=health.state_of,
+                suspension=self.journey.suspension,
+                probe=Prober(ProbeTerms(dialer, clock, health.report_success)).probe,
                 soft_bounce=terms.soft_bounce,
             )
         )
@@ -381,6 +421,8 @@ class _Running:
         self._world.network.unbind(DOOR)
         await self._receptions.drain(grace_s)
         await self.journey.stop(max(0.0, until - self._clock.monotonic()))
+        await self._sender.close()
+        await self.hosts.save()
         self._pool.close()
         await self.store.close()
 

@@ -5,12 +5,12 @@ Only tuples are made per row; one msgspec call encodes each list, and contents a
 Knows no futures and no leases: items of commits.py enter themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
-from smarthost.backends.sqlite.wire import BATCH_HEAD
+from smarthost.backends.sqlite.wire import BATCH_HEAD, NO_EXTRAS, RELEASE_ROWS
 from smarthost.mail.identity import decode_id
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
@@ -48,6 +48,9 @@ class Batch:
         "notes",
         "octets",
         "recipients",
+        "records",
+        "released",
+        "releases",
         "reported",
         "rows",
         "settles",
@@ -59,7 +62,10 @@ class Batch:
         self.settles: list[tuple[object, ...]] = []
         self.cleared: list[tuple[int, int]] = []
         self.reported: list[tuple[object, ...]] = []
-        self.notes: list[tuple[str, int, int]] = []
+        self.notes: dict[str, tuple[int, int]] = {}
+        self.records: list[tuple[object, ...]] = []
+        self.releases: list[tuple[str, float]] = []
+        self.released = 0  # what came of them
         self.buffers: list[bytes] = []
         self.octets = 0
         self.day = 0
@@ -123,6 +129,7 @@ class Batch:
                 recipient.why,
                 recipient.host,
                 record.at if recipient.report_owed else None,
+                recipient.awaits_host,
                 seq,
                 record.at,
                 record,
@@ -142,11 +149,23 @@ class Batch:
         self.rows += len(numbers) + len(records)
         return key, numbers[0]
 
+    def release(self, domains: Collection[str], now: float) -> None:
+        """Enter that what awaits a host in these domains is due at `now`; so many rows that it is the last to enter."""
+        assert not self.releases, "a batch has one number for what it released"
+        self.releases += [(domain, now) for domain in dict.fromkeys(domains)]
+        self.rows += RELEASE_ROWS
+
     def note(self, name: str, value: bytes) -> None:
-        """Enter a note."""
-        self.notes.append((name, self.octets, len(value)))
+        """Enter a note, instead of an earlier one of that name; an empty value: there is none any more."""
+        self.notes[name] = (self.octets, len(value))
         self.buffers.append(value)
         self.octets += len(value)
+        self.rows += 1
+
+    def record(self, record: Record) -> None:
+        """Enter a record of no message."""
+        self.highest = max(self.highest, record.seq)
+        self.records.append((record.seq, record.at, record))
         self.rows += 1
 
     def encode(self, number: int, now: float) -> list[bytes]:
@@ -157,14 +176,19 @@ class Batch:
         messages = _encode(self.messages)
         recipients = _encode(self.recipients)
         settles = _encode(self.settles)
-        extras = _EMPTY
-        if self.cleared or self.notes:
-            extras = _encode({"c": self.cleared, "l": self.reported, "n": self.notes})
+        extras = NO_EXTRAS
+        if self.cleared or self.notes or self.records or self.releases:
+            extras = _encode(
+                {
+                    "c": self.cleared,
+                    "l": self.reported,
+                    "w": self.releases,
+                    "n": [(name, *place) for name, place in self.notes.items()],
+                    "r": self.records,
+                }
+            )
         head = BATCH_HEAD.pack(
             number, self.day or day_of(now), self.highest,
             len(messages), len(recipients), self.octets, len(settles), len(extras),
         )  # fmt: skip
         return [head, messages, recipients, *self.buffers, settles, extras]
-
-
-_EMPTY = b"{}"

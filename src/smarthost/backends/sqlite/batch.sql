@@ -1,15 +1,17 @@
 -- SPDX-License-Identifier: MIT
 -- One batch is one INSERT into this view, hence one statement and one transaction, and the child runs no Python per
 -- row. messages, recipients, settles (with their records) are JSON arrays of rows; octets: prefixes and contents end to
--- end, cut by offset and length; extras: {"c": cleared debts, "l": their records, "n": notes}. Rows: batch.py.
+-- end, cut by offset and length; extras: {"c": cleared debts, "l": their records, "w": domains to release, "n": notes,
+-- "r": records of no message}. Rows: batch.py.
 -- jsonb_each, not json_each: that renders each row as text only to parse it again (43 us a message instead of 25).
--- {day} is filled in by child.py, which makes the trigger anew when the day of the records changes.
+-- {day} and {release_rows} are filled in by child.py, which makes the trigger anew when the day of the records changes.
 
 CREATE TEMP TABLE IF NOT EXISTS settled (
     message INTEGER, n INTEGER, attempts INTEGER, state TEXT, due REAL, last_reply TEXT, status TEXT, why TEXT,
-    host TEXT, owed_at REAL, seq INTEGER, at REAL, record TEXT
+    host TEXT, owed_at REAL, awaits_host INTEGER, seq INTEGER, at REAL, record TEXT
 );
 CREATE TEMP TABLE IF NOT EXISTS gone (key INTEGER, tag INTEGER);
+CREATE TEMP TABLE IF NOT EXISTS released (message INTEGER, n INTEGER, due REAL);
 CREATE TEMP VIEW IF NOT EXISTS batch (messages, recipients, octets, settles, extras, highest) AS SELECT 1, 2, 3, 4, 5, 6;
 
 DROP TRIGGER IF EXISTS apply_batch;
@@ -45,7 +47,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
     INSERT INTO settled
     SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-        value ->> 8, value ->> 9, value ->> 10, value ->> 11, value -> 12
+        value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value -> 13
     FROM jsonb_each(NEW.settles) CROSS JOIN recipient AS r
     WHERE r.message = value ->> 0 AND r.n = value ->> 1 AND r.state IN ('deferred', 'held')
         AND r.attempts BETWEEN (value ->> 2) - 1 AND value ->> 2;
@@ -57,7 +59,8 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
     UPDATE recipient
     SET state = s.state, due = s.due, attempts = s.attempts, last_reply = s.last_reply, status = s.status,
-        why = s.why, host = s.host, owed_at = coalesce(s.owed_at, recipient.owed_at)
+        why = s.why, host = s.host, owed_at = coalesce(s.owed_at, recipient.owed_at),
+        awaits_host = s.awaits_host
     FROM settled AS s
     WHERE (s.owed_at IS NOT NULL OR s.state IN ('deferred', 'held'))
         AND recipient.message = s.message AND recipient.n = s.n;
@@ -88,8 +91,22 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
         AND NOT EXISTS (SELECT 1 FROM recipient AS r WHERE r.message = message.key);
     DELETE FROM settled;
 
+    -- After the settlements of the same batch: what they defer for want of a host is not overlooked.
+    INSERT INTO released
+    SELECT r.message, r.n, value ->> 1
+    FROM jsonb_each(NEW.extras, '$.w') CROSS JOIN recipient AS r INDEXED BY recipient_awaiting
+    WHERE r.awaits_host = 1 AND r.state = 'deferred' AND r.domain = value ->> 0 AND r.due > value ->> 1
+    LIMIT {release_rows};
+    UPDATE recipient SET due = released.due, awaits_host = 0
+    FROM released
+    WHERE recipient.message = released.message AND recipient.n = released.n;
+
+    DELETE FROM note WHERE name IN (SELECT value ->> 0 FROM jsonb_each(NEW.extras, '$.n') WHERE value ->> 2 = 0);
     INSERT OR REPLACE INTO note
-    SELECT value ->> 0, substr(NEW.octets, (value ->> 1) + 1, value ->> 2) FROM jsonb_each(NEW.extras, '$.n');
+    SELECT value ->> 0, substr(NEW.octets, (value ->> 1) + 1, value ->> 2)
+    FROM jsonb_each(NEW.extras, '$.n')
+    WHERE value ->> 2 > 0;
+    INSERT OR IGNORE INTO record_{day} SELECT value ->> 0, 0, value ->> 1, value -> 2 FROM jsonb_each(NEW.extras, '$.r');
 
     UPDATE highest SET number = NEW.highest WHERE number < NEW.highest;
 END;

@@ -94,7 +94,8 @@ class Writer:
                 (str(messages, "utf-8"), str(recipients, "utf-8"), octets, str(settles, "utf-8"),
                  str(extras, "utf-8"), head.highest),
             )  # fmt: skip
-            return wire.Outcome(head.number, wire.OK, "", self._take_gone(), self.spare_octets())
+            released = self._take_released() if extras != wire.NO_EXTRAS else 0
+            return wire.Outcome(head.number, wire.OK, "", self._take_gone(), self.spare_octets(), released)
         except apsw.FullError as error:
             return wire.Outcome(head.number, wire.FULL, str(error), [])
         except _FAULTY as error:
@@ -110,7 +111,7 @@ class Writer:
                 f"CREATE TABLE IF NOT EXISTS {table}"
                 " (seq INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL) STRICT"
             )
-        self._db.execute(_BATCH_SQL.replace("{day}", f"{day:08d}"))
+        self._db.execute(_BATCH_SQL.replace("{day}", f"{day:08d}").replace("{release_rows}", str(wire.RELEASE_ROWS)))
         self._day = day
         tables = self._rows(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'record_[0-9]*' AND name < ?"
@@ -124,6 +125,10 @@ class Writer:
         if gone:
             self._db.execute("DELETE FROM gone")
         return gone
+
+    def _take_released(self) -> int:
+        self._db.execute("DELETE FROM released")
+        return self._db.changes()
 
     def tidy(self, is_idle: bool) -> bool:
         """Checkpoint when the WAL is long, forget outdated records; says if more is to be done. Raises: apsw.Error."""

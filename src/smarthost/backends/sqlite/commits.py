@@ -203,6 +203,7 @@ class Commits:
         if outcome.code == wire.OK:
             self._restarts = 0
             self._spared(outcome.spare_octets)
+            load.batch.released = outcome.released
             for item in load.items:
                 item.committed()
             if outcome.gone:

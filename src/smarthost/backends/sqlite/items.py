@@ -6,7 +6,7 @@ again after a failure, until they are committed or shown to be the culprit.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from smarthost.backends.sqlite.batch import Batch, day_of
@@ -240,18 +240,49 @@ class Report(Single):
         return f"the report about {self.owed.id} cannot be filed: {error}"
 
 
-class Note(Single):
-    """A small named value: always the latest, so that a note which is entered again never undoes a later one."""
+class Release(Single):
+    """What awaits a host in some domains, to be due now: one portion of at most wire.RELEASE_ROWS recipients."""
 
-    __slots__ = ("latest", "name")
+    __slots__ = ("_batch", "domains", "now", "released")
+    _batch: Batch
 
-    def __init__(self, name: str, latest: dict[str, bytes], future: "asyncio.Future[None]") -> None:
+    def __init__(self, domains: Collection[str], now: float, future: "asyncio.Future[None]") -> None:
         super().__init__(future)
-        self.name = name
-        self.latest = latest
+        self.domains = domains
+        self.now = now
+        self.released = 0  # known when it is committed
 
     def enter(self, batch: Batch) -> None:
-        batch.note(self.name, self.latest[self.name])
+        self._batch = batch
+        batch.release(self.domains, self.now)
+
+    def parts(self) -> "Sequence[Item]":
+        return (self,)
+
+    def committed(self) -> None:
+        self.released = self._batch.released
+        super().committed()
+
+
+class Notes(Single):
+    """Small named values, and records of no message.
+
+    What is entered again goes before all that came later, and one batch is under way at a time (commits.IN_FLIGHT): so
+    a note never undoes a later one.
+    """
+
+    __slots__ = ("notes", "records")
+
+    def __init__(self, notes: Mapping[str, bytes], records: Sequence[Record], future: "asyncio.Future[None]") -> None:
+        super().__init__(future, day_of(records[0].at) if records else 0)
+        self.notes = notes
+        self.records = records
+
+    def enter(self, batch: Batch) -> None:
+        for name, value in self.notes.items():
+            batch.note(name, value)
+        for record in self.records:
+            batch.record(record)
 
     def parts(self) -> "Sequence[Item]":
         return (self,)

@@ -6,6 +6,7 @@ SCAN_MESSAGES, after which it gives what it has with a cursor. Knows no leases: 
 """
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ FROM each WHERE domain IS NOT NULL AND first <= ? ORDER BY first
 IN_DUE_ORDER = "SELECT due, message, n, domain FROM recipient WHERE state = 'deferred' AND due {} ? ORDER BY due"
 DOMAIN_IN_DUE_ORDER = """
 SELECT due, message, n FROM recipient WHERE state = 'deferred' AND domain = ? AND due <= ? ORDER BY due, message, n"""
+# One domain after the other, as above, each with one look at its latest due time.
+AWAITING = """
+WITH RECURSIVE each (domain) AS (
+    SELECT min(domain) FROM recipient WHERE awaits_host = 1 AND state = 'deferred'
+    UNION ALL
+    SELECT (SELECT min(domain) FROM recipient
+        WHERE awaits_host = 1 AND state = 'deferred' AND domain > each.domain)
+    FROM each WHERE each.domain IS NOT NULL)
+SELECT domain FROM each WHERE EXISTS (
+    SELECT 1 FROM recipient AS r
+    WHERE r.awaits_host = 1 AND r.state = 'deferred' AND r.domain = each.domain AND r.due > ?)
+"""
 OLD_MESSAGES = """
 SELECT key FROM message WHERE received_at < ? AND EXISTS (
     SELECT 1 FROM recipient WHERE message = key AND state = 'deferred') ORDER BY received_at, key"""
@@ -46,13 +59,13 @@ CONTENT = """
 SELECT m.octets, m.in_file, c.octets FROM message AS m LEFT JOIN content AS c ON c.key = m.key
 WHERE m.key = ? AND m.tag = ?"""
 OWED = """
-SELECT n, address, domain, state, due, attempts, last_reply, status, why, host FROM recipient
+SELECT n, address, domain, state, due, attempts, last_reply, status, why, host, awaits_host FROM recipient
 WHERE message = ? AND owed_at IS NOT NULL ORDER BY n"""
 OWING = "SELECT key, tag, received_at, reverse_path, smtputf8, prefix, in_file FROM message WHERE key = ?"
 # +m.key: a plain one would be taken for the range of the scan, instead of :first.
 MATCH = """
 SELECT m.key, m.tag, m.received_at, m.reverse_path, m.client, m.sender, m.octets,
-    r.n, r.address, r.domain, r.state, r.due, r.attempts, r.last_reply, r.status, r.why, r.host
+    r.n, r.address, r.domain, r.state, r.due, r.attempts, r.last_reply, r.status, r.why, r.host, r.awaits_host
 FROM message AS m CROSS JOIN recipient AS r ON r.message = m.key
 WHERE m.key >= :first AND m.key <= :last AND (+m.key, r.n) > (:after_key, :after_n)
     AND (:key = -1 OR m.tag = :tag)
@@ -62,6 +75,7 @@ WHERE m.key >= :first AND m.key <= :last AND (+m.key, r.n) > (:after_key, :after
     AND (NOT :unfinished OR r.state IN ('deferred', 'held'))
 ORDER BY m.key, r.n
 """
+NOTES = "SELECT name, value FROM note WHERE name >= ? ORDER BY name"
 COUNTS = (
     "SELECT count(*) FROM message",
     "SELECT count(*) FROM recipient WHERE state = 'deferred'",
@@ -91,7 +105,8 @@ class Reads:
             wire.AskDebt: self._debt,
             wire.AskRecords: self._records,
             wire.AskCount: self._count,
-            wire.AskNote: self._note,
+            wire.AskAwaiting: self._awaiting,
+            wire.AskNotes: self._notes,
         }
 
     def answer(self, question: wire.Question) -> object:
@@ -301,9 +316,14 @@ class Reads:
         counts = [self._rows(count)[0][0] for count in COUNTS]
         return counts[0], counts[1] + counts[2]
 
-    def _note(self, ask: wire.AskNote) -> bytes | None:
-        rows = self._rows("SELECT value FROM note WHERE name = ?", ask.name)
-        return rows[0][0] if rows else None
+    def _awaiting(self, ask: wire.AskAwaiting) -> list[str]:
+        return [domain for (domain,) in self._rows(f"{AWAITING} LIMIT {ask.n}", ask.now)]
+
+    def _notes(self, ask: wire.AskNotes) -> dict[str, bytes]:
+        rows = self._db.execute(NOTES, (ask.prefix,))
+        found = dict(takewhile(lambda row: row[0].startswith(ask.prefix), rows))
+        rows.close()
+        return found
 
 
 def _by_due(item: tuple[int, float]) -> tuple[float, int]:

@@ -79,6 +79,7 @@ def to_settled(row: wire.RecipientRow, report_owed: bool = False) -> SettledReci
         row.why,
         report_owed,
         row.host,
+        bool(row.awaits_host),
     )
 
 

@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: MIT
--- The queue, version 1. One database, one writer (child.py); operators may read it, nobody else may write.
+-- The queue, version 2 (database.MIGRATIONS leads there from older ones). One database, one writer (child.py); operators may read it, nobody else may write.
 -- Integer keys are the upper 63 bits of message ids (mail.identity); `tag` is the rest of the id.
 -- Times are wall seconds since 1970. No foreign keys: the only writer is the trigger of batch.sql, which inserts a
 -- message with its recipients and content in one statement and deletes them together; checking that again would cost
 -- an index look-up for each row.
 
 CREATE TABLE migration (version INTEGER PRIMARY KEY, what TEXT NOT NULL) STRICT;
-INSERT INTO migration VALUES (1, 'first schema');
+INSERT INTO migration VALUES (2, 'made new');
 
 CREATE TABLE message (
     key INTEGER PRIMARY KEY,
@@ -38,12 +38,14 @@ CREATE TABLE recipient (
     why TEXT NOT NULL DEFAULT '',
     host TEXT NOT NULL DEFAULT '',
     owed_at REAL,                       -- a report is owed since then
+    awaits_host INTEGER NOT NULL DEFAULT 0,  -- 1: deferred because no host could be asked
     PRIMARY KEY (message, n)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX recipient_domain ON recipient (domain, due) WHERE state = 'deferred';
 CREATE INDEX recipient_due ON recipient (due, domain) WHERE state = 'deferred';  -- costs 0.5 us of 33 a message
 CREATE INDEX recipient_held ON recipient (due) WHERE state = 'held';  -- for count
 CREATE INDEX recipient_owed ON recipient (owed_at, message) WHERE owed_at IS NOT NULL;
+CREATE INDEX recipient_awaiting ON recipient (domain, due) WHERE awaits_host = 1 AND state = 'deferred';
 
 CREATE TABLE note (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 
@@ -51,3 +53,4 @@ CREATE TABLE highest (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NO
 INSERT INTO highest VALUES (1, 0);
 
 -- Records live in one table a day, made by child.py: record_YYYYMMDD (seq, message, at, body).
+-- A record of no message, about a host for instance, has message 0.

@@ -8,7 +8,7 @@ proves it.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,14 +19,7 @@ from smarthost.backends.files import INLINE_OCTETS, RESERVE_OCTETS, Drafts, File
 from smarthost.backends.sqlite import directory, items, wire
 from smarthost.backends.sqlite.commits import Commits
 from smarthost.backends.sqlite.keeper import Keeper
-from smarthost.backends.sqlite.rows import (
-    amend_all,
-    is_outdated,
-    to_lease,
-    to_owed,
-    to_question,
-    to_stored,
-)
+from smarthost.backends.sqlite.rows import amend_all, is_outdated, to_lease, to_owed, to_question, to_stored
 from smarthost.mail.content import Content, InlineContent
 from smarthost.mail.errors import StoreError
 from smarthost.mail.identity import decode_id, encode_id
@@ -37,7 +30,7 @@ from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, 
 from smarthost.ports import Clock
 from smarthost.queue.leases import Leases, Reading, Wish, fresh_leases
 from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page
-from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil, read_cursor, write_cursor
+from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil_all, read_cursor, write_cursor
 
 PAGE = 1_000
 REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
@@ -53,7 +46,8 @@ _DEBTS = Decoder(list[tuple[int, int, float]])
 _DEBT: Decoder[wire.DebtRow | None] = Decoder(wire.DebtRow | None)
 _RECORDS = Decoder(list[bytes])
 _COUNT = Decoder(tuple[int, int])
-_NOTE: Decoder[bytes | None] = Decoder(bytes | None)
+_DOMAINS = Decoder(tuple[str, ...])
+_NOTES = Decoder(dict[str, bytes])
 
 
 class SqliteStore:
@@ -77,7 +71,6 @@ class SqliteStore:
         self._leases = Leases()
         self._numbers = Numbers()
         self._reports: dict[str, float] = {}  # leased reports, since when
-        self._notes: dict[str, bytes] = {}  # those saved, a few
         self._lock = -1
         self._loop: asyncio.AbstractEventLoop
         self._commits: Commits
@@ -266,20 +259,13 @@ class SqliteStore:
             future.set_result(None)
             return future
         if self._leases.has_wishes:
-            settlements = [self._fulfil(settlement) for settlement in settlements]
+            settlements = [fulfil_all(settlement, self._leases) for settlement in settlements]
         for settlement in settlements:
             assert len(settlement.recipients) == len(settlement.records), "one record for each recipient"
             for record in settlement.records:
                 self._numbers.saw(record.seq)
         self._commits.submit(items.Settle(settlements, future, self._leases, self._follow_up))
         return future
-
-    def _fulfil(self, settlement: Settlement) -> Settlement:
-        pairs = []
-        for settled, record in zip(settlement.recipients, settlement.records, strict=True):
-            wish = self._leases.open_wish(settlement.id, settled.n)
-            pairs.append((settled, record) if wish is None else fulfil(wish, settled, record))
-        return Settlement(settlement.id, tuple([pair[0] for pair in pairs]), tuple([pair[1] for pair in pairs]))
 
     def _follow_up(self, id: str, reverse_path: str, current: SettledRecipient, wish: Wish) -> None:
         """Do what was wished for a recipient whose lease has just ended without it."""
@@ -329,6 +315,23 @@ class SqliteStore:
             await self.settle(settlements)
         changed = tuple([(each.id, settled.n) for each in settlements for settled in each.recipients])
         return Changed(changed, wished, None if rows.cursor is None else write_cursor(*rows.cursor))
+
+    # -- what awaits a host -------------------------------------------------------------------------------------------
+
+    async def awaiting(self, now: float, n: int) -> tuple[str, ...]:
+        """Name at most `n` domains that have DEFERRED recipients which await a host and are due later than `now`."""
+        return await self._keeper.ask(wire.AskAwaiting(now, n), _DOMAINS)
+
+    async def release(self, domains: Collection[str], now: float) -> int:
+        """Make what awaits a host in these domains due at `now`; gives how many. More than a portion: one by one."""
+        total = 0
+        while True:
+            portion = items.Release(domains, now, self._loop.create_future())
+            self._commits.submit(portion)
+            await portion.future
+            total += portion.released
+            if portion.released < wire.RELEASE_ROWS:
+                return total
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
@@ -382,13 +385,14 @@ class SqliteStore:
         """Give (messages, unfinished recipients) in the store."""
         return await self._keeper.ask(wire.AskCount(), _COUNT)
 
-    async def load_note(self, name: str) -> bytes | None:
-        """Read a small named value (host health and the like)."""
-        return await self._keeper.ask(wire.AskNote(name), _NOTE)
+    async def load_notes(self, prefix: str) -> dict[str, bytes]:
+        """Read the small named values (host health and the like) whose names begin with `prefix`."""
+        return await self._keeper.ask(wire.AskNotes(prefix), _NOTES)
 
-    def save_note(self, name: str, value: bytes) -> Awaitable[None]:
-        """Write a small named value."""
+    def save_notes(self, notes: Mapping[str, bytes], records: Sequence[Record] = ()) -> Awaitable[None]:
+        """Write small named values (an empty one removes the name), and records of no message, in one transaction."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._notes[name] = value
-        self._commits.submit(items.Note(name, self._notes, future))
+        for record in records:
+            self._numbers.saw(record.seq)
+        self._commits.submit(items.Notes(dict(notes), records, future))
         return future

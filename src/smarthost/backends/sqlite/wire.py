@@ -31,6 +31,10 @@ class BatchHead(NamedTuple):
 
 BATCH_HEAD = struct.Struct("<QQQIIIII")
 
+NO_EXTRAS = b"{}"  # a batch of nothing but mail and settlements
+# Released in one transaction: 2,000 take 50 ms, in which no mail is committed; 300,000 took 6 to 13 s.
+RELEASE_ROWS = 2_000
+
 OK, FULL, FAULTY, FATAL = 0, 1, 2, 3  # a batch: committed; no space; a row is wrong; the connection cannot go on
 
 
@@ -45,7 +49,7 @@ class Hello(Struct, array_like=True):
 class Outcome(Struct, array_like=True):
     """What became of a batch; `gone` are the messages (key, tag) whose content files have no row any more.
 
-    `spare_octets`: room within the database's file, which never shrinks.
+    `spare_octets`: room within the database's file, which never shrinks. `released`: recipients that await no host now.
     """
 
     number: int
@@ -53,6 +57,7 @@ class Outcome(Struct, array_like=True):
     text: str
     gone: list[tuple[int, int]]
     spare_octets: int = 0
+    released: int = 0
 
 
 Leased = list[tuple[int, int]]  # (key, n)
@@ -116,8 +121,13 @@ class AskCount(Struct, array_like=True, tag="count"):
     pass
 
 
-class AskNote(Struct, array_like=True, tag="note"):
-    name: str
+class AskAwaiting(Struct, array_like=True, tag="awaiting"):
+    now: float
+    n: int
+
+
+class AskNotes(Struct, array_like=True, tag="notes"):
+    prefix: str
 
 
 Question = (
@@ -131,7 +141,8 @@ Question = (
     | AskDebt
     | AskRecords
     | AskCount
-    | AskNote
+    | AskAwaiting
+    | AskNotes
 )
 
 
@@ -190,6 +201,7 @@ class RecipientRow(Struct, array_like=True):
     status: str
     why: str
     host: str
+    awaits_host: int
 
 
 class MessageRow(Struct, array_like=True):

