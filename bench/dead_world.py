@@ -19,8 +19,8 @@ SMTP = 25
 DNS = 53
 _READY_S = 10.0
 _HANGS_S = 0.5  # loopback answers at once, or never
-# What `make bench` sets and this does not. in_flow_delay: its default holds clients back while the queue grows, and under
-# a load without pause Postfix accepts faster than it delivers. Tried beside 0: it delivers more.
+# What `make bench` sets and this does not. in_flow_delay: its default holds clients back while the queue grows, and
+# under a load without pause Postfix accepts faster than it delivers. Tried beside 0: it delivers more.
 _NOT_HERE = ("relayhost = [127.0.0.1]:{sink_port}\n", "smtp_dns_support_level = disabled\n", "in_flow_delay = 0\n")
 _TLS_MANAGER = "tlsmgr unix - - n 1000? 1 tlsmgr\n"
 

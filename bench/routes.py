@@ -31,7 +31,6 @@ from smarthost.route.table import DirectMx, Families, RouteTable
 CACHED_PLAN_US = 20.0  # the promise
 BOTH_TABLES_MIB = 100.0  # the promise, for 100,000 destinations and their hosts
 MIB = 1 << 20
-WALL = 1.8e9
 
 
 class Arithmetic:
@@ -57,7 +56,7 @@ def address_text(number: int) -> str:
 
 
 def make_planner() -> Planner:
-    """Make a planner as assemble does; it asks for IPv4 alone, which is what it would find, and makes it fill faster."""
+    """Make a planner as assemble does, but for IPv4 alone: it finds nothing else, and is filled faster."""
     table, chance = RouteTable(DirectMx(families=Families.IPV4)), random.SystemRandom()
     return Planner(table, Arithmetic(), SystemClock(), chance, PlanTerms(Speaker("relay.example.org")))
 
@@ -148,7 +147,7 @@ def us_each(calls: list[Callable[[], object]]) -> list[float]:
 
 
 def planning(planner: Planner, destination: str) -> Callable[[], object]:
-    """Give a call that plans without suspending, as a remembered plan or one over Arithmetic does when driven by hand."""
+    """Give a call that takes a remembered plan, without a loop: it suspends nowhere."""
 
     def call() -> None:
         try:

@@ -436,6 +436,20 @@ async def test_who_asks_again_learns_as_much_without_asking_dns() -> None:
     assert rig.resolver.asked.total() == 3
 
 
+@pytest.mark.asyncio
+async def test_evidence_is_kept_for_a_bounded_number_of_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers' domains do not fill the memory; what was dropped leaves the conclusion."""
+    monkeypatch.setattr(smarthost.calculator, "_EXPLAINED", 1)
+    rig = Rig(TROUBLES)
+    await rig.error("dead.example")
+    await rig.error("null.example")
+
+    error = await rig.error("dead.example")
+
+    assert error.evidence == (f"5.4.4: {error}",)
+    assert rig.resolver.asked["dead.example", "MX"] == 1
+
+
 def test_each_error_has_its_row_in_the_manual() -> None:
     """Who reads the manual can tell what an `except` will catch, and what is worth another try."""
     rows = re.findall(r"^\| `(\w+)` \| ([\d., ]+) \|", MANUAL, re.MULTILINE)
@@ -479,6 +493,7 @@ async def test_what_is_no_domain_is_told_without_asking_dns(domain: str, text: s
     assert str(error).isprintable()
     assert error.status == "5.1.3"
     assert domain.lower().startswith(error.domain.lower())
+    assert len(error.domain) <= 255  # or strangers' texts would fill the memory
     assert not rig.resolver.asked
 
 
@@ -501,6 +516,7 @@ async def test_what_is_no_text_is_a_type_error(domain: Any) -> None:
         {"bad_host_s": float("nan")},
         {"families": "ipv5"},
         {"further_lookups": -1},
+        {"further_lookups": 1.5},
         {"hostname": "no name"},
         {"hostname": "192.0.2.1"},
         {"hostname": "me@example.org"},

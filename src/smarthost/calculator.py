@@ -102,8 +102,8 @@ class MXCalculator:
         """
         if not 0 < bad_host_s < inf:
             raise ValueError(f"bad_host_s must be finite and above 0, not {bad_host_s!r}")
-        if not 0 <= further_lookups < inf:
-            raise ValueError(f"further_lookups must be 0 or more, not {further_lookups!r}")
+        if not isinstance(further_lookups, int) or further_lookups < 0:
+            raise ValueError(f"further_lookups must be a whole number from 0, not {further_lookups!r}")
         self._clock = clock if clock is not None else SystemClock()
         self._random = random if random is not None else chance.SystemRandom()
         self._own_resolver = _SystemResolver(self._clock)

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from smarthost.config import units as read
-from smarthost.config.values import DAY_S, DnsSection, LimitsSection, LogSection, MxSection, RetrySection
+from smarthost.config.values import (
+    DAY_S,
+    DnsSection,
+    HostsSection,
+    LimitsSection,
+    LogSection,
+    MxSection,
+    RetrySection,
+)
 from smarthost.smtp.limits import MESSAGE_OCTETS_FLOOR, RECIPIENTS_FLOOR
 
 
@@ -21,6 +29,7 @@ class Setting(NamedTuple):
     read: Callable[[object], Any]
 
 
+HOUR_S = 3600.0
 _PORT = read.whole(1, 65535)
 TOP_KEYS: Mapping[str, Setting] = {
     "hostname": Setting("hostname", read.host_name),
@@ -36,9 +45,27 @@ SECTION_KEYS: Mapping[str, tuple[type[Struct], Mapping[str, Setting]]] = {
         {
             "servers": Setting("servers", read.several(read.endpoint(53, numeric=True))),
             "timeout": Setting("timeout_s", read.duration(0.1, 30)),  # ports.Resolver: an answer within 30 s
+            "alias_lookups": Setting("alias_lookups", read.whole(0, 16)),  # a resolver follows 16 in one answer
         },
     ),
-    "mx": (MxSection, {"port": Setting("port", _PORT), "allow_private": Setting("allow_private", read.boolean)}),
+    "mx": (
+        MxSection,
+        {
+            "port": Setting("port", _PORT),
+            "allow_private": Setting("allow_private", read.boolean),
+            "families": Setting("families", read.families),
+        },
+    ),
+    "hosts": (
+        HostsSection,
+        {
+            "first_pause": Setting("first_pause_s", read.duration(0.1, HOUR_S)),
+            "longest_pause": Setting("longest_pause_s", read.duration(1, DAY_S)),
+            "forget_after": Setting("forget_after_s", read.duration(60, 30 * DAY_S)),
+            # RFC 5321 4.5.3.2.1: a lone host may take five minutes to greet us
+            "patience": Setting("patience_s", read.duration(0.1, 300)),
+        },
+    ),
     "retry": (
         RetrySection,
         {
@@ -73,6 +100,7 @@ NEXT_HOP_KEYS: Mapping[str, Setting] = {
     "port": Setting("port", _PORT),
     "tls": Setting("tls", read.tls_level),
     "implicit_tls": Setting("implicit_tls", read.boolean),
+    "families": Setting("families", read.families),
     "username": Setting("username", read.text),
     "password": Setting("password", read.text),
     "password_file": Setting("password_file", read.path),
@@ -81,5 +109,6 @@ NEXT_HOP_KEYS: Mapping[str, Setting] = {
 ROUTE_KEYS: Mapping[str, Setting] = {
     "domains": Setting("domains", read.several(read.route_domain, at_least=1)),
     "refuse": Setting("refuse", read.text),
+    "families": Setting("families", read.families),
 }
 TABLES = ("next_hop", "route", *SECTION_KEYS)

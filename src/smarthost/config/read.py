@@ -17,6 +17,7 @@ from smarthost.config.surroundings import Surroundings
 from smarthost.config.values import Config, NextHopSection, Reading, RouteSection
 from smarthost.mail.errors import ConfigError
 from smarthost.mail.hop import Credentials, TlsLevel
+from smarthost.route.table import Families
 
 
 def parse_config(text: str, flags: Mapping[str, object] = {}, surroundings: Surroundings | None = None) -> Config:
@@ -145,6 +146,8 @@ class _Reader:
         hop = NextHopSection(credentials=credentials, **values)
         if (detail := _unsafe(hop)) is not None:
             self.refuse(f"{at}.tls", detail)
+        if (detail := _unreachable(hop)) is not None:
+            self.refuse(f"{at}.families", detail)
         return hop
 
     def _look_at_ca_file(self, at: str, values: dict[str, Any]) -> None:
@@ -182,6 +185,8 @@ class _Reader:
                 self.refuse(f"{at}.domains", 'missing: expected such as ["example.org", "*.example.org"]')
             if "refuse" in table and "next_hop" in table:
                 self.refuse(at, "set next_hop or refuse, not both")
+            if "families" in table and ("next_hop" in table or "refuse" in table):
+                self.refuse(f"{at}.families", "is for delivery by MX; write next_hop = { host = ..., families = ... }")
             if "next_hop" in table:
                 values["next_hop"] = self.next_hop(f"{at}.next_hop", table["next_hop"])
             if "domains" in values:
@@ -206,6 +211,15 @@ def _unsafe(hop: NextHopSection) -> str | None:
     return None
 
 
+def _unreachable(hop: NextHopSection) -> str | None:
+    try:
+        version = ip_address(hop.host).version
+    except ValueError:
+        return None
+    is_used = hop.families in (Families.BOTH, Families.IPV4 if version == 4 else Families.IPV6)
+    return None if is_used else f'"{hop.families.value}" leaves no way to {hop.host}'
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -219,6 +233,13 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if retry.first_s > retry.longest_s:
         longest = units.duration_text(retry.longest_s)
         yield "retry.first", f"{units.duration_text(retry.first_s)} is above retry.longest ({longest})"
+    hosts = config.hosts
+    if hosts.longest_pause_s < hosts.first_pause_s:
+        first = units.duration_text(hosts.first_pause_s)
+        yield (
+            "hosts.longest_pause",
+            f"{units.duration_text(hosts.longest_pause_s)} is below hosts.first_pause ({first})",
+        )
     is_test_network = config.mx.allow_private and bool(config.dns.servers)
     if config.next_hop is None and not is_test_network and not _is_qualified(config.hostname):
         yield (

@@ -2,6 +2,7 @@
 """A Config as an operator sees it: as JSON for programs, as TOML for people; secrets are starred. Pure."""
 
 from collections.abc import Iterator, Mapping
+from enum import Enum
 
 import msgspec
 from msgspec import Struct
@@ -10,7 +11,6 @@ from msgspec.structs import replace
 from smarthost.config import units
 from smarthost.config.keys import NEXT_HOP_KEYS, ROUTE_KEYS, SECTION_KEYS, TOP_KEYS, Setting
 from smarthost.config.values import Config, NextHopSection
-from smarthost.mail.hop import TlsLevel
 
 _STARS = "***"
 
@@ -58,7 +58,7 @@ def _toml_value(field: str, value: object) -> str:
         if field.endswith("_s"):
             return _quoted(units.duration_text(value))
         return _quoted(units.size_text(int(value))) if field.endswith("_octets") else str(value)
-    return _quoted(value.value if isinstance(value, TlsLevel) else str(value))
+    return _quoted(value.value if isinstance(value, Enum) else str(value))
 
 
 def _quoted(text: str) -> str:

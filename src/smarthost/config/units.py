@@ -14,6 +14,7 @@ from typing import TypeVar
 from smarthost.config.values import Endpoint, Network
 from smarthost.mail.address import to_domain
 from smarthost.mail.hop import TlsLevel
+from smarthost.route.table import Families
 
 T = TypeVar("T")
 Reader = Callable[[object], T]
@@ -159,6 +160,13 @@ def tls_level(raw: object) -> TlsLevel:
     if not isinstance(raw, str) or raw not in known:
         raise ValueError(f"expected one of {', '.join(known)}, got {_spell(raw)}")
     return TlsLevel(raw)
+
+
+def families(raw: object) -> Families:
+    known = [each.value for each in Families]
+    if not isinstance(raw, str) or raw not in known:
+        raise ValueError(f"expected one of {', '.join(known)}, got {_spell(raw)}")
+    return Families(raw)
 
 
 def log_level(raw: object) -> str:

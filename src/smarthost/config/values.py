@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from smarthost.mail.errors import ConfigError
 from smarthost.mail.hop import Credentials, TlsLevel
+from smarthost.route.table import Families
 from smarthost.smtp.limits import Limits
 
 Network = IPv4Network | IPv6Network
@@ -33,16 +34,21 @@ class NextHopSection(Struct, frozen=True, kw_only=True):
     port: int = 25
     tls: TlsLevel = TlsLevel.OPPORTUNISTIC
     implicit_tls: bool = False
+    families: Families = Families.BOTH
     credentials: Credentials | None = None
     ca_file: Path | None = None
 
 
 class RouteSection(Struct, frozen=True, kw_only=True):
-    """Where mail for some domains goes: to a next hop, or nowhere ("refuse" has the text); neither means direct MX."""
+    """Where mail for some domains goes: to a next hop, or nowhere ("refuse" has the text); neither means direct MX.
+
+    `families` is for direct MX, where None means MxSection's; a next hop has its own.
+    """
 
     domains: tuple[str, ...]
     next_hop: NextHopSection | None = None
     refuse: str = ""
+    families: Families | None = None
 
 
 class DnsSection(Struct, frozen=True, kw_only=True):
@@ -50,6 +56,7 @@ class DnsSection(Struct, frozen=True, kw_only=True):
 
     servers: tuple[Endpoint, ...] = ()
     timeout_s: float = 10.0
+    alias_lookups: int = 3
 
 
 class MxSection(Struct, frozen=True, kw_only=True):
@@ -57,6 +64,16 @@ class MxSection(Struct, frozen=True, kw_only=True):
 
     port: int = 25
     allow_private: bool = False
+    families: Families = Families.BOTH
+
+
+class HostsSection(Struct, frozen=True, kw_only=True):
+    """How long hosts that do not work are left alone, and how long one may take while others are at hand."""
+
+    first_pause_s: float = 5.0
+    longest_pause_s: float = 3600.0
+    forget_after_s: float = 4 * 3600.0
+    patience_s: float = 8.0
 
 
 class RetrySection(Struct, frozen=True, kw_only=True):
@@ -101,6 +118,7 @@ class Config(Struct, frozen=True, kw_only=True):
     routes: tuple[RouteSection, ...] = ()
     dns: DnsSection = DnsSection()
     mx: MxSection = MxSection()
+    hosts: HostsSection = HostsSection()
     retry: RetrySection = RetrySection()
     limits: LimitsSection = LimitsSection()
     log: LogSection = LogSection()

@@ -227,10 +227,14 @@ class SimulatedWorld:
         return _at_once(self._memory.records(-1, _FOR_ALL))
 
     def kinds(self) -> dict[str, int]:
-        """Count the records by kind: those committed, and the acceptances, which only the sink is told."""
-        found = Counter(record.kind.value for record in self.committed())
+        """Count the records of recipients by kind: those committed, and the acceptances, which only the sink is told."""
+        found = Counter(record.kind.value for record in self.committed() if record.id)
         found["accepted"] = sum(record.kind is Kind.ACCEPTED for record in self.records)
         return dict(sorted(found.items()))
+
+    def host_records(self, address: str = "") -> list[Record]:
+        """Give the committed records of hosts, of one address or of all."""
+        return [each for each in self.committed() if not each.id and address in ("", each.address)]
 
     def endings(self) -> dict[tuple[str, str], list[str]]:
         """Give for each (id, recipient) its committed terminal records: exactly one each when all is over."""
@@ -300,7 +304,10 @@ class SimulatedWorld:
 
     async def change(self, verb: str, which: Filter | None = None) -> Changed:
         """Say a verb to one chunk of the queue, as an operator."""
-        return await self.journey.change(which or Filter(), verb, None, 1000)
+        changed = await self.journey.change(which or Filter(), verb, None, 1000)
+        if verb == "retry":  # as assemble does
+            await self.running.hosts.hasten(which or Filter())
+        return changed
 
 
 class _Running:

@@ -199,6 +199,9 @@ async def closed_store_refuses(trial: Trial) -> None:
     assert isinstance(trial.store.refusal, StoreError)
     await refused(trial.store.add(trial.message("a@dest.example"), ()), StoreError)
     await refused(trial.store.due(NOW, 1), StoreError)
+    await refused(trial.store.awaiting(NOW, 1), StoreError)
+    await refused(trial.store.release(["dest.example"], NOW), StoreError)
+    await refused(trial.store.load_notes("x"), StoreError)
     await refused(trial.store.save_notes({"x": b"x"}), StoreError)
 
 

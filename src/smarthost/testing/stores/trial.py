@@ -91,7 +91,14 @@ class Trial:
         return message, await self.store.add(message, {text.rpartition("@")[2] for text in addresses})
 
     def settled(
-        self, recipient: LeasedRecipient, state: State, *, due: float = 0.0, counted: bool = True, owed: bool = False
+        self,
+        recipient: LeasedRecipient,
+        state: State,
+        *,
+        due: float = 0.0,
+        counted: bool = True,
+        owed: bool = False,
+        awaits: bool = False,
     ) -> SettledRecipient:
         """Give a recipient's new state after an attempt."""
         return SettledRecipient(
@@ -106,6 +113,7 @@ class Trial:
             f"it was {state.value}",
             owed,
             "mx.dest.example" if owed else "",
+            awaits,
         )
 
     def record(self, lease: Lease, settled: SettledRecipient, at: float) -> Record:
@@ -133,11 +141,12 @@ class Trial:
         at: float = NOW,
         counted: bool = True,
         owed: bool = False,
+        awaits: bool = False,
         only: Collection[int] | None = None,
     ) -> Settlement:
         """Give the settlement of a lease (or `only` some of its recipients), all with the same state."""
         recipients = [
-            self.settled(recipient, state, due=due, counted=counted, owed=owed)
+            self.settled(recipient, state, due=due, counted=counted, owed=owed, awaits=awaits)
             for recipient in lease.recipients
             if only is None or recipient.n in only
         ]
