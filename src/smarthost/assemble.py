@@ -247,6 +247,7 @@ class _Running:
                 next_seq=next_seq,
                 destination_of=table.destination_of,
                 plan=self._planner.plan,
+                probe=sender.opener.probe,
                 suspended=self.journey.suspended,
                 resume=self.journey.resume,
                 look_again=self.journey.look_again,
@@ -268,7 +269,7 @@ class _Running:
             )
         )
         await self.journey.start()
-        for loop in (self.hosts.save_changes, self.hosts.release_for_ever):
+        for loop in self.hosts.loops:
             self.journey.keep_running(loop)
 
     def _open_doors(self, next_id: Callable[[], str]) -> None:

@@ -8,12 +8,13 @@ that moment, at worst one failed dial for each host that broke in it.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Set
 
 from msgspec import Struct
 
 from smarthost.mail.errors import StoreError
 from smarthost.mail.explanation import HostReport
+from smarthost.mail.hop import Host, SessionPolicy
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.record import Kind, Record
 from smarthost.ports import Clock, Sink
@@ -24,6 +25,7 @@ from smarthost.send.gates import describe_key, gate_keys
 NOTES = "hosts/"  # prefix of the store's notes that hold the health of hosts
 SAVE_S = 1.0  # between two savings: hosts that break together are saved together
 RELEASE_S = 0.1  # between two looks for what awaits hosts: an outage ends for many at once
+PROBE_S = 5.0  # between two looks for hosts to be probed
 REPAIR_S = 60.0  # between two tries to save while the store is in trouble
 RECORDS = 10_000  # of changes not yet saved; beyond it the oldest are dropped, and the log has them
 DOMAINS = 100_000  # looked at in one release
@@ -38,10 +40,14 @@ _KINDS = {
     HealthState.CLOSED: Kind.HOST_CLOSED,
 }
 Key = tuple[str, str]  # (HostGate's source, address)
+_Stop = tuple[Host, str, SessionPolicy]  # how to dial it
 
 
 class HostsTerms(Struct, frozen=True):
-    """The parts that are joined here. `suspended` names the destinations that sleep, `resume` wakes one of them."""
+    """The parts that are joined here.
+
+    `suspended` names the destinations that sleep, `resume` wakes one of them. `probe` begins a probe of a broken host.
+    """
 
     health: HostHealth
     store: Store
@@ -50,13 +56,14 @@ class HostsTerms(Struct, frozen=True):
     next_seq: Callable[[], int]
     destination_of: Callable[[str], str]
     plan: Callable[[str], Awaitable[Plan | NoPlan]]
+    probe: Callable[[Host, str, SessionPolicy], bool]
     suspended: Callable[[], Collection[str]]
     resume: Callable[[str], None]
     look_again: Callable[[], None]
 
 
 class Hosts:
-    """Told each new state of a host. `load` before mail moves, the two loops run as long as it does, `save` at the end."""
+    """Told each new state of a host. `load` before mail moves, `loops` run as long as it does, `save` at the end."""
 
     def __init__(self, terms: HostsTerms) -> None:
         self._terms = terms
@@ -69,6 +76,7 @@ class Hosts:
         self._change_bell = asyncio.Event()
         self._works_bell = asyncio.Event()
         terms.health.changed = self._changed
+        self.loops = (self.save_changes, self.release_for_ever, self.probe_for_ever)
 
     def _changed(self, host: HostState) -> None:
         """A host's state is new: tell it, keep it, and if it works let go what awaits it."""
@@ -140,15 +148,13 @@ class Hosts:
             except StoreError as failure:  # it is due by its schedule all the same
                 self._terms.sink.note("error", "waiting mail not released", why=str(failure))
 
-    async def _release(self, works: Collection[Key]) -> None:
+    async def _release(self, works: Set[Key]) -> None:
         """Wake the destinations that one of these hosts serves, and make due what awaits it on disk."""
         terms, now = self._terms, self._clock.wall()
         asleep = await self._served_by(works, terms.suspended())
         for destination in asleep:
             terms.resume(destination)
-        domains_of: dict[str, list[str]] = {}
-        for domain in await self._store.awaiting(now, DOMAINS):
-            domains_of.setdefault(terms.destination_of(domain), []).append(domain)
+        domains_of = await self._awaiting(now)
         served = await self._served_by(works, domains_of)
         domains = [domain for destination in served for domain in domains_of[destination]]
         recipients = 0
@@ -165,42 +171,77 @@ class Hosts:
                 recipients=recipients,
             )
 
-    async def _served_by(self, hosts: Collection[Key], destinations: Iterable[str]) -> list[str]:
-        return [name for name, keys in (await self._keys_of(destinations)).items() if not keys.isdisjoint(hosts)]
+    async def _awaiting(self, now: float) -> dict[str, list[str]]:
+        """Give the destinations of what awaits hosts on disk, with the recipient domains of each."""
+        domains_of: dict[str, list[str]] = {}
+        for domain in await self._store.awaiting(now, DOMAINS):
+            domains_of.setdefault(self._terms.destination_of(domain), []).append(domain)
+        return domains_of
 
-    async def _keys_of(self, destinations: Iterable[str]) -> dict[str, set[Key]]:
-        """Give for each destination the keys under which HostGate knows the hosts of its plan."""
+    async def _served_by(self, hosts: Set[Key], destinations: Iterable[str]) -> list[str]:
+        return [name for name, stops in (await self._stops_of(destinations)).items() if not hosts.isdisjoint(stops)]
+
+    async def _stops_of(self, destinations: Iterable[str]) -> dict[str, dict[Key, _Stop]]:
+        """Give for each destination the hosts of its plan, by the keys under which HostGate knows them."""
         names = list(destinations)
-        found: dict[str, set[Key]] = {}
+        found: dict[str, dict[Key, _Stop]] = {}
         for start in range(0, len(names), DOMAINS_AT_ONCE):
             some = names[start : start + DOMAINS_AT_ONCE]
-            for name, keys in zip(some, await asyncio.gather(*map(self._keys, some)), strict=True):
-                found[name] = keys
+            for name, stops in zip(some, await asyncio.gather(*map(self._stops, some)), strict=True):
+                found[name] = stops
             await self._clock.sleep(0.0)  # remembered plans wait for nothing: let others have their turn
         return found
 
-    async def _keys(self, destination: str) -> set[Key]:
+    async def _stops(self, destination: str) -> dict[Key, _Stop]:
         plan = await self._terms.plan(destination)
         if isinstance(plan, NoPlan):
-            return set()
+            return {}
         keys = gate_keys(plan.policy)
-        return {(key, address) for host in plan.hosts for address in host.addresses for key in keys}
+        return {
+            (key, address): (host, address, plan.policy)
+            for host in plan.hosts
+            for address in host.addresses
+            for key in keys
+        }
+
+    async def _waiting(self) -> tuple[dict[Key, list[str]], dict[Key, _Stop]]:
+        """Give for each host which destinations wait for it, and how to reach it."""
+        destinations = dict.fromkeys([*self._terms.suspended(), *await self._awaiting(self._clock.wall())])
+        waiting: dict[Key, list[str]] = {}
+        ways: dict[Key, _Stop] = {}
+        for destination, stops in (await self._stops_of(destinations)).items():
+            ways.update(stops)
+            for key in stops:
+                waiting.setdefault(key, []).append(destination)
+        return waiting, ways
+
+    # -- probes for mail that waits ------------------------------------------------------------------------------------
+
+    async def probe_for_ever(self) -> None:
+        """Probe the hosts that mail awaits when their pauses are over: no message need try its luck for that."""
+        while True:
+            await self._clock.sleep(PROBE_S)
+            if self._health.due_probes():
+                try:
+                    await self._probe()
+                except StoreError as failure:  # mail that comes by its schedule probes as well
+                    self._terms.sink.note("error", "hosts not probed", why=str(failure))
+
+    async def _probe(self) -> None:
+        _, ways = await self._waiting()
+        for key in self._health.due_probes():
+            way = ways.get(key)
+            if way is not None:
+                self._terms.probe(*way)
 
     # -- what operators ask and say ------------------------------------------------------------------------------------
 
     async def report(self, text: str = "") -> tuple[HostReport, ...]:
         """Give the hosts that are not closed and are called so (name, address or service), longest broken first."""
         states = [state for state in self._health.states() if _is_called(state, text)]
-        waiting = await self._waiting() if states else {}
+        waiting, _ = await self._waiting() if states else ({}, {})
         states.sort(key=lambda state: state.since)
         return tuple([_reported(state, waiting.get((state.source, state.address), [])) for state in states])
-
-    async def _waiting(self) -> Mapping[Key, list[str]]:
-        waiting: dict[Key, list[str]] = {}
-        for destination, keys in (await self._keys_of(self._terms.suspended())).items():
-            for key in keys:
-                waiting.setdefault(key, []).append(destination)
-        return waiting
 
     async def reset(self, text: str = "") -> tuple[HostReport, ...]:
         """Close the hosts that are called so, and give what was known against them."""
@@ -216,8 +257,8 @@ class Hosts:
         page = await self._store.find(which, None, MESSAGES)
         domains = [recipient.domain for message in page.messages for recipient in message.recipients]
         destinations = dict.fromkeys(map(self._terms.destination_of, domains))
-        for destination, keys in (await self._keys_of(destinations)).items():
-            for source, address in sorted(keys):
+        for destination, stops in (await self._stops_of(destinations)).items():
+            for source, address in stops:
                 self._health.hasten(source, address)
             self._terms.resume(destination)
         self._terms.look_again()

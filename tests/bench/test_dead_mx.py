@@ -15,7 +15,7 @@ from bench.failure import RunFailed
 from bench.postfix import MAIN_CF
 from bench.smarthost import serve_command
 
-from bench import dead_mx
+from bench import dead_mx, dead_network
 
 
 def test_nothing_asked_is_the_issue_s_benchmark() -> None:
@@ -73,12 +73,17 @@ def test_without_namespaces_it_says_so_and_exits_69(
     assert "CANNOT RUN: namespaces are not permitted here" in capsys.readouterr().err
 
 
-def test_the_machine_s_own_network_is_never_furnished(tmp_path: Path) -> None:
+def test_the_machine_s_own_network_is_never_furnished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whoever passes the inner flag by hand does not lose the machine's resolver."""
+    touched: list[object] = []  # nothing is really touched here, not even when furnish is broken
+    monkeypatch.setattr(dead_network, "_bring_up", touched.append)
+    monkeypatch.setattr(dead_network.subprocess, "run", lambda command, **_: touched.append(command))
+
     for outside in (namespaces(), namespaces().split()[0] + " mnt:[1]", "", "net:[1]"):
         with pytest.raises(RunFailed, match="must not be changed"):
             furnish(outside, tmp_path)
 
+    assert touched == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -178,7 +178,8 @@ class FakeHosts:
     async def reset_hosts(self, text: str) -> tuple[HostReport, ...]:
         self.resets.append(text)
         matching = self._matching(text)
-        self.known = [each for each in self.known if each not in matching]
+        gone = set(map(id, matching))
+        self.known = [each for each in self.known if id(each) not in gone]
         return matching
 
     async def explain(self, address: str, probe: bool) -> Explanation:

@@ -85,6 +85,9 @@ async def _serve_operators(config: Config, relay: Relay, log: JsonLog, stop: asy
         message_octets=config.limits.message_octets,
         version=version("smarthost"),
         listen=relay.bound,
+        hosts=relay.report_hosts,
+        reset_hosts=relay.reset_hosts,
+        explain=lambda address, probe: relay.explain(address, probe=probe),
     )
     control = ControlServer(config.state_dir, door, log)
     await control.start()

@@ -154,6 +154,15 @@ class HostHealth:
             if not self._is_forgotten(broken, now):
                 yield self._state(key, broken)
 
+    def due_probes(self) -> list[Key]:
+        """Name the hosts whose pause is over and whom nobody probes."""
+        now, probes = self._clock.wall(), self._probes
+        return [
+            key
+            for key, broken in self._broken.items()
+            if broken.until <= now and key not in probes and not self._is_forgotten(broken, now)
+        ]
+
     # -- what others say -----------------------------------------------------------------------------------------------
 
     def report_failure(self, source: str, address: str, step: str, detail: str, name: str = "") -> None:
@@ -368,7 +377,7 @@ _decode = msgspec.json.Decoder(list[_Row]).decode
 
 
 def _evidence(step: str, detail: str, failures: int, span_s: float) -> str:
-    often = f"{failures} times in {span_s:.0f} s" if failures > 1 else "once"
+    often = "once" if failures == 1 else f"{failures} times {f'in {span_s:.0f} s' if span_s >= 1 else 'at once'}"
     return f"{step} failed {often}: {detail}"
 
 

@@ -94,6 +94,15 @@ class Opener:
     async def open(self, key: SessionKey, effort: Effort, *, hurry: bool) -> Session | SetupFailed | Refused:
         """Open a session; `hurry`: another host is at hand. Safe to cancel."""
         _, address, policy = key
+        permits = self._admit(address, policy)
+        if isinstance(permits, Refused):
+            return permits
+        if hurry and permits.is_probe and len(self._probes) < PROBES_ASIDE:
+            return self._probe_aside(key, permits)
+        patience_s = max(self._terms.patience_s, self._greets_in.get(address, 0.0)) if hurry else None
+        return await self._open_with(key, effort, permits, patience_s)
+
+    def _admit(self, address: str, policy: SessionPolicy) -> "_Permits | Refused":
         permit = self._terms.gate.admit(service_key(policy), address)
         if isinstance(permit, Refused):
             return permit
@@ -102,11 +111,7 @@ class Opener:
         if isinstance(strict, Refused):
             permit.withdrawn()
             return strict
-        permits = _Permits(permit, strict)
-        if hurry and permits.is_probe and len(self._probes) < PROBES_ASIDE:
-            return self._probe_aside(key, permits)
-        patience_s = max(self._terms.patience_s, self._greets_in.get(address, 0.0)) if hurry else None
-        return await self._open_with(key, effort, permits, patience_s)
+        return _Permits(permit, strict)
 
     async def _open_with(
         self, key: SessionKey, effort: Effort, permits: "_Permits", patience_s: float | None
@@ -120,6 +125,17 @@ class Opener:
         return opened
 
     # Probes aside
+
+    def probe(self, host: Host, address: str, policy: SessionPolicy) -> bool:
+        """Probe a broken host for mail that awaits it; False: it is not its turn, or it is not known as broken."""
+        permits = self._admit(address, policy)
+        if isinstance(permits, Refused):
+            return False
+        if not permits.is_probe or len(self._probes) >= PROBES_ASIDE:
+            permits.withdraw()
+            return False
+        self._probe_aside(self.key_for(host, address, policy), permits)
+        return True
 
     def _probe_aside(self, key: SessionKey, permits: "_Permits") -> Refused:
         task = asyncio.ensure_future(self._probe(key, permits))

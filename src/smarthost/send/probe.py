@@ -94,4 +94,4 @@ def _offered(lines: tuple[str, ...]) -> tuple[str, ...]:
     if not said:
         return ()
     answer = [line[6:] for line in lines[said[-1] + 1 :] if line.startswith(("< 250-", "< 250 "))]
-    return tuple(answer[1:])
+    return tuple([keyword for keyword in answer[1:] if keyword.strip()])

@@ -227,7 +227,7 @@ class SimulatedWorld:
         return _at_once(self._memory.records(-1, _FOR_ALL))
 
     def kinds(self) -> dict[str, int]:
-        """Count the records of recipients by kind: those committed, and the acceptances, which only the sink is told."""
+        """Count the recipients' records by kind: those committed, and the acceptances, which only the sink is told."""
         found = Counter(record.kind.value for record in self.committed() if record.id)
         found["accepted"] = sum(record.kind is Kind.ACCEPTED for record in self.records)
         return dict(sorted(found.items()))
@@ -329,7 +329,7 @@ class _Running:
         self._assemble()
         await self.hosts.load()
         await self.journey.start()
-        for loop in (self.hosts.save_changes, self.hosts.release_for_ever):
+        for loop in self.hosts.loops:
             self.journey.keep_running(loop)
         self._world.network.bind(*DOOR, self._accept)
 
@@ -382,6 +382,7 @@ class _Running:
                 next_seq=next_seq,
                 destination_of=table.destination_of,
                 plan=planner.plan,
+                probe=self._sender.opener.probe,
                 suspended=self.journey.suspended,
                 resume=self.journey.resume,
                 look_again=self.journey.look_again,

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: MIT
+"""Databases of older releases: brought to the newest schema at the start, wholly or not at all, with their mail."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from smarthost.backends.sqlite import database
+from smarthost.backends.sqlite.store import SqliteStore
+from smarthost.mail.errors import StoreError
+from smarthost.mail.identity import encode_id
+from smarthost.mail.record import Kind
+from smarthost.mail.settlement import State
+from smarthost.queue.store import DueDomain, DueScan
+from smarthost.testing.stores.trial import HOUR, NOW, StoreMaker, Trial, content_of, numbers
+
+FIRST_SCHEMA = """
+CREATE TABLE migration (version INTEGER PRIMARY KEY, what TEXT NOT NULL) STRICT;
+INSERT INTO migration VALUES (1, 'first schema');
+CREATE TABLE message (
+    key INTEGER PRIMARY KEY,
+    tag INTEGER NOT NULL,
+    received_at REAL NOT NULL,
+    reverse_path TEXT NOT NULL,
+    body TEXT NOT NULL,
+    smtputf8 INTEGER NOT NULL,
+    client TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    octets INTEGER NOT NULL,
+    in_file INTEGER NOT NULL,
+    prefix BLOB NOT NULL
+) STRICT;
+CREATE INDEX message_received ON message (received_at);
+CREATE TABLE content (key INTEGER PRIMARY KEY, octets BLOB NOT NULL) STRICT;
+CREATE TABLE recipient (
+    message INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    address TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'deferred',
+    due REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    last_reply TEXT NOT NULL DEFAULT '',
+    status TEXT NOT NULL DEFAULT '',
+    why TEXT NOT NULL DEFAULT '',
+    host TEXT NOT NULL DEFAULT '',
+    owed_at REAL,
+    PRIMARY KEY (message, n)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX recipient_domain ON recipient (domain, due) WHERE state = 'deferred';
+CREATE INDEX recipient_due ON recipient (due, domain) WHERE state = 'deferred';
+CREATE INDEX recipient_held ON recipient (due) WHERE state = 'held';
+CREATE INDEX recipient_owed ON recipient (owed_at, message) WHERE owed_at IS NOT NULL;
+CREATE TABLE note (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE highest (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
+INSERT INTO highest VALUES (1, 0);
+"""
+FIRST_MAIL = """
+INSERT INTO message VALUES
+    (1001, 5, 1800000000.25, 'sender@origin.example', '8BITMIME', 0, '192.0.2.7', 's', 5, 0, x''),
+    (2001, 5, 1800000000.25, 'sender@origin.example', '7BIT', 1, '192.0.2.7', 's', 5, 0, x'');
+INSERT INTO content VALUES (1001, CAST('first' AS BLOB)), (2001, CAST('other' AS BLOB));
+INSERT INTO recipient (message, n, address, domain, due)
+    VALUES (1001, 0, 'new@dest.example', 'dest.example', 1800000000.25);
+INSERT INTO recipient VALUES
+    (1001, 1, 'late@dest.example', 'dest.example', 'deferred', 1800003600.25, 3, '450 later', '4.7.1', 'y', '', NULL),
+    (2001, 0, 'gone@dest.example', 'dest.example', 'bounced', 0.0, 1, '550 no', '5.1.1', 'x', 'mx', 1800000000.25);
+INSERT INTO note VALUES ('kept', x'00ff');
+UPDATE highest SET number = 5001;
+CREATE TABLE record_20270115
+    (seq INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL) STRICT;
+INSERT INTO record_20270115 VALUES (5001, 2001, 1800000000.25, '{"seq":5001,"kind":"bounced","at":1800000000.25}');
+"""
+FIRST, SECOND = encode_id(1001, 5), encode_id(2001, 5)
+
+
+class NoMaker:
+    """These tests open by themselves."""
+
+    make = crash = restart = set_full = None
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A state directory's database as the first release left it."""
+    path = tmp_path / "queue.db"
+    db = apsw.Connection(str(path))
+    db.pragma("journal_mode", "wal")
+    with db:
+        db.execute(FIRST_SCHEMA + FIRST_MAIL)
+        db.pragma("application_id", database.APPLICATION_ID)
+        db.pragma("user_version", 1)
+    db.close()
+    return path
+
+
+def tables(db: apsw.Connection) -> dict[str, list[object]]:
+    """What SQLite knows of each table and index: columns in order, and what an index is restricted to."""
+    found: dict[str, list[object]] = {}
+    schema = "SELECT type, name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT GLOB 'record_*'"
+    for kind, name, sql in db.execute(schema).fetchall():
+        found[str(name)] = [kind, *db.execute(f"PRAGMA {kind}_xinfo({name})").fetchall()]
+        if kind == "index":
+            found[str(name)].append(" ".join(str(sql).split()))
+    return found
+
+
+def rows(path: Path) -> dict[str, list[object]]:
+    """Everything in a database, read without changing it."""
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    names = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()]
+    found: dict[str, list[object]] = {str(name): [*db.execute(f"SELECT * FROM {name}")] for name in names}
+    found["version"] = [db.pragma("user_version"), db.pragma("integrity_check")]
+    db.close()
+    return found
+
+
+@pytest.mark.asyncio
+async def test_mail_of_the_first_release_is_delivered_after_an_upgrade(path: Path) -> None:
+    """Whoever upgrades finds the queue as it was: what is due is due, what is owed is owed, and it can await hosts."""
+    store = SqliteStore(path.parent)
+    await store.open()
+    maker: StoreMaker = NoMaker()  # type: ignore[assignment]
+    trial = Trial(maker, store)
+    try:
+        assert store.last_number >= 5001
+        assert await store.count() == (2, 2)
+        assert await store.due(NOW, 10) == DueScan((DueDomain("dest.example", NOW),), NOW + HOUR)
+        assert await store.load_notes("k") == {"kept": b"\x00\xff"}
+        assert [record.seq for record in await trial.all_records()] == [5001]
+        owed = await store.lease_report(NOW)
+        assert owed is not None
+        assert (owed.id, owed.failed[0].host, owed.failed[0].awaits_host) == (SECOND, "mx", False)
+
+        assert await store.awaiting(NOW, 10) == ()
+        assert await store.release(["dest.example"], NOW) == 0
+        (lease,) = await store.lease(["dest.example"], NOW, 10)
+        assert numbers([lease]) == [(FIRST, 0)]
+        assert content_of(await store.content(FIRST)) == b"first"
+        await store.settle(trial.relayed([lease]))
+        (lease,) = await store.lease(["dest.example"], NOW + HOUR, 10)
+        assert lease.recipients[0].attempts == 3
+        await store.settle([trial.settlement(lease, State.DEFERRED, due=NOW + 2 * HOUR, awaits=True)])
+
+        assert await store.awaiting(NOW, 10) == ("dest.example",)
+        assert await store.release(["dest.example"], NOW) == 1
+        assert (await trial.kinds())[1:] == [Kind.RELAYED, Kind.DEFERRED]
+    finally:
+        await store.close()
+
+
+def test_migrated_database_is_like_a_new_one(path: Path, tmp_path: Path) -> None:
+    """However old a queue is, it ends with the very tables and indices of a new one, and says what it went through."""
+    (tmp_path / "new").mkdir()
+    new = database.open_writer(tmp_path / "new" / "queue.db")
+    migrated = database.open_writer(path)
+
+    assert tables(migrated) == tables(new)
+    assert migrated.pragma("user_version") == new.pragma("user_version") == database.SCHEMA_VERSION
+    assert new.execute("SELECT version FROM migration").fetchall() == [(database.SCHEMA_VERSION,)]
+    assert migrated.execute("SELECT * FROM migration ORDER BY version").fetchall() == [
+        (1, "first schema"),
+        *[(version, what) for version, (what, _) in sorted(database.MIGRATIONS.items())],
+    ]
+    assert sorted(database.MIGRATIONS) == list(range(2, database.SCHEMA_VERSION + 1))
+    new.close()
+    migrated.close()
+
+
+def test_migration_happens_once_and_is_durable(path: Path) -> None:
+    """The next start finds the newest version, and nothing of it depends on memory."""
+    database.open_writer(path).close()
+    found = rows(path)
+
+    database.open_writer(path).close()
+
+    assert found["version"] == [database.SCHEMA_VERSION, "ok"]
+    assert rows(path) == found
+
+
+BROKEN = "CREATE TABLE half (done) STRICT"  # no type: refused
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    what, sql = database.MIGRATIONS[2]
+    with monkeypatch.context() as patch:
+        patch.setitem(database.MIGRATIONS, 2, (what, f"{sql}; {BROKEN};"))
+        yield
+
+
+@pytest.mark.usefixtures("broken")
+def test_migration_that_fails_leaves_the_old_version_whole(path: Path) -> None:
+    """When the disk or anything else refuses the change, the queue is what it was."""
+    before = rows(path)
+
+    with pytest.raises(apsw.Error):
+        database.open_writer(path)
+
+    assert rows(path) == before
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+import apsw
+from smarthost.backends.sqlite import database
+
+def give_function(db):
+    db.create_scalar_function("die", lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+apsw.connection_hooks.append(give_function)
+what, sql = database.MIGRATIONS[2]
+database.MIGRATIONS[2] = (what, f"PRAGMA cache_spill = 1; PRAGMA cache_size = 1; {sql}; SELECT die();")
+database.open_writer(Path(sys.argv[1]))
+"""
+
+
+def test_kill_9_in_the_middle_of_a_migration_leaves_the_old_version_whole(path: Path) -> None:
+    """An upgrade that is interrupted has not begun: the old release could still serve, and the next start upgrades."""
+    before = rows(path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    died = subprocess.run([sys.executable, "-c", DIE, str(path)], env=environment, check=False)
+
+    assert died.returncode == -signal.SIGKILL
+    assert rows(path) == before
+    database.open_writer(path).close()
+    after = rows(path)
+    assert after["version"] == [database.SCHEMA_VERSION, "ok"]
+    assert after["recipient"] == [(*row, 0) for row in before["recipient"]]  # type: ignore[misc]
+
+
+@pytest.mark.asyncio
+async def test_database_of_ours_without_a_version_is_refused(path: Path) -> None:
+    """A database that says it is ours, but not what it holds, is not guessed at."""
+    db = apsw.Connection(str(path))
+    db.pragma("user_version", 0)
+    db.close()
+
+    with pytest.raises(StoreError, match="another program"):
+        await SqliteStore(path.parent).open()
