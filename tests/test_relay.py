@@ -21,6 +21,7 @@ from smarthost.mail.record import Kind, Record
 from smarthost.mail.result import AttemptResult, Outcome, Verdict
 from smarthost.mail.settlement import OwedReport, Settlement
 from smarthost.ports import Permit, Refused
+from smarthost.queue.fairness import UNPROVEN_WINDOW
 from smarthost.queue.memory import MemoryStore
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Filter
@@ -334,6 +335,8 @@ async def test_a_large_backlog_on_disk_fills_the_window_at_once(bench: Bench) ->
     for n in range(60):
         await bench.store.add(bench.message(f"u{n}@example.net"), ())
     await bench.clock.sleep(61)  # the feed was not told: its own scan finds them
+    assert UNPROVEN_WINDOW == bench.most["example.net"]
+    await bench.clock.sleep(10)  # one of the first has been answered
 
     assert 20 == bench.most["example.net"]
 
@@ -351,7 +354,7 @@ async def test_what_is_known_of_lanes_does_not_grow(bench: Bench) -> None:
     await bench.clock.sleep(1)
 
     assert len(bench.attempts) == 1000 + 1 + 10, "the thousand, the last one, and the reports about no*.example"
-    assert len(bench.journey._lanes) == len(bench.journey._routes) <= 2
+    assert len(bench.journey._slots._lanes) == len(bench.journey._routes) <= 2
     assert len(bench.journey._feed._supplies) <= 2
 
 

@@ -9,7 +9,6 @@ A crash at any point leaves the store as it was before the step or after it (que
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
-from weakref import WeakValueDictionary
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,7 +20,7 @@ from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.result import AttemptResult, Outcome, Verdict
 from smarthost.mail.settlement import Settlement, State
 from smarthost.ports import Clock, HostGate, Random, Refused, Sink
-from smarthost.queue.fairness import Lane
+from smarthost.queue.fairness import Lane, Slots
 from smarthost.queue.feed import Feed
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
@@ -80,11 +79,9 @@ class Journey:
         self._clock = terms.clock
         self._sink = terms.sink
         self._feed = Feed(terms.store, terms.clock, terms.sink, terms.destination_of, self._wake)
-        self._lanes: WeakValueDictionary[str, Lane] = WeakValueDictionary()  # routes and slots keep theirs alive
         self._routes: OrderedDict[str, _Route] = OrderedDict()  # oldest first
         self._planning: set[str] = set()
-        self._slots = 0
-        self._crowd: OrderedDict[Lane, None] = OrderedDict()  # lanes that want a slot when there are `sessions`
+        self._slots = Slots(terms.sessions, terms.sessions_per_lane)
         self._tasks: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
         self._reports = Reports(
             ReportTerms(
@@ -116,7 +113,7 @@ class Journey:
         self._settled_bell.set()
         self._feed.drain()
         deadline = self._clock.monotonic() + grace_s
-        while any(lane.active for lane in self._lanes.values()) and self._clock.monotonic() < deadline:
+        while not self._slots.is_idle and self._clock.monotonic() < deadline:
             await self._clock.sleep(0.02)
         tasks = tuple(self._tasks)
         for task in tasks:
@@ -197,11 +194,8 @@ class Journey:
 
     def _take_route(self, destination: str, plan: Plan) -> None:
         self._forget_old_routes()
-        lane = self._lanes.get(plan.lane)
-        if lane is None:
-            lane = self._lanes[plan.lane] = Lane(plan.lane, self._terms.sessions_per_lane)
         self._routes.pop(destination, None)  # so that the new one stands at the end
-        self._routes[destination] = _Route(plan, lane, self._clock.monotonic() + PLAN_AGE_S)
+        self._routes[destination] = _Route(plan, self._slots.lane(plan.lane), self._clock.monotonic() + PLAN_AGE_S)
 
     def _forget_old_routes(self) -> None:
         """Keep no route beyond its age, and of a destination without work nothing: there may be a million of them."""
@@ -237,10 +231,7 @@ class Journey:
     # 4 send
 
     def _start_slot(self, lane: Lane) -> None:
-        if self._slots >= self._terms.sessions:
-            self._crowd.setdefault(lane)
-        elif lane.start():
-            self._slots += 1
+        if self._slots.take(lane):
             self._spawn(self._slot(lane))
 
     async def _slot(self, lane: Lane) -> None:
@@ -259,15 +250,13 @@ class Journey:
                 if self._feed.has_more(destination):
                     self._start_slot(lane)
                 route.leases_left -= 1
-                await self._deliver(lease, destination, route.plan)
-                if self._crowd:  # others have waited for longer
-                    self._crowd.setdefault(lane)
+                await self._deliver(lease, destination, route)
+                if self._slots.must_yield(lane):
                     return
         finally:
-            lane.finish()
-            self._slots -= 1
-            while self._crowd and self._slots < self._terms.sessions and not self._is_stopping:
-                self._start_slot(self._crowd.popitem(last=False)[0])
+            self._slots.give_back(lane)
+            while not self._is_stopping and (waiting := self._slots.next_waiting()) is not None:
+                self._start_slot(waiting)
 
     async def _next_lease(self, destination: str) -> Lease | None:
         if self._unsettled >= UNSETTLED:
@@ -280,9 +269,9 @@ class Journey:
             lease = None if self._is_stopping else self._feed.take(destination)
         return lease
 
-    async def _deliver(self, lease: Lease, destination: str, plan: Plan) -> None:
+    async def _deliver(self, lease: Lease, destination: str, route: _Route) -> None:
         try:
-            result = await self._terms.attempt(lease, plan)
+            result = await self._terms.attempt(lease, route.plan)
             settlement = self._decide(result)
         except Exception as failure:  # noqa: BLE001 - unknown means temporary: logged once, deferred, never bounced
             self._sink.note("error", "attempt failed", id=lease.id, destination=destination, why=repr(failure))
@@ -290,7 +279,10 @@ class Journey:
             settlement = self._decide(result)
         self._commit(settlement)
         if any(verdict.outcome is Outcome.POSTPONED for verdict in result.verdicts):
-            self._must_sleep(destination, plan)
+            if self._must_sleep(destination, route.plan):
+                self._slots.doubt(route.lane)
+        elif not route.lane.is_proven and any(map(_is_answer, result.verdicts)):
+            self._slots.prove(route.lane)
 
     def _same_verdict(self, lease: Lease, verdict: Verdict) -> AttemptResult:
         return AttemptResult(lease=lease, at=self._clock.wall(), verdicts=(verdict,) * len(lease.recipients))
@@ -403,3 +395,7 @@ class Journey:
             "info", "queue changed", verb=verb, recipients=len(changed.recipients), wished=len(changed.wished), ids=ids
         )
         return changed
+
+
+def _is_answer(verdict: Verdict) -> bool:
+    return verdict.outcome is Outcome.RELAYED or verdict.reply is not None

@@ -54,6 +54,20 @@ class Rig:
         batch.day = day_of(at)
         return self.commit(batch)
 
+    def defer(self, key: int, due: float, awaits_host: bool) -> wire.Outcome:
+        batch = Batch()
+        settled = SettledRecipient(
+            0, "x@dest.example", "dest.example", State.DEFERRED, due, 0, "", "", "", awaits_host=awaits_host
+        )
+        record = Record(key + 1, Kind.POSTPONED, NOW, encode_id(key, 5), "x@dest.example")
+        batch.settle(Settlement(encode_id(key, 5), (settled,), (record,)), key)
+        return self.commit(batch)
+
+    def release(self, domain: str, now: float) -> wire.Outcome:
+        batch = Batch()
+        batch.release([domain], now)
+        return self.commit(batch)
+
     def column(self, sql: str) -> list[object]:
         return [row[0] for row in self.db.execute(sql).fetchall()]
 
@@ -75,7 +89,7 @@ def test_database_is_as_durable_as_promised(rig: Rig) -> None:
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "mmap_size": 0, "wal_autocheckpoint": 0}
     assert rig.db.pragma("application_id") == database.APPLICATION_ID
     assert rig.db.pragma("user_version") == database.SCHEMA_VERSION
-    assert rig.column("SELECT version FROM migration") == [1]
+    assert rig.column("SELECT version FROM migration") == [database.SCHEMA_VERSION]
     strict = rig.column(
         "SELECT strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite_%'"
     )
@@ -156,6 +170,99 @@ def test_failed_connection_takes_no_further_batch(rig: Rig) -> None:
     assert wire.BatchHead(*wire.BATCH_HEAD.unpack_from(unread)).number == 8
     for end in (ours, theirs, other):
         end.close()
+
+
+def test_what_awaits_a_host_is_released_in_portions(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release of a long queue leaves room for mail between its portions, earliest due first, and ends."""
+    monkeypatch.setattr(wire, "RELEASE_ROWS", 4)
+    for number in range(1, 11):
+        rig.add(10 * number)
+        rig.defer(10 * number, NOW + 100 - number, awaits_host=number != 5)
+
+    released = []
+    for _ in range(4):
+        released.append(rig.release("dest.example", NOW).released)
+        if len(released) == 1:
+            assert rig.column(f"SELECT message FROM recipient WHERE due = {NOW} ORDER BY 1") == [70, 80, 90, 100]
+
+    assert released == [4, 4, 1, 0]
+    assert rig.column(f"SELECT message FROM recipient WHERE due > {NOW}") == [50]
+    assert rig.column("SELECT DISTINCT awaits_host FROM recipient") == [0]
+
+
+def test_release_that_shares_a_batch_sees_its_settlements(rig: Rig) -> None:
+    """What is deferred for want of a host in the moment in which the host comes back is released with the rest."""
+    rig.add(10)
+    batch = Batch()
+    settled = SettledRecipient(
+        0, "x@dest.example", "d.example", State.DEFERRED, NOW + 9, 0, "", "", "", awaits_host=True
+    )
+    record = Record(11, Kind.POSTPONED, NOW, encode_id(10, 5), "x@dest.example")
+    batch.settle(Settlement(encode_id(10, 5), (settled,), (record,)), 10)
+    batch.release(["dest.example"], NOW)
+
+    outcome = rig.commit(batch)
+
+    assert (outcome.code, outcome.released) == (wire.OK, 1)
+    assert rig.column("SELECT due FROM recipient") == [NOW]
+
+
+def test_refused_batch_releases_and_notes_nothing(rig: Rig) -> None:
+    """A wrong row undoes all else in its batch, and the next release does not count what was undone."""
+    rig.add(10)
+    rig.defer(10, NOW + 9, awaits_host=True)
+    batch = Batch()
+    batch.release(["dest.example"], NOW)
+    batch.note("host", b"open")
+    batch.record(Record(1 << 40, Kind.HOST_OPEN, float("nan")))
+
+    outcome = rig.commit(batch)
+
+    assert (outcome.code, outcome.released) == (wire.FAULTY, 0)
+    assert rig.column("SELECT count(*) FROM note") == [0]
+    assert rig.writer.last_number() == 11
+    assert rig.release("dest.example", NOW).released == 1
+    assert rig.add(20).released == 0
+
+
+def test_records_of_no_message_stand_with_the_others_of_their_day(rig: Rig) -> None:
+    """Records of hosts are told apart by a message number that no message has."""
+    rig.add(10)
+    rig.relay(10, NOW)
+    batch = Batch()
+    batch.record(Record(12, Kind.HOST_OPEN, NOW))
+
+    assert rig.commit(batch).code == wire.OK
+
+    assert rig.column("SELECT message FROM record_20270115 ORDER BY seq") == [10, 0]
+    assert rig.writer.last_number() == 12
+
+
+def test_no_batch_reads_a_whole_table(rig: Rig) -> None:
+    """What a commit costs does not grow with the queue: it scans only what it brought, and searches the rest."""
+    rig.add(1)
+    rig.db.config(apsw.SQLITE_DBCONFIG_TRIGGER_EQP, 1)
+
+    plan = rig.db.execute("EXPLAIN QUERY PLAN INSERT INTO batch VALUES ('', '', x'', '', '', 1)").fetchall()
+
+    steps = [str(step) for _, _, _, step in plan]
+    scanned = {step.split()[1] for step in steps if step.startswith("SCAN")}
+    assert scanned == {"jsonb_each", "settled", "s", "released", "highest"}
+    assert "SEARCH r USING COVERING INDEX recipient_awaiting (domain=? AND due>?)" in steps
+    assert "-- TRIGGER apply_extras" in steps
+
+
+def test_mail_that_awaits_no_host_is_not_in_the_index_of_what_does(rig: Rig) -> None:
+    """Mail that goes through, or is merely deferred, costs nothing there."""
+    for number in range(1, 200):
+        rig.add(10 * number)
+        rig.defer(10 * number, NOW + 9, awaits_host=False)
+    pages = "SELECT count(*) FROM dbstat WHERE name = 'recipient_awaiting'"
+
+    assert rig.column(
+        "SELECT count(*) FROM recipient INDEXED BY recipient_awaiting WHERE awaits_host = 1 AND state = 'deferred'"
+    ) == [0]
+    assert rig.column(pages) == [1], "its root"
 
 
 def test_highest_number_is_kept(rig: Rig) -> None:

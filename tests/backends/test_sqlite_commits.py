@@ -9,7 +9,7 @@ import pytest
 from smarthost.backends.sqlite import wire
 from smarthost.backends.sqlite.batch import Batch
 from smarthost.backends.sqlite.commits import BATCH_ITEMS, CRASHES, IN_FLIGHT, Commits
-from smarthost.backends.sqlite.items import Item
+from smarthost.backends.sqlite.items import Item, Notes, Release
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.mail.identity import encode_id
 from smarthost.testing.clock import FakeClock
@@ -398,3 +398,57 @@ async def test_files_without_a_row_are_dropped_after_the_commit() -> None:
     await line.answer(gone=[(1 << 40, 5)])
 
     assert line.keeper.dropped == [encode_id(1 << 40, 5)]
+
+
+async def test_each_release_is_told_its_own_number() -> None:
+    """Two releases never share a batch, so that each learns how many it released; mail enters between them."""
+    line = await Line().open()
+    loop = asyncio.get_running_loop()
+    first, second = (Release(["a.example"], 1.0, loop.create_future()) for _ in range(2))
+    before, between = Entry("before"), Entry("between")
+
+    for item in (before, first, between, second):
+        line.commits.submit(item)
+    await turn()
+    for number, released in ((1, 7), (2, 3)):
+        line.commits.committed(wire.Outcome(number, wire.OK, "", [], 0, released))
+        await turn()
+
+    assert (first.released, second.released) == (7, 3)
+    assert first.future.done()
+    assert line.keeper.sent == [1, 2]
+    assert (before.told, between.told) == (["committed"], ["committed"])
+
+
+async def test_notes_stay_in_order_when_their_batch_is_divided() -> None:
+    """A wrong neighbour in the batch does not let an older note come after a younger one, nor part it from its own."""
+    assert IN_FLIGHT == 1, "with more, a batch that is divided would be entered again behind later ones"
+    line = await Line().open()
+    loop = asyncio.get_running_loop()
+    notes = [Notes({"host": value}, (), loop.create_future()) for value in (b"1", b"2", b"3")]
+
+    line.commits.submit(notes[0])
+    line.commits.submit(Entry("wrong"))
+    line.commits.submit(notes[1])
+    await turn()
+    line.commits.submit(notes[2])
+    await line.answer(wire.FAULTY, "constraint failed")
+    done = []
+    for code in (wire.OK, wire.FAULTY, wire.OK, wire.OK):
+        await line.answer(code)
+        done.append([note.future.done() for note in notes])
+
+    assert done == [[True, False, False], [True, False, False], [True, True, False], [True, True, True]]
+
+
+async def test_notes_are_not_kept_after_a_failure() -> None:
+    """Whoever saves notes is told that they were not saved, and saves again what is true by then."""
+    line = await Line().open()
+    saving = Notes({"host": b"1"}, (), asyncio.get_running_loop().create_future())
+    line.commits.submit(saving)
+    await turn()
+    await line.lose()
+    await line.reopen()
+
+    assert isinstance(saving.future.exception(), StoreError)
+    assert line.keeper.sent == [1], "nothing was entered again"

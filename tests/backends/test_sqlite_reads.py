@@ -2,6 +2,7 @@
 """Questions about large queues: every answer is right at any size, and bounded in what it reads."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,35 @@ def test_full_page_of_recipients_ends_early(queue: Reads, monkeypatch: pytest.Mo
     assert found.cursor[0] == found.messages[-1].key
 
 
+def test_domains_that_await_a_host_are_found_without_reading_their_recipients(tmp_path: Path) -> None:
+    """A host with a hundred thousand recipients behind it is looked for in as many steps as one with a hundred."""
+    steps = []
+    for directory, count in (("few", 300), ("many", 30_000)):
+        (tmp_path / directory).mkdir()
+        path = tmp_path / directory / "queue.db"
+        db = database.open_writer(path)
+        numbers = f"WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < {count})"
+        with db:
+            db.execute(
+                f"{numbers} INSERT INTO recipient (message, n, address, domain, due, awaits_host)"
+                f" SELECT i, 0, 'user@x', 'd' || (i % 3), {NOW} + i * (i % 3 < 2), i % 3 FROM k"
+            )
+        asked = Reads(database.open_reader(path), tmp_path)
+        steps.append(0)
+
+        def count_step() -> bool:
+            steps[-1] += 1
+            return False
+
+        asked._db.set_progress_handler(count_step, 1)
+        assert asked.answer(wire.AskAwaiting(NOW, 10)) == ["d1"]
+        asked._db.close()
+        db.close()
+
+    few, many = steps
+    assert few == many < 200
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -126,6 +156,7 @@ def test_full_page_of_recipients_ends_early(queue: Reads, monkeypatch: pytest.Mo
         reads.IN_DUE_ORDER.format("<="),
         reads.IN_DUE_ORDER.format(">"),
         reads.DOMAIN_IN_DUE_ORDER,
+        reads.AWAITING,
         reads.OLD_MESSAGES,
         reads.DEFERRED_OF,
         reads.MATCH,
@@ -154,4 +185,5 @@ def test_no_question_reads_a_whole_table(queue: Reads, sql: str) -> None:
     plan = [str(row[3]) for row in queue._db.execute(f"EXPLAIN QUERY PLAN {sql}", bindings).fetchall()]  # type: ignore[arg-type]
 
     assert [step for step in plan if step.startswith("SCAN") and step != "SCAN each"] == []
+    assert sql != reads.AWAITING or sum("COVERING INDEX recipient_awaiting" in step for step in plan) == 3
     assert sql is reads.LOOSE_SCAN or not any("TEMP B-TREE" in step for step in plan)

@@ -21,7 +21,7 @@ from smarthost.mail.errors import StoreError, StoreLocked
 from smarthost.mail.identity import decode_id
 from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
-from smarthost.mail.record import Kind
+from smarthost.mail.record import Kind, Record
 from smarthost.mail.settlement import State
 from smarthost.queue.store import DueDomain, Filter
 from smarthost.testing.stores.trial import NOW, StoreMaker, Trial, content_of, numbers
@@ -121,6 +121,28 @@ async def test_settlement_heard_during_an_outage_is_committed_afterwards(tmp_pat
 
         assert await trial.store.count() == (0, 0)
         assert await trial.kinds() == [Kind.RELAYED]
+
+
+async def test_notes_of_an_outage_are_saved_again_with_the_same_records(tmp_path: Path) -> None:
+    """When the database process dies, whoever saves notes is told; saved again, no record is lost or doubled."""
+    async with opened(tmp_path / "s") as trial:
+        _, (lease,) = await trial.add_leased("a@dest.example")
+        await trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW + 9, awaits=True)])
+        records = [Record(trial.next_seq(), Kind.HOST_CLOSED, NOW + n, host="mx.dest.example") for n in range(3)]
+        kill_child(trial)
+        with pytest.raises(StoreError):
+            await trial.store.save_notes({"host": b"closed"}, records)
+        with pytest.raises(StoreError):
+            await trial.store.release(["dest.example"], NOW)
+        while trial.store.refusal is not None:
+            await asyncio.sleep(0.005)
+
+        await trial.store.save_notes({"host": b"closed"}, records)
+        released = await trial.store.release(["dest.example"], NOW)
+
+        assert released == 1
+        assert await trial.store.load_notes("host") == {"host": b"closed"}
+        assert (await trial.all_records())[1:] == records
 
 
 async def test_reads_fail_when_the_child_dies_and_work_afterwards(tmp_path: Path) -> None:
@@ -276,6 +298,39 @@ async def test_adder_that_stops_waiting_holds_no_lease(tmp_path: Path) -> None:
         await trial.store.save_notes({"behind": b"x"})
 
         assert (await trial.store.due(NOW, 10)).domains == (DueDomain("dest.example", NOW),)
+
+
+async def test_notes_beside_an_impossible_message_are_saved_in_order(tmp_path: Path) -> None:
+    """A wrong neighbour in the batch costs notes neither their order nor a record."""
+    async with opened(tmp_path / "s") as trial:
+        records = [Record(trial.next_seq(), Kind.HOST_OPEN, NOW, host="mx.dest.example") for _ in range(2)]
+        saves = [
+            trial.store.save_notes({"host": b"1"}, records[:1]),
+            trial.store.add(trial.message("\ud800@dest.example"), ()),
+            trial.store.save_notes({"host": b"2"}, records[1:]),
+        ]
+
+        results = await asyncio.gather(*saves, return_exceptions=True)
+
+        assert [isinstance(result, StoreError) for result in results] == [False, True, False]
+        assert await trial.store.load_notes("host") == {"host": b"2"}
+        assert await trial.all_records() == records
+
+
+async def test_impossible_note_fails_alone_with_its_records(tmp_path: Path) -> None:
+    """Notes that the database cannot hold are refused with their records, and their neighbours are saved."""
+    async with opened(tmp_path / "s") as trial:
+        records = [Record(trial.next_seq(), Kind.HOST_OPEN, NOW, host=host) for host in ("mx", "\ud800")]
+        saves = [
+            trial.store.save_notes({"good": b"1"}, records[:1]),
+            trial.store.save_notes({"bad": b"1"}, records[1:]),
+        ]
+
+        results = await asyncio.gather(*saves, return_exceptions=True)
+
+        assert [isinstance(result, StoreError) for result in results] == [False, True]
+        assert await trial.store.load_notes("bad") == {}
+        assert await trial.all_records() == records[:1]
 
 
 # -- content files ----------------------------------------------------------------------------------------------------

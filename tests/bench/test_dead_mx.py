@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command line of the benchmark with dead exchangers, its names, and how its relays are set up."""
 
+import subprocess
 from pathlib import Path
 
 import dns.message
@@ -77,7 +78,7 @@ def test_the_machine_s_own_network_is_never_furnished(monkeypatch: pytest.Monkey
     """Whoever passes the inner flag by hand does not lose the machine's resolver."""
     touched: list[object] = []  # nothing is really touched here, not even when furnish is broken
     monkeypatch.setattr(dead_network, "_bring_up", touched.append)
-    monkeypatch.setattr(dead_network.subprocess, "run", lambda command, **_: touched.append(command))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: touched.append(command))
 
     for outside in (namespaces(), namespaces().split()[0] + " mnt:[1]", "", "net:[1]"):
         with pytest.raises(RunFailed, match="must not be changed"):

@@ -176,3 +176,22 @@ async def test_blocked_port_25_is_noted_once(world: SimulatedWorld) -> None:
     (note,) = noted(world, "outbound port 25 seems blocked")
     assert "587" in str(note["cure"])
     assert {} == ends(world)
+
+
+@in_world(sessions=40)
+async def test_a_crowd_of_dead_sites_leaves_slots_to_a_living_one(world: SimulatedWorld) -> None:
+    """A hundred black holes, each with mail, and forty sessions in all: a site that is known to work waits for none."""
+    living = world.site("example.net", "192.0.2.250")
+    await world.submit("ann@example.org", "first@example.net")
+    await world.clock.sleep(10)
+    for n in range(1, 101):
+        world.domain(f"d{n}.example", f"192.0.2.{n}")
+        world.network.faults[f"192.0.2.{n}", 25] = Faults(black_hole=True)
+    await world.submit("ann@example.org", *(f"u@d{n}.example" for n in range(1, 101)))
+    await world.clock.sleep(1)
+
+    for n in range(5):
+        await world.submit("ann@example.org", f"u{n}@example.net")
+    await world.clock.sleep(0.5)
+
+    assert 6 == len(taken(living))

@@ -2,8 +2,10 @@
 """Lanes: windows and turns."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from smarthost.queue.fairness import Lane
+from smarthost.queue.fairness import UNPROVEN_WINDOW, Lane, Slots
 
 
 def test_a_lane_opens_no_more_slots_than_its_window() -> None:
@@ -53,3 +55,114 @@ def test_a_slot_is_given_back_once() -> None:
     """Giving back a slot nobody took is a bug, and says so."""
     with pytest.raises(AssertionError, match="once"):
         Lane("mx.example", window=1).finish()
+
+
+def wanting(slots: Slots, name: str) -> Lane:
+    lane = slots.lane(name)
+    lane.want(f"destination of {name}")
+    return lane
+
+
+def test_lanes_nobody_has_heard_of_leave_a_quarter_to_those_that_work() -> None:
+    """A thousand dead sites take what they may; a site known to work has its slots at once."""
+    slots = Slots(8, 20)
+    known = wanting(slots, "known")
+    slots.prove(known)
+    dead = [wanting(slots, f"dead {n}") for n in range(20)]
+
+    started = [slots.take(lane) for lane in dead]
+
+    assert 6 == sum(started)
+    assert slots.take(known)
+    assert slots.take(known)
+    assert not slots.take(known), "eight are eight"
+
+
+def test_a_lane_nobody_has_heard_of_begins_with_few_sessions() -> None:
+    """Five sessions find out whether anybody is there; then all twenty."""
+    slots = Slots(100, 20)
+    lane = wanting(slots, "new")
+
+    before = sum(slots.take(lane) for _ in range(30))
+    slots.prove(lane)
+    after = sum(slots.take(lane) for _ in range(30))
+
+    assert (UNPROVEN_WINDOW, 20 - UNPROVEN_WINDOW) == (before, after)
+
+
+def test_both_kinds_of_lanes_have_their_turns() -> None:
+    """Neither those that work nor the unknown wait for ever while all slots are taken."""
+    slots = Slots(2, 2)
+    busy = wanting(slots, "busy")
+    slots.prove(busy)
+    assert slots.take(busy)
+    assert slots.take(busy)
+    waiting = {name: wanting(slots, name) for name in ("new", "known", "new 2")}
+    slots.prove(waiting["known"])
+    for lane in waiting.values():
+        slots.take(lane)
+
+    turns = []
+    for _ in range(3):
+        assert slots.must_yield(busy)
+        slots.give_back(busy)
+        turn = slots.next_waiting()
+        assert turn is not None
+        turns.append(turn.name)
+        assert slots.take(busy)
+
+    assert {"new", "known"} <= set(turns)
+
+
+def test_a_lane_whose_hosts_are_all_broken_is_doubted_again() -> None:
+    """What a site once proved does not count while all its hosts are broken; its slots are counted anew."""
+    slots = Slots(4, 4)
+    lane = wanting(slots, "was good")
+    slots.prove(lane)
+    for _ in range(4):
+        assert slots.take(lane)
+
+    slots.doubt(lane)
+    for _ in range(2):
+        slots.give_back(lane)
+
+    assert slots.take(lane)
+    assert not slots.take(lane), "three of four are doubtful now"
+    while lane.active:
+        slots.give_back(lane)
+    assert slots.is_idle
+
+
+def test_a_proof_outlives_the_lane() -> None:
+    """A site that writes once an hour is known the next time; of ten thousand the oldest are forgotten."""
+    slots = Slots(4, 4)
+    slots.prove(slots.lane("known"))
+
+    assert slots.lane("known").is_proven
+    for n in range(10_000):
+        slots.prove(slots.lane(f"other {n}"))
+    assert not slots.lane("known").is_proven
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "end", "prove", "doubt"]), st.integers(0, 4)), max_size=60))
+def test_slots_are_counted_right_whatever_happens(steps: list[tuple[str, int]]) -> None:
+    """Never more than there are, and none is left when all have ended."""
+    slots = Slots(6, 3)
+    lanes = [wanting(slots, str(n)) for n in range(5)]
+    for what, n in steps:
+        lane = lanes[n]
+        if what == "take":
+            slots.take(lane)
+        elif what == "end" and lane.active:
+            slots.give_back(lane)
+        elif what == "prove":
+            slots.prove(lane)
+        elif what == "doubt":
+            slots.doubt(lane)
+        assert sum(each.active for each in lanes) <= 6
+
+    for lane in lanes:
+        while lane.active:
+            slots.give_back(lane)
+    assert slots.is_idle
+    assert 0 == slots._doubtful

@@ -18,14 +18,19 @@ ZONE = Zone(
         "us.example": ("A 127.0.0.1", "A 10.0.0.1"),
         "empty.example": "TXT nothing",
         "xn--bcher-kva.example": "A 10.0.0.3",
+        "mixed.example": "A 10.0.0.4",
     },
-    faults={"broken.example": Fault.SERVFAIL, ("half.example", "A"): Fault.TIMEOUT},
+    faults={
+        "broken.example": Fault.SERVFAIL,
+        ("half.example", "A"): Fault.TIMEOUT,
+        ("mixed.example", "AAAA"): Fault.TIMEOUT,
+    },
 )
 
 
-def find(hop: NextHop) -> Exchangers | Unroutable:
+def find(hop: NextHop, zone: Zone = ZONE, further_lookups: int = 3) -> Exchangers | Unroutable:
     async def drive() -> Exchangers | Unroutable:
-        resolver, machine = ScriptedResolver(ZONE), find_hop(hop, US)
+        resolver, machine = ScriptedResolver(zone), find_hop(hop, US, further_lookups)
         found: Exchangers | Unroutable
         try:
             questions = next(machine)
@@ -90,3 +95,22 @@ def test_next_hop_that_cannot_be_used_defers(host: str, status: str | None) -> N
     if isinstance(found, Unroutable):
         assert not found.is_permanent
         assert host in found.why
+
+
+@pytest.mark.parametrize(("further_lookups", "is_found"), [(2, False), (3, True)])
+def test_aliases_of_a_next_hop_are_followed_as_far_as_those_of_exchangers(further_lookups: int, is_found: bool) -> None:
+    """The setting counts here too."""
+    links = {f"c{n}.example": f"CNAME c{n + 1}.example" for n in range(4)}
+    zone = Zone(links | {"c4.example": "A 10.0.0.1"}, faults=dict.fromkeys(links, Fault.HALF_ALIAS))
+
+    found = find(NextHop("c0.example", families=Families.IPV4), zone, further_lookups)
+
+    assert is_found == isinstance(found, Exchangers)
+
+
+def test_a_next_hop_with_one_family_unanswered_is_asked_for_again_soon() -> None:
+    """The address that is there is used, and the one nobody could tell is not given up for an hour."""
+    found = find(NextHop("mixed.example"))
+
+    assert isinstance(found, Exchangers)
+    assert (found.hosts[0].addresses, found.is_partial) == (("10.0.0.4",), True)

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from smarthost.mail.hop import Host
 from smarthost.ports import Answer, AnswerStatus, MxRecord
@@ -33,12 +34,17 @@ A6, B6 = "2a00::1", "2a00::2"
 
 
 def find(
-    zone: Zone, domain: str = "example.org", terms: MxTerms = TERMS, seed: int = 1, asked: Counter[str] | None = None
+    zone: Zone,
+    domain: str = "example.org",
+    terms: MxTerms = TERMS,
+    seed: int = 1,
+    asked: Counter[str] | None = None,
+    resolver: ScriptedResolver | None = None,
 ) -> Exchangers | Unroutable:
     """Drive the machine with what the zone says."""
+    resolver = resolver or ScriptedResolver(zone)
 
     async def drive() -> Exchangers | Unroutable:
-        resolver = ScriptedResolver(zone)
         machine = find_hosts(domain, terms, random.Random(seed))
         found: Exchangers | Unroutable
         try:
@@ -102,20 +108,6 @@ def test_all_addresses_are_asked_for_in_one_round() -> None:
     )
 
 
-def test_equal_preference_is_drawn_uniformly() -> None:
-    """Hosts of one preference share the load: over 3,000 draws each of six orders comes about as often."""
-    zone = zone_of("10 a.example.net", "10 b.example.net", "10 c.example.net", "20 d.example.net", a=A, b=B, c=C, d=A)
-    found = find(zone)
-    assert isinstance(found, Exchangers)
-    chance = random.Random(7)
-
-    orders = Counter(tuple(host.name[0] for host in found.draw(chance)) for _ in range(3000))
-
-    assert len(orders) == 6
-    assert all(order[3] == "d" for order in orders)
-    assert sum((count - 500) ** 2 / 500 for count in orders.values()) < 20.5  # chi-square, 5 degrees, p = 0.001
-
-
 def test_first_draw_is_random_too() -> None:
     """Which of many equals are looked up at all is left to chance, not to the order of the answer."""
     records = [f"10 m{n}.example.net" for n in range(50)]
@@ -138,20 +130,6 @@ def test_families_are_interleaved_host_by_host() -> None:
     assert found.hosts[0].addresses == (A, A6, B, B6, C)
 
 
-def test_addresses_of_a_family_are_drawn_anew() -> None:
-    """A cached answer does not send everything to the first address."""
-    found = find(zone_of("10 a.example.net", a=f"{A} {B} {C} {A6}"))
-    assert isinstance(found, Exchangers)
-    chance = random.Random(3)
-
-    draws = [found.draw(chance)[0].addresses for _ in range(600)]
-
-    firsts = Counter(draw[0] for draw in draws)
-    assert set(firsts) == {A, B, C}
-    assert all(150 < count < 250 for count in firsts.values())
-    assert all(draw[1] == A6 for draw in draws)
-
-
 @pytest.mark.parametrize(("families", "addresses"), [(Families.IPV4, (A,)), (Families.IPV6, (A6,))])
 def test_route_may_be_limited_to_a_family(families: Families, addresses: tuple[str, ...]) -> None:
     """`families` of a route keeps the other family out, without asking for it."""
@@ -162,6 +140,36 @@ def test_route_may_be_limited_to_a_family(families: Families, addresses: tuple[s
     assert isinstance(found, Exchangers)
     assert found.hosts[0].addresses == addresses
     assert asked.total() == 2
+
+
+@pytest.mark.parametrize(("families", "other"), [(Families.IPV4, A6), (Families.IPV6, A)])
+def test_exchanger_without_an_address_of_the_routes_family_bounces_and_says_so(families: Families, other: str) -> None:
+    """The operator who chose a family reads that it was the family that was missing."""
+    found = verdict(find(zone_of("10 a.example.net", a=other), terms=MxTerms(US, families=families)))
+
+    assert (found.status, f"IPv{families.value[-1]} address" in found.why) == ("5.4.4", True)
+
+
+def test_repeated_addresses_count_once() -> None:
+    """An answer that repeats an address does not make us dial it again."""
+    found = find(zone_of("10 a.example.net", a=f"{A} {A6} {A} {B} {A6}"))
+
+    assert isinstance(found, Exchangers)
+    assert found.hosts[0].addresses == (A, A6, B)
+
+
+@pytest.mark.parametrize(("further_lookups", "is_found"), [(0, False), (1, False), (2, True), (16, True)])
+def test_how_far_aliases_are_followed_is_a_setting(further_lookups: int, is_found: bool) -> None:
+    """Two questions further and not one: at the domain and at the exchanger alike."""
+    links = {f"{kind}{n}.example": f"CNAME {kind}{n + 1}.example" for kind in "de" for n in range(3)}
+    ends = {"d3.example": "MX 10 e0.example", "e3.example": f"A {A}"}
+    zone = Zone(links | ends, faults=dict.fromkeys(links, Fault.HALF_ALIAS))
+
+    found = find(zone, "d0.example", MxTerms(US, families=Families.IPV4, further_lookups=further_lookups))
+
+    assert is_found == isinstance(found, Exchangers)
+    if isinstance(found, Unroutable):
+        assert found.status == "4.4.4"
 
 
 def test_domain_without_mx_is_its_own_exchanger() -> None:
@@ -402,6 +410,60 @@ def test_broken_alias_at_one_exchanger_defers_if_it_is_the_only_one() -> None:
     assert verdict(find(zone)).status == "4.4.6"
 
 
+class StaleResolver(ScriptedResolver):
+    """Says of these names (all, if none is given) what it knew before DNS fell silent."""
+
+    def __init__(self, zone: Zone, *names: str) -> None:
+        super().__init__(zone)
+        self._names = names
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        answer = await super().ask(name, rdtype)
+        is_stale = not self._names or name in self._names
+        return replace(answer, stale=True, ttl_s=30, detail="3 h past its TTL") if is_stale else answer
+
+
+@pytest.mark.parametrize(
+    ("zone", "status"),
+    [
+        (zone_of("0 ."), "4.1.10"),
+        (Zone(), "4.1.2"),
+        (zone_of("10 a.example.net"), "4.4.4"),
+        (zone_of("10 a.example.net", a="127.0.0.1"), "4.4.4"),
+        (zone_of("10 relay.example.net"), "4.4.6"),
+        (Zone({"example.org": "TXT no address"}), "4.4.4"),
+    ],
+    ids=["null MX", "NXDOMAIN", "no address", "forbidden address", "ourselves", "no implicit exchanger"],
+)
+def test_nothing_bounces_by_stale_answers(zone: Zone, status: str) -> None:
+    """While DNS is silent an old "no" is not the last word: the mail waits, and the reason says why."""
+    found = verdict(find(zone, resolver=StaleResolver(zone)))
+
+    assert (found.status, found.is_permanent) == (status, False)
+    assert "not final: DNS does not answer: MX example.org is stale (3 h past its TTL)" in found.why
+
+
+def test_stale_answer_about_one_exchanger_keeps_the_rest_from_bouncing() -> None:
+    """The exchangers are fresh, the missing address of one is not."""
+    zone = zone_of("10 a.example.net", "20 b.example.net")
+
+    found = verdict(find(zone, resolver=StaleResolver(zone, "b.example.net")))
+
+    assert (found.status, "NXDOMAIN" in found.why or "b.example.net is stale" in found.why) == ("4.4.4", True)
+
+
+def test_stale_answers_are_good_enough_to_deliver_by() -> None:
+    """Mail goes on while DNS is silent, and the plan says what it rests on."""
+    zone = zone_of("10 a.example.net", a=A)
+
+    stale, fresh = find(zone, resolver=StaleResolver(zone)), find(zone)
+
+    assert isinstance(stale, Exchangers)
+    assert isinstance(fresh, Exchangers)
+    assert stale.hosts == fresh.hosts
+    assert (stale.caveat, fresh.caveat) == ("DNS does not answer: MX example.org is stale (3 h past its TTL)", "")
+
+
 # ourselves
 
 
@@ -449,6 +511,16 @@ def test_listener_on_all_addresses_is_ourselves_at_loopback(address: str) -> Non
 
     assert verdict(find(zone, terms=MxTerms(US, 2525, allow_private=True))).status == "5.4.6"
     assert hosts(find(zone, terms=MxTerms(US, 2526, allow_private=True))) == ["a.example.net"]
+
+
+@pytest.mark.parametrize("address", ["::ffff:127.0.0.1", "::ffff:7f00:1", "::ffff:1.0.0.25"])
+def test_ourselves_behind_a_mapped_address(address: str) -> None:
+    """An IPv4-mapped address leads to the IPv4 address inside it, so also to us."""
+    terms = MxTerms(
+        Ourselves("relay.example.net", frozenset({("127.0.0.1", 25), ("1.0.0.25", 25)})), allow_private=True
+    )
+
+    assert verdict(find(zone_of("10 a.example.net", a=address), terms=terms)).status == "5.4.6"
 
 
 @pytest.mark.parametrize("exchange", ["relay.example.net", "b.example.net"])
@@ -573,6 +645,28 @@ def test_address_literal_is_judged_like_any_address(literal: str, status: str | 
     found = find(Zone(), literal)
 
     assert (found.status if isinstance(found, Unroutable) else None) == status
+
+
+@pytest.mark.parametrize(("literal", "families"), [("[1.0.0.1]", Families.IPV6), ("[ipv6:2a00::1]", Families.IPV4)])
+def test_address_literal_of_a_family_the_route_does_not_use_bounces(literal: str, families: Families) -> None:
+    """There is no way to it, and waiting opens none."""
+    assert verdict(find(Zone(), literal, MxTerms(US, families=families))).status == "5.4.4"
+
+
+@pytest.mark.parametrize("domain", ["localhost", "mail.localhost"])
+def test_mail_for_localhost_goes_nowhere_and_asks_nobody(domain: str) -> None:
+    """A machine's own name means somebody else to each who reads it (RFC 6761 6.3)."""
+    asked: Counter[str] = Counter()
+
+    found = verdict(find(Zone({domain: f"A {A}"}), domain, asked=asked))
+
+    assert (found.status, "every machine's own name" in found.why) == ("5.4.4", True)
+    assert not asked
+
+
+def test_local_is_asked_like_any_name() -> None:
+    """Many sites have .local in their own DNS; whether RFC 6762 likes that is theirs to settle."""
+    assert hosts(find(Zone({"mail.local": f"A {A}"}), "mail.local")) == ["mail.local"]
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import random
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
 from smarthost.mail.errors import CanonicalNameLoop
 from smarthost.mail.hop import Credentials, Host, SessionPolicy, TlsLevel
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.ports import Answer, AnswerStatus, Resolver
 from smarthost.route import plan as plan_module
-from smarthost.route.plan import Planner, PlanTerms, lane_of
+from smarthost.route.plan import Planner, PlanTerms, _PlanRemembered, lane_of
 from smarthost.route.source import Speaker
 from smarthost.route.table import NextHop, Refuse, RouteTable
 from smarthost.testing.clock import FakeClock
@@ -25,7 +26,9 @@ A, B = "1.0.0.1", "1.0.0.2"
 class Rig:
     """A planner over a scripted zone."""
 
-    def __init__(self, zone: Zone, table: RouteTable | None = None, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self, zone: Zone, table: RouteTable | None = None, resolver: Resolver | None = None, further_lookups: int = 3
+    ) -> None:
         self.zone = zone
         self.clock = FakeClock()
         self.resolver = ScriptedResolver(zone)
@@ -35,7 +38,7 @@ class Rig:
             resolver or self.resolver,
             self.clock,
             random.Random(5),
-            PlanTerms(Speaker(HELO), mx_port=25),
+            PlanTerms(Speaker(HELO), mx_port=25, further_lookups=further_lookups),
             hop_resolver=self.hop_resolver,
         )
 
@@ -75,8 +78,7 @@ async def test_plan_by_mx_names_hosts_lane_policy_and_rule() -> None:
     assert set(plan.hosts) == {Host("a.example.net", (A,), 10), Host("b.example.net", (B,), 10)}
     assert (plan.destination, plan.lane) == ("example.org", "a.example.net,b.example.net:25")
     assert plan.policy == SessionPolicy(HELO, 25, TlsLevel.OPPORTUNISTIC)
-    assert plan.rule == "default"
-    assert plan.evidence[0].startswith("MX example.org: ")
+    assert (plan.rule, plan.caveat) == ("default", "")
 
 
 @pytest.mark.asyncio
@@ -125,6 +127,7 @@ async def test_refused_domain_bounces_with_the_operators_words() -> None:
     no_plan = await rig.no_plan()
 
     assert (no_plan.permanent, no_plan.status, no_plan.why) == (True, "5.7.1", "we do not write to these")
+    assert no_plan.rule == 'routes."example.org"'
     assert rig.questions == 0
 
 
@@ -215,6 +218,159 @@ async def test_equals_are_drawn_anew_from_memory() -> None:
     assert rig.questions == 5
     assert all(430 < count < 570 for count in firsts.values())  # 4.4 standard deviations
     assert len(firsts) == 2
+
+
+@pytest.mark.asyncio
+async def test_plan_anew_asks_again_and_shows_its_evidence() -> None:
+    """What `smarthost plan` shows is what DNS says now; afterwards mail goes by it too."""
+    rig = Rig(two_hosts())
+    await rig.plan()
+    rig.zone.set("example.org", "MX 10 a.example.net")
+
+    shown = await rig.planner.plan_anew("example.org")
+    used = await rig.plan()
+
+    assert isinstance(shown, Plan)
+    assert shown.evidence == ("MX example.org: 10 a.example.net", f"A a.example.net: {A}", "AAAA a.example.net: NODATA")
+    assert used == replace(shown, evidence=())
+
+
+@pytest.mark.asyncio
+async def test_plan_anew_shows_why_there_is_none() -> None:
+    """A verdict comes with what led to it as well, and with its rule; the one that is remembered has only its reason."""
+    rig = Rig(Zone({"example.org": "MX 10 gone.example"}))
+
+    shown = await rig.planner.plan_anew("example.org")
+    used = await rig.no_plan()
+
+    assert shown.evidence[-1] == "5.4.4: no exchanger of example.org has an address: gone.example"
+    assert used == replace(shown, evidence=())
+    assert (used.rule, used.why) == ("default", "no exchanger of example.org has an address: gone.example")
+
+
+@pytest.mark.asyncio
+async def test_plan_anew_of_a_refused_domain_names_the_route() -> None:
+    """Nobody is asked, and the evidence is the rule."""
+    rig = Rig(Zone(), RouteTable(routes={"example.org": Refuse("closed")}))
+
+    assert (await rig.planner.plan_anew("example.org")).evidence == ('route: routes."example.org"',)
+
+
+@pytest.mark.asyncio
+async def test_plan_anew_does_not_wait_for_another() -> None:
+    """An operator who asks while a plan hangs gets an answer of his own."""
+    slow = SlowResolver(two_hosts())
+    rig = Rig(slow._inner.zone, resolver=slow)
+    hanging = asyncio.ensure_future(rig.plan())
+    await asyncio.sleep(0)
+
+    asked = asyncio.ensure_future(rig.planner.plan_anew("example.org"))
+    await asyncio.sleep(0)
+    both = slow.asked["example.org", "MX"]
+    slow.go.set()
+
+    assert (await asked).destination == (await hanging).destination == "example.org"
+    assert both == 2
+
+
+class StaleResolver(ScriptedResolver):
+    """Says what it knew before DNS fell silent."""
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        return replace(await super().ask(name, rdtype), stale=True, detail="3 h past its TTL")
+
+
+@pytest.mark.asyncio
+async def test_plan_on_stale_answers_says_so_and_stands_half_a_minute() -> None:
+    """Mail goes on while DNS is silent, each record says by what, and the plan is made anew soon."""
+    rig = Rig(two_hosts(ttl_s=3600), resolver=(stale := StaleResolver(two_hosts(ttl_s=3600))))
+
+    plan = await rig.plan()
+    asked = stale.asked.total()
+    rig.clock.advance(29)
+    await rig.plan()
+    assert stale.asked.total() == asked
+    rig.clock.advance(1)
+    await rig.plan()
+
+    assert plan.caveat == "DNS does not answer: MX example.org is stale (3 h past its TTL)"
+    assert stale.asked.total() == 2 * asked
+
+
+@pytest.mark.asyncio
+async def test_permanent_verdict_on_stale_answers_is_temporary() -> None:
+    """A domain that took no mail when DNS was last heard is not bounced by; its verdict stands for seconds."""
+    zone = Zone({"example.org": "MX 0 ."})
+    rig = Rig(zone, resolver=(stale := StaleResolver(zone)))
+
+    no_plan = await rig.no_plan()
+    rig.clock.advance(5)
+    await rig.no_plan()
+
+    assert (no_plan.permanent, no_plan.status) == (False, "4.1.10")
+    assert stale.asked.total() == 2
+
+
+@pytest.mark.asyncio
+async def test_the_operators_terms_reach_the_machines() -> None:
+    """How far aliases are followed is one setting for exchangers and for next hops."""
+    links = {f"c{n}.example": f"CNAME c{n + 1}.example" for n in range(3)}
+    zone = Zone(links | {"c3.example": ("MX 10 c3.example", f"A {A}")}, faults=dict.fromkeys(links, Fault.HALF_ALIAS))
+    table = RouteTable(routes={"hop.example": NextHop("c0.example")})
+    destinations = ("c0.example", table.destination_of("hop.example"))
+
+    found = {
+        n: [type(await Rig(zone, table, further_lookups=n).planner.plan(each)) for each in destinations] for n in (1, 2)
+    }
+
+    assert found == {1: [NoPlan, NoPlan], 2: [Plan, Plan]}
+
+
+@pytest.mark.asyncio
+async def test_address_behind_two_exchangers_is_planned_once() -> None:
+    """One machine with two names is dialled once in an attempt; its domains still share one lane."""
+    zone = two_hosts()
+    zone.set("b.example.net", f"A {A}")
+    zone.set("other.example", "MX 5 a.example.net", "MX 7 b.example.net")
+    rig = Rig(zone)
+
+    plan, other = await rig.plan(), await rig.plan("other.example")
+
+    assert [len(each.hosts) for each in (plan, other)] == [1, 1]
+    assert plan.lane == other.lane == "a.example.net,b.example.net:25"
+
+
+@pytest.mark.asyncio
+async def test_plan_under_way_when_all_is_forgotten_is_not_remembered() -> None:
+    """What was asked before the relay knew its own addresses does not outlive the moment it learns them."""
+    slow = SlowResolver(two_hosts())
+    rig = Rig(slow._inner.zone, resolver=slow)
+    early = asyncio.ensure_future(rig.plan())
+    await asyncio.sleep(0)
+
+    rig.planner.listen_at(frozenset({(A, 25), (B, 25)}))
+    slow.go.set()
+    await asyncio.gather(early, return_exceptions=True)
+
+    assert (await rig.no_plan()).status == "5.4.6"
+
+
+@pytest.mark.asyncio
+async def test_equal_sites_policies_and_names_are_kept_once() -> None:
+    """A hundred thousand domains at one provider do not cost a hundred thousand copies of its hosts."""
+    zone = two_hosts()
+    zone.set("other.example", "MX 10 a.example.net", "MX 10 b.example.net")
+    rig = Rig(zone)
+
+    await rig.plan("".join(("example", ".org")))
+    plan, other = await rig.plan("".join(("example", ".org"))), await rig.plan("other.example")
+
+    kept = list(rig.planner._remembered.items())
+    assert [key for key, _ in kept] == ["example.org", "other.example"]
+    assert all(key is remembered.draw(random.Random(1)).destination for key, remembered in kept)
+    assert plan.policy is other.policy
+    assert plan.rule is other.rule
+    assert len({id(remembered.site) for _, remembered in kept if isinstance(remembered, _PlanRemembered)}) == 1
 
 
 class SlowResolver:

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 import pytest
 
 from smarthost.ports import Answer, AnswerStatus, MxRecord
-from smarthost.route.questions import EVIDENCE_LINES, LONGEST_TTL_S, Evidence, Question, ask, describe
+from smarthost.route.questions import (
+    CAVEAT_CHARACTERS,
+    EVIDENCE_LINES,
+    LONGEST_TTL_S,
+    Evidence,
+    Question,
+    ask,
+    describe,
+)
 
 FOUND, NODATA = AnswerStatus.FOUND, AnswerStatus.NODATA
 
@@ -59,6 +67,39 @@ def test_failure_does_not_bound_the_ttl() -> None:
 
     assert evidence.ttl_s == LONGEST_TTL_S
     assert evidence.lines == ["A a: TIMEOUT"]
+
+
+def test_a_stale_answer_leaves_one_bounded_line() -> None:
+    """The first stale answer of a plan is named, however many there are and however much its detail says."""
+    evidence = Evidence()
+    evidence.count(Answer("a.example", "MX", FOUND, stale=True, detail="x" * 1000))
+    evidence.count(Answer("b.example", "A", FOUND, stale=True))
+
+    assert len(evidence.caveat) == CAVEAT_CHARACTERS
+    assert evidence.caveat.startswith("DNS does not answer: MX a.example is stale (xxx")
+    assert evidence.caveat.endswith("...")
+
+
+def test_staleness_goes_along_an_alias() -> None:
+    """A fresh answer at the end of a stale alias is as old as the alias."""
+    half = Answer("b", "A", NODATA, canonical="c", aliases=("b",), stale=True, detail="3 h past its TTL")
+    rest = Answer("c", "A", FOUND, addresses=("1.0.0.2",), canonical="c")
+
+    _, evidence, _ = drive([Question("b", "A")], (half,), (rest,))
+
+    assert evidence.caveat == "DNS does not answer: A b is stale (3 h past its TTL)"
+
+
+def test_without_further_lookups_an_open_alias_is_not_known() -> None:
+    """What is not asked cannot be told: neither found nor missing."""
+    half = Answer("b", "A", NODATA, canonical="c", aliases=("b",))
+    machine = ask([Question("b", "A")], Evidence(), further_lookups=0)
+    next(machine)
+
+    with pytest.raises(StopIteration) as end:
+        machine.send((half,))
+
+    assert end.value.value[0].status is AnswerStatus.SERVFAIL
 
 
 def test_evidence_is_bounded() -> None:

@@ -6,7 +6,8 @@ import asyncio
 import pytest
 
 from smarthost.backends.dns import DnsResolver
-from smarthost.backends.dns.resolver import SHORTEST_S, Patience
+from smarthost.backends.dns.cache import SHORTEST_S
+from smarthost.backends.dns.resolver import Patience
 from smarthost.ports import AnswerStatus
 from smarthost.testing.clock import FakeClock
 from smarthost.testing.dns import Fault, ScriptedDns, ScriptedResolver, Zone
@@ -21,6 +22,7 @@ ZONE = Zone(
         "half.example": "CNAME alias.example",
         "deep.below.example": "A 192.0.2.2",
         "empty.example": (),
+        "old.example": "A 192.0.2.3",
     },
     faults={
         "servfail.example": Fault.SERVFAIL,
@@ -29,6 +31,8 @@ ZONE = Zone(
         ("mx.example.org", "AAAA"): Fault.NODATA,
         "timeout.example": Fault.TIMEOUT,
         "half.example": Fault.HALF_ALIAS,
+        "lame.example": Fault.LAME,
+        "old.example": Fault.NO_EDNS,
         ("alias.example", "A"): Fault.TRUNCATE,
     },
 )
@@ -49,6 +53,8 @@ QUESTIONS = [
     ("servfail.example", "MX"),
     ("refused.example", "A"),
     ("nxdomain.example", "A"),
+    ("lame.example", "A"),
+    ("old.example", "A"),
     ("timeout.example", "A"),
 ]
 

@@ -90,8 +90,7 @@ def describe(answer: Answer) -> str:
 
 
 def _caveat(answer: Answer) -> str:
-    why = f" ({answer.detail})" if answer.detail else ""
-    line = f"DNS does not answer: {answer.rdtype} {answer.name} is past its TTL{why}"
+    line = f"DNS does not answer: {answer.rdtype} {answer.name} is stale ({answer.detail or 'past its TTL'})"
     return line if len(line) <= CAVEAT_CHARACTERS else line[: CAVEAT_CHARACTERS - 3] + "..."
 
 

@@ -46,6 +46,8 @@ class Fault(Enum):
     WRONG_ID = "wrong id"  # UDP answers carry another id, and so are none
     WRONG_QUESTION = "wrong question"  # UDP answers are about another name
     GARBAGE = "garbage"  # right id, right question, then octets that make no sense
+    LAME = "lame"  # a referral: other servers might know, this one does not ask them
+    NO_EDNS = "no EDNS"  # FORMERR to a query with OPT, the answer to one without
     HALF_ALIAS = "half alias"  # only the first alias, not what it leads to
 
 
@@ -178,6 +180,7 @@ _STATUS: dict[Fault, AnswerStatus] = {
     Fault.WRONG_ID: AnswerStatus.TIMEOUT,
     Fault.WRONG_QUESTION: AnswerStatus.TIMEOUT,
     Fault.GARBAGE: AnswerStatus.SERVFAIL,
+    Fault.LAME: AnswerStatus.SERVFAIL,
 }
 
 
@@ -267,13 +270,19 @@ class ScriptedDns:
         fault = self.zone.fault(name, rdtype)
         if fault is Fault.TIMEOUT:
             return None
-        response = dns.message.make_response(query, recursion_available=True)
+        response = dns.message.make_response(query, recursion_available=fault is not Fault.LAME)
+        if fault is Fault.NO_EDNS and query.edns >= 0:
+            response.use_edns(False)
+            response.set_rcode(dns.rcode.FORMERR)
+            return response.to_wire()
         if fault in _RCODES:
             response.set_rcode(_RCODES[fault])
-        if fault not in (Fault.SERVFAIL, Fault.REFUSED):
+        if fault is Fault.LAME:
+            response.authority.append(_rrset("invalid", "NS", [(DEFAULT_TTL_S, "ns.invalid")]))
+        elif fault not in (Fault.SERVFAIL, Fault.REFUSED):
             self._fill(response, name, rdtype, is_empty=fault in (Fault.NXDOMAIN, Fault.NODATA))
         if over_tcp:
-            return response.to_wire(max_size=65535, want_shuffle=False)
+            return response.to_wire(max_size=65535, want_shuffle=False, prefer_truncation=True)
         return _spoil(response, fault, query.payload or 512)
 
     def _fill(self, response: dns.message.Message, name: str, rdtype: str, *, is_empty: bool) -> None:

@@ -71,6 +71,7 @@ class WorldTerms(Struct, frozen=True, kw_only=True):
     commit_delay_s: float = 0.002
     latency_s: float = 0.01
     sessions_per_lane: int = 20
+    sessions: int = 2_000
     messages_per_session: int = 100
     soft_bounce: bool = False
     schedule: RetrySchedule = RetrySchedule()
@@ -370,6 +371,7 @@ class _Running:
                 hostname=terms.hostname,
                 schedule=terms.schedule,
                 sessions_per_lane=terms.sessions_per_lane,
+                sessions=terms.sessions,
                 soft_bounce=terms.soft_bounce,
             )
         )

@@ -2,23 +2,26 @@
 """Octets to Answers: any octets end in an Answer or a ValueError, and only our own question's answer counts."""
 
 import contextlib
+import struct
 
 import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+from dns.edns import EDEOption, GenericOption
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smarthost.backends.dns.codec import (
+    Unable,
     belongs_to,
     decode_answer,
     encode_query,
     encode_question,
     is_truncated,
 )
-from smarthost.ports import AnswerStatus
+from smarthost.ports import Answer, AnswerStatus
 
 QUESTION = encode_question("example.org", "MX")
 
@@ -33,6 +36,12 @@ def response(*answers: str, rcode: dns.rcode.Rcode = dns.rcode.NOERROR, flags: i
     return message.to_wire()
 
 
+def read(message: bytes) -> Answer:
+    answer = decode_answer("example.org", "MX", message, trust_ad=False)
+    assert isinstance(answer, Answer)
+    return answer
+
+
 def test_query_is_what_dnspython_reads() -> None:
     """One question, recursion desired, AD asked for, EDNS with a payload that needs no fragments."""
     query = dns.message.from_wire(encode_query(0xABCD, QUESTION))
@@ -41,6 +50,7 @@ def test_query_is_what_dnspython_reads() -> None:
     assert query.flags == dns.flags.RD | dns.flags.AD
     assert query.question[0].to_text() == "example.org. IN MX"
     assert (query.edns, query.payload) == (0, 1232)
+    assert dns.message.from_wire(encode_query(7, QUESTION, with_edns=False)).edns == -1
 
 
 @pytest.mark.parametrize("name", ["", ".", "a..b", "x" * 64, "a." * 127 + "bc", "é.example"])
@@ -62,6 +72,7 @@ def test_backslash_and_at_sign_are_plain_octets() -> None:
         (response().replace(b"example", b"EXAMPLE", 1), True),
         (response(rcode=dns.rcode.SERVFAIL), True),
         (encode_query(7, QUESTION), False),
+        (response().replace(b"\x81", b"\xa1", 1), False),
         (response()[:12], False),
         (response()[:11], False),
         (response().replace(b"example", b"examplf", 1), False),
@@ -85,28 +96,28 @@ def test_truncation_is_seen() -> None:
 
 def test_records_for_other_names_do_not_count() -> None:
     """What a server adds unasked is not believed."""
-    answer = decode_answer("example.org", "MX", response("other.org. 5 IN MX 10 evil.example."), trust_ad=False)
+    answer = read(response("other.org. 5 IN MX 10 evil.example."))
 
     assert (answer.status, answer.mx) == (AnswerStatus.NODATA, ())
 
 
 def test_records_of_another_class_do_not_count() -> None:
     """Chaosnet has no exchangers."""
-    answer = decode_answer("example.org", "MX", response("example.org. 5 CH MX 10 evil.example."), trust_ad=False)
+    answer = read(response("example.org. 5 CH MX 10 evil.example."))
 
     assert answer.status is AnswerStatus.NODATA
 
 
 def test_negative_answer_without_soa_is_not_kept() -> None:
     """RFC 2308 5: no SOA, no negative caching."""
-    assert decode_answer("example.org", "MX", response(), trust_ad=False).ttl_s == 0
+    assert read(response()).ttl_s == 0
 
 
 def test_records_in_an_nxdomain_answer_do_not_count() -> None:
     """A name that does not exist has no records, whatever else is said."""
     message = response("example.org. 5 IN MX 10 evil.example.", rcode=dns.rcode.NXDOMAIN)
 
-    answer = decode_answer("example.org", "MX", message, trust_ad=False)
+    answer = read(message)
 
     assert (answer.status, answer.mx) == (AnswerStatus.NXDOMAIN, ())
 
@@ -115,17 +126,110 @@ def test_alias_beside_a_record_gives_way_to_it() -> None:
     """A broken zone with both is read as the record it has."""
     message = response("example.org. 5 IN CNAME x.example.", "example.org. 5 IN MX 10 m.example.")
 
-    answer = decode_answer("example.org", "MX", message, trust_ad=False)
+    answer = read(message)
 
     assert (answer.status, answer.aliases) == (AnswerStatus.FOUND, ())
 
 
-@pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.FORMERR, dns.rcode.NOTIMP])
-def test_every_other_rcode_is_a_failure_by_name(rcode: dns.rcode.Rcode) -> None:
-    """What is neither an answer nor a name that does not exist is no answer."""
-    answer = decode_answer("example.org", "MX", response(rcode=rcode), trust_ad=False)
+def test_servfail_is_a_word_about_the_name() -> None:
+    """The resolver tried, and the name is broken."""
+    said = decode_answer("example.org", "MX", response(rcode=dns.rcode.SERVFAIL), trust_ad=False)
 
-    assert (answer.status, answer.detail) == (AnswerStatus.SERVFAIL, dns.rcode.to_text(rcode))
+    assert isinstance(said, Answer)
+    assert (said.status, said.detail) == (AnswerStatus.SERVFAIL, "SERVFAIL")
+
+
+@pytest.mark.parametrize(
+    ("rcode", "unable"),
+    [
+        (dns.rcode.REFUSED, Unable("lame: REFUSED")),
+        (dns.rcode.FORMERR, Unable("FORMERR", may_lack_edns=True)),
+        (dns.rcode.NOTIMP, Unable("NOTIMP", may_lack_edns=True)),
+        (dns.rcode.BADVERS, Unable("BADVERS", may_lack_edns=True)),
+        (dns.rcode.NOTZONE, Unable("RCODE 10")),
+    ],
+)
+def test_every_other_rcode_is_a_failure_of_the_server_by_name(rcode: dns.rcode.Rcode, unable: Unable) -> None:
+    """What is neither an answer nor a word about the name says that this server is of no use."""
+    assert decode_answer("example.org", "MX", response(rcode=rcode), trust_ad=False) == unable
+
+
+def test_reason_of_a_failure_is_told_in_the_resolvers_words() -> None:
+    """RFC 8914: bogus signatures and blocked names have names; control characters do not get into logs."""
+    message = dns.message.make_response(dns.message.from_wire(encode_query(7, QUESTION)))
+    message.set_rcode(dns.rcode.SERVFAIL)
+    message.use_edns(0, options=[EDEOption(6, "no\r\nsignature"), EDEOption(999), GenericOption(10, b"cookie!!")])
+
+    said = decode_answer("example.org", "MX", message.to_wire(), trust_ad=False)
+
+    assert isinstance(said, Answer)
+    assert said.detail == "SERVFAIL, EDE 6 (DNSSEC Bogus): nosignature, EDE 999"
+
+
+def referral(*authority: str, aliases: tuple[str, ...] = ()) -> bytes:
+    message = dns.message.from_wire(response(*aliases))
+    for text in authority:
+        name, ttl, kind, rdtype, rdata = text.split(" ", 4)
+        message.authority.append(dns.rrset.from_text(name, int(ttl), kind, rdtype, rdata))
+    return message.to_wire()
+
+
+_NS, _SOA = "org. 300 IN NS ns.org.", "org. 300 IN SOA ns.org. h.org. 1 2 3 4 50"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (referral(_NS), "lame: a referral"),
+        (referral(". 300 IN NS a.root-servers.net."), "lame: a referral"),
+        (referral(), AnswerStatus.NODATA),
+        (referral(_SOA), AnswerStatus.NODATA),
+        (referral(_SOA, _NS), AnswerStatus.NODATA),
+        (referral(_NS, aliases=("example.org. 5 IN CNAME x.example.",)), AnswerStatus.NODATA),
+        (referral(_NS, aliases=("example.org. 5 IN MX 0 .",)), AnswerStatus.FOUND),
+    ],
+    ids=["referral", "upward", "no authority", "SOA", "SOA and NS", "open alias", "records"],
+)
+def test_referral_is_told_from_no_records(message: bytes, said: str | AnswerStatus) -> None:
+    """RFC 2308 2.2: name servers and no SOA: this server does not ask them for us. An alias may be asked on."""
+    answer = decode_answer("example.org", "MX", message, trust_ad=False)
+
+    assert (answer.why if isinstance(answer, Unable) else answer.status) == said
+
+
+@pytest.mark.parametrize(
+    ("ttl", "minimum", "ttl_s"),
+    [
+        (40, 300, 40),
+        (300, 40, 40),
+        (0, 300, 0),
+        (300, 0, 0),
+        (2**31, 300, 0),
+        (300, 2**31, 0),
+        (2**31 - 1, 2**32 - 1, 0),
+    ],
+)
+def test_negative_ttl_is_the_lesser_of_the_soas_own_and_its_minimum(ttl: int, minimum: int, ttl_s: int) -> None:
+    """RFC 2308 5; and what has its highest bit set counts as 0 (RFC 2181 8)."""
+    soa = struct.pack("!BHHIH", 0, 6, 1, ttl, 22) + b"\0\0" + struct.pack("!5I", 1, 2, 3, 4, minimum)
+    message = b"\0\7\x81\x80\0\1\0\0\0\1\0\0" + QUESTION + soa
+
+    assert read(message).ttl_s == ttl_s
+
+
+@pytest.mark.parametrize(("ttl", "ttl_s"), [(0, 0), (2**31 - 1, 2**31 - 1), (2**31, 0), (2**32 - 1, 0)])
+def test_ttl_with_its_highest_bit_set_counts_as_0(ttl: int, ttl_s: int) -> None:
+    """RFC 2181 8."""
+    message = response("example.org. 60 IN MX 0 .").replace(struct.pack("!I", 60), struct.pack("!I", ttl))
+
+    assert read(message).ttl_s == ttl_s
+
+
+def test_truncated_answer_without_records_is_not_no_records() -> None:
+    """Over TCP there is nowhere left to ask: what is missing is not there to be believed."""
+    said = decode_answer("example.org", "MX", response(flags=dns.flags.TC), trust_ad=False)
+
+    assert said == Unable("an answer too large for DNS")
 
 
 _FULL = response(

@@ -2,7 +2,8 @@
 """What the machine itself knows about names: resolv.conf, the hosts file, the search list.
 
 Only names that the operator configured are looked up this way (a next hop called "relay" in a container network):
-exchangers named by strangers go to DNS as they are. Files are read once; unreadable ones count as empty.
+exchangers named by strangers go to DNS as they are. Files are read once (but SystemServers looks again); unreadable
+ones count as empty.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smarthost.ports import Answer, AnswerStatus, Resolver
 
@@ -28,12 +30,17 @@ class ResolvConf(Struct, frozen=True, gc=False):
 
 def read_resolv_conf(path: Path = Path("/etc/resolv.conf")) -> ResolvConf:
     """Read the system's resolver configuration."""
+    conf = _read(path)
+    return conf if conf.servers else replace(conf, servers=ResolvConf().servers)
+
+
+def _read(path: Path) -> ResolvConf:
     servers: list[tuple[str, int]] = []
     search: tuple[str, ...] = ()
     ndots = 1
     for words in _lines(path):
         match words:
-            case ["nameserver", address, *_]:
+            case ["nameserver", address, *_] if _is_address(address):
                 servers.append((address, DNS_PORT))
             case ["search" | "domain", *domains]:
                 search = tuple(domain.lower().strip(".") for domain in domains if domain.strip("."))
@@ -41,7 +48,41 @@ def read_resolv_conf(path: Path = Path("/etc/resolv.conf")) -> ResolvConf:
                 for option in options:
                     if option.startswith("ndots:") and option[6:].isdecimal():
                         ndots = min(int(option[6:]), 15)  # resolv.conf(5)
-    return ResolvConf(tuple(servers[:SERVERS]) or ResolvConf().servers, search, ndots)
+    return ResolvConf(tuple(servers[:SERVERS]), search, ndots)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class SystemServers:
+    """The name servers of resolv.conf as it stands now: a callable that reads the file when it has changed.
+
+    A file that is missing or names no server (it is being replaced, or the network is gone) leaves the last ones.
+    """
+
+    def __init__(self, path: Path = Path("/etc/resolv.conf")) -> None:
+        self._path = path
+        self._stamp: tuple[int, ...] | None = None
+        self._servers = ResolvConf().servers
+
+    def __call__(self) -> tuple[tuple[str, int], ...]:
+        stamp = self._stamp_now()
+        if stamp != self._stamp:
+            self._stamp = stamp  # taken before the file is read: what changes meanwhile is seen next time
+            self._servers = _read(self._path).servers or self._servers
+        return self._servers
+
+    def _stamp_now(self) -> tuple[int, ...] | None:
+        try:
+            seen = self._path.stat()
+        except OSError:
+            return None
+        return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
 def read_hosts(path: Path = Path("/etc/hosts")) -> dict[str, tuple[str, ...]]:

@@ -8,14 +8,14 @@ guessed. Answers that do not belong to a question are ignored: the question goes
 
 import asyncio
 import secrets
-from typing import TypeAlias, cast
+from collections.abc import Collection
+from typing import cast
 
 from smarthost.backends.dns.codec import belongs_to, encode_query, is_truncated
+from smarthost.backends.dns.servers import Server
 
 SOCKETS = 4  # per server: each question's source port is one of four
 QUESTIONS_PER_SOCKET = 500  # then another port takes its place
-
-Server: TypeAlias = tuple[str, int]
 
 
 class Transport:
@@ -25,7 +25,7 @@ class Transport:
         self._sockets: dict[Server, list[_Socket]] = {}
         self._is_closed = False
 
-    async def exchange(self, server: Server, question: bytes) -> bytes:
+    async def exchange(self, server: Server, question: bytes, *, with_edns: bool = True) -> bytes:
         """Ask a server and give its answer, over TCP if it must be. Waits for ever: the caller sets a limit.
 
         Raises: OSError: nobody listens there, or no socket is to be had. Safe to cancel.
@@ -33,12 +33,21 @@ class Transport:
         if self._is_closed:
             raise OSError("the resolver is closed")
         socket = await self._socket(server)
-        id, waiting = socket.ask(question)
+        id, waiting = socket.ask(encode_query(0, question, with_edns=with_edns), question)
         try:
             message = await waiting
+        except BaseException:
+            socket.spend()
+            raise
         finally:
             socket.forget(id)
-        return await _exchange_over_tcp(server, question) if is_truncated(message) else message
+        return await _exchange_over_tcp(server, question, with_edns) if is_truncated(message) else message
+
+    def keep_only(self, servers: Collection[Server]) -> None:
+        """Give up the sockets of all other servers; questions under way go on."""
+        for server in [each for each in self._sockets if each not in servers]:
+            for socket in self._sockets.pop(server):
+                socket.retire()
 
     async def _socket(self, server: Server) -> "_Socket":
         sockets = self._sockets.setdefault(server, [])
@@ -86,8 +95,8 @@ class _Socket(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)  # neither loop's own class derives from it
 
-    def ask(self, question: bytes) -> tuple[int, asyncio.Future[bytes]]:
-        """Send a question; `forget` its id afterwards, whatever came of it."""
+    def ask(self, query: bytes, question: bytes) -> tuple[int, asyncio.Future[bytes]]:
+        """Send a query under an id of its own; `forget` that afterwards, whatever came of it."""
         assert self._transport is not None, "asked before it was connected"
         id = secrets.randbits(16)
         while id in self._waiting:
@@ -95,13 +104,17 @@ class _Socket(asyncio.DatagramProtocol):
         waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[id] = (question, waiting)
         self._asked += 1
-        self._transport.sendto(encode_query(id, question))
+        self._transport.sendto(id.to_bytes(2, "big") + query[2:])
         return id, waiting
 
     def forget(self, id: int) -> None:
         self._waiting.pop(id, None)
         if self._is_retired and not self._waiting:
             self.close()
+
+    def spend(self) -> None:
+        """Let another take its place: it may be bound to an address that this machine has lost (a laptop)."""
+        self._asked = max(self._asked, QUESTIONS_PER_SOCKET)
 
     def retire(self) -> None:
         """Take no more questions; close when the last one is answered or forgotten."""
@@ -130,12 +143,12 @@ class _Socket(asyncio.DatagramProtocol):
                 waiting.set_exception(why)
 
 
-async def _exchange_over_tcp(server: Server, question: bytes) -> bytes:
+async def _exchange_over_tcp(server: Server, question: bytes, with_edns: bool) -> bytes:
     """RFC 7766: two octets of length before each message. One connection per question: truncation is rare."""
     reader, writer = await asyncio.open_connection(*server)
     try:
         id = secrets.randbits(16)
-        query = encode_query(id, question)
+        query = encode_query(id, question, with_edns=with_edns)
         writer.write(len(query).to_bytes(2, "big") + query)
         length = int.from_bytes(await reader.readexactly(2), "big")
         message = await reader.readexactly(length)

@@ -104,7 +104,7 @@ class Writer:
             return wire.Outcome(head.number, wire.FATAL, f"{type(error).__name__}: {error}", [])
 
     def _begin_day(self, day: int) -> None:
-        """Make the day's table of records, and the trigger that writes into it."""
+        """Make the day's table of records, and the triggers that write into it."""
         table = f"record_{day:08d}"
         with self._db:
             self._db.execute(
