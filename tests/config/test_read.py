@@ -5,13 +5,14 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from smarthost.config import Config, Endpoint, RouteSection, Surroundings, parse_config, read_config
+from smarthost.config import Config, Endpoint, HostsSection, RouteSection, Surroundings, parse_config, read_config
 from smarthost.config.keys import SECTION_KEYS, TOP_KEYS
 from smarthost.mail.errors import ConfigError
 from smarthost.mail.hop import Credentials, TlsLevel
+from smarthost.route.table import Families
 
 HERE = Surroundings("relay.example.org", Path("/var/lib/smarthost"))
 NAMELESS = Surroundings("box", Path("/var/lib/smarthost"))
@@ -40,6 +41,8 @@ def test_an_empty_text_is_the_defaults() -> None:
         20,
     )
     assert (config.retry.first_s, config.retry.longest_s, config.retry.expire_after_s) == (300, 4000, 432000)
+    assert config.hosts == HostsSection(first_pause_s=5, longest_pause_s=3600, forget_after_s=14400, patience_s=8)
+    assert (config.dns.alias_lookups, config.mx.families) == (3, Families.BOTH)
     assert not config.relays_for_everyone
 
 
@@ -56,9 +59,16 @@ def test_a_full_text_is_read_whole() -> None:
         [dns]
         servers = ["127.0.0.1:5353"]
         timeout = "2s"
+        alias_lookups = 0
         [mx]
         port = 2526
         allow_private = true
+        families = "ipv4"
+        [hosts]
+        first_pause = "2s"
+        longest_pause = "30m"
+        forget_after = "1d"
+        patience = 3
         [retry]
         first = "1m"
         longest = "1h"
@@ -81,6 +91,9 @@ def test_a_full_text_is_read_whole() -> None:
     assert (config.next_hop.host, config.next_hop.port) == ("smtp.example.net", 587)
     assert config.dns.servers == (Endpoint("127.0.0.1", 5353),)
     assert (config.dns.timeout_s, config.mx.port, config.mx.allow_private) == (2.0, 2526, True)
+    assert (config.dns.alias_lookups, config.mx.families) == (0, Families.IPV4)
+    assert (config.hosts.first_pause_s, config.hosts.longest_pause_s) == (2.0, 1800.0)
+    assert (config.hosts.forget_after_s, config.hosts.patience_s) == (86400.0, 3.0)
     assert (config.retry.first_s, config.retry.jitter, config.retry.expire_after_s) == (60, 0, 172800)
     assert (config.limits.message_octets, config.limits.idle_session_s) == (1 << 20, 2.0)
     assert (config.log.level, config.log.accepted) == ("warning", False)
@@ -107,6 +120,27 @@ def test_a_full_text_is_read_whole() -> None:
         ("[limits]\nrecipients = 99", "line 2: limits.recipients: expected 100 to 100000 (RFC 5321 4.5.3.1.8"),
         ("[limits]\nmessage_size = '10KiB'", "line 2: limits.message_size: expected 64KiB to 2GiB (RFC 5321 4.5.3.1.7"),
         ("[limits]\nidle_session = '6m'", "line 2: limits.idle_session: expected 0s to 5m, got 360"),
+        ("[dns]\nalias_lookups = 17", "line 2: dns.alias_lookups: expected 0 to 16, got 17"),
+        ("[mx]\nfamilies = 'ipv5'", 'line 2: mx.families: expected one of both, ipv4, ipv6, got "ipv5"'),
+        ("[next_hop]\nhost='a.b'\nfamilies=6", "line 3: next_hop.families: expected one of both, ipv4, ipv6, got 6"),
+        ("[next_hop]\nhost='::1'\nfamilies='ipv4'", 'line 3: next_hop.families: "ipv4" leaves no way to ::1'),
+        ("[next_hop]\nhost='10.0.0.1'\nfamilies='ipv6'", 'line 3: next_hop.families: "ipv6" leaves no way to 10.'),
+        ("[[route]]\ndomains=['a.b']\nfamilies='4'", "line 3: route[1].families: expected one of both, ipv4, ipv6"),
+        (
+            "[[route]]\ndomains=['a.b']\nfamilies='ipv4'\nnext_hop='a.b:25'",
+            "line 3: route[1].families: is for delivery",
+        ),
+        ("[[route]]\ndomains=['a.b']\nfamilies='ipv4'\nrefuse='x'", "line 3: route[1].families: is for delivery by MX"),
+        ("[[route]]\ndomains=['a.b']\nnext_hop={host='a', families=''}", "line 3: route[1].next_hop.families: expec"),
+        ("[hosts]\nfirst_pause = '2h'", "line 2: hosts.first_pause: expected 100ms to 1h, got 7200"),
+        (
+            "[hosts]\nfirst_pause = 60\nlongest_pause = '10s'",
+            "line 3: hosts.longest_pause: 10s is below hosts.first_pau",
+        ),
+        ("[hosts]\nlongest_pause = '1s'", "line 2: hosts.longest_pause: 1s is below hosts.first_pause (5s)"),
+        ("[hosts]\nlongest_pause = '2d'", "line 2: hosts.longest_pause: expected 1s to 1d, got 172800"),
+        ("[hosts]\nforget_after = 59", "line 2: hosts.forget_after: expected 1m to 30d, got 59"),
+        ("[hosts]\npatience = '6m'", "line 2: hosts.patience: expected 100ms to 5m, got 360"),
         ("[next_hop]\nport = 25", "line 1: next_hop.host: missing"),
         ("next_hop = 25", "line 1: next_hop: expected a table"),
         ("next_hop = 'a_b:25'", "line 1: next_hop: expected HOST:PORT; not a host name"),
@@ -297,6 +331,10 @@ def test_routes_are_read_in_order() -> None:
         [route.next_hop]
         host = "h.example"
         tls = "verified"
+        families = "ipv4"
+        [[route]]
+        domains = ["six.example"]
+        families = "ipv6"
     """)
 
     assert config.routes[0].domains == ("intern.example", "*.intern.example")
@@ -306,6 +344,8 @@ def test_routes_are_read_in_order() -> None:
     assert config.routes[2] == RouteSection(domains=("direct.example",))
     assert config.routes[3].next_hop is not None
     assert config.routes[3].next_hop.tls is TlsLevel.VERIFIED
+    assert (config.routes[3].next_hop.families, config.routes[3].families) == (Families.IPV4, None)
+    assert (config.routes[4].families, config.routes[4].next_hop) == (Families.IPV6, None)
 
 
 @pytest.mark.parametrize(("network", "is_open"), [("0.0.0.0/0", True), ("::/0", True), ("0.0.0.0/1", False)])
@@ -323,6 +363,7 @@ _VALUES = some.recursive(
 )
 
 
+@settings(deadline=None)  # the machine's load says nothing about the reading
 @given(
     some.dictionaries(
         some.sampled_from([*TOP_KEYS, *SECTION_KEYS, "next_hop", "route", "retry.first", "mx.port"]),

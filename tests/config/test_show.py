@@ -15,6 +15,11 @@ host = "h.example"
 username = "u"
 password = "hunter2"
 ca_file = "/etc/hosts"
+families = "ipv4"
+[hosts]
+longest_pause = "30m"
+[mx]
+families = "ipv6"
 [retry]
 first = "90s"
 [[route]]
@@ -25,6 +30,9 @@ domains = ["gone.example"]
 refuse = "closed"
 [[route]]
 domains = ["direct.example"]
+families = "ipv4"
+[[route]]
+domains = ["plain.example"]
 """
 
 
@@ -57,6 +65,9 @@ def test_json_has_numbers_with_their_unit_in_the_name() -> None:
     shown = json.loads(config_json(parse_config(TEXT, {}, HERE)))
 
     assert shown["retry"]["first_s"] == 90
+    assert shown["hosts"]["longest_pause_s"] == 1800
+    assert (shown["next_hop"]["families"], shown["mx"]["families"]) == ("ipv4", "ipv6")
+    assert [route["families"] for route in shown["routes"]] == [None, None, "ipv4", None]
     assert shown["limits"]["message_octets"] == 50 << 20
     assert shown["relay_from"] == ["127.0.0.0/8", "::1/128"]
     assert shown["next_hop"]["credentials"] == {"username": "u", "password": "***"}

@@ -226,6 +226,16 @@ class FakeRelay(FakeQueue):
         if self.config.hostname == "bug.example":
             asyncio.get_running_loop().call_soon(self.FAILURES.__getitem__, "a bug nobody foresaw")
 
+    async def report_hosts(self, text: str = "") -> tuple[HostReport, ...]:
+        return (host("192.0.2.1", "mx.example"),) if text in ("", "mx.example") else ()
+
+    async def reset_hosts(self, text: str = "") -> tuple[HostReport, ...]:
+        return await self.report_hosts(text)
+
+    async def explain(self, address: str, *, probe: bool = False) -> Explanation:
+        said = "probed" if probe else "asked"
+        return Explanation(address, "example.net", "example.net", "direct MX", f"{said} about {address}")
+
     async def stop(self, grace_s: float) -> None:
         if self.config.hostname == "stuck.example":
             self.sink.note("info", "stuck")

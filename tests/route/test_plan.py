@@ -237,7 +237,7 @@ async def test_plan_anew_asks_again_and_shows_its_evidence() -> None:
 
 @pytest.mark.asyncio
 async def test_plan_anew_shows_why_there_is_none() -> None:
-    """A verdict comes with what led to it as well, and with its rule; the one that is remembered has only its reason."""
+    """A verdict comes with what led to it as well, and with its rule; what is remembered has only the reason."""
     rig = Rig(Zone({"example.org": "MX 10 gone.example"}))
 
     shown = await rig.planner.plan_anew("example.org")
