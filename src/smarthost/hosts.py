@@ -24,8 +24,10 @@ from smarthost.send.gates import describe_key, gate_keys
 
 NOTES = "hosts/"  # prefix of the store's notes that hold the health of hosts
 SAVE_S = 1.0  # between two savings: hosts that break together are saved together
+SAVED_OCTETS_A_SECOND = 1 << 20  # a hundred thousand broken hosts must not keep the disk busy
 RELEASE_S = 0.1  # between two looks for what awaits hosts: an outage ends for many at once
 PROBE_S = 5.0  # between two looks for hosts to be probed
+REST = 20.0  # looks at everything that waits: the share of time they may take is one in so many
 REPAIR_S = 60.0  # between two tries to save while the store is in trouble
 RECORDS = 10_000  # of changes not yet saved; beyond it the oldest are dropped, and the log has them
 DOMAINS = 100_000  # looked at in one release
@@ -115,7 +117,10 @@ class Hosts:
         while True:
             await self._change_bell.wait()
             self._change_bell.clear()
-            await self._clock.sleep(SAVE_S if await self.save() else REPAIR_S)
+            self._unsaved.update(self._health.changes())
+            octets = sum(map(len, self._unsaved.values()))
+            is_saved = await self.save()
+            await self._clock.sleep(max(SAVE_S, octets / SAVED_OCTETS_A_SECOND) if is_saved else REPAIR_S)
 
     async def save(self) -> bool:
         """Save what has changed; False: not now, and it will be saved with the next change."""
@@ -143,10 +148,12 @@ class Hosts:
             await self._clock.sleep(RELEASE_S)
             self._works_bell.clear()
             works, self._works = self._works, set()
+            began = self._clock.monotonic()
             try:
                 await self._release(works)
             except StoreError as failure:  # it is due by its schedule all the same
                 self._terms.sink.note("error", "waiting mail not released", why=str(failure))
+            await self._clock.sleep(REST * min(1.0, self._clock.monotonic() - began))
 
     async def _release(self, works: Set[Key]) -> None:
         """Wake the destinations that one of these hosts serves, and make due what awaits it on disk."""
@@ -219,13 +226,16 @@ class Hosts:
 
     async def probe_for_ever(self) -> None:
         """Probe the hosts that mail awaits when their pauses are over: no message need try its luck for that."""
+        took_s = 0.0
         while True:
-            await self._clock.sleep(PROBE_S)
+            await self._clock.sleep(max(PROBE_S, REST * min(took_s, PROBE_S)))
+            began = self._clock.monotonic()
             if self._health.due_probes():
                 try:
                     await self._probe()
                 except StoreError as failure:  # mail that comes by its schedule probes as well
                     self._terms.sink.note("error", "hosts not probed", why=str(failure))
+            took_s = self._clock.monotonic() - began
 
     async def _probe(self) -> None:
         _, ways = await self._waiting()

@@ -4,12 +4,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from smarthost.mail.identity import IdSource, decode_id
+from smarthost.mail.identity import IdSource, decode_id, encode_id
 from smarthost.mail.record import Kind, Record
-from smarthost.mail.settlement import SettledRecipient, State
-from smarthost.queue.leases import Wish
-from smarthost.queue.verbs import Numbers, amend, check_verb, fold, fulfil, read_cursor, write_cursor
+from smarthost.mail.settlement import SettledRecipient, Settlement, State
+from smarthost.queue.leases import Leases, Wish
+from smarthost.queue.verbs import Numbers, amend, check_verb, fold, fulfil, fulfil_all, read_cursor, write_cursor
 
 NOW = 1_800_000_000.0
 CANCEL, RETRY = Wish("cancel", NOW), Wish("retry", NOW)
@@ -79,6 +80,31 @@ def test_wish_changes_only_what_is_not_decided(state: State, wish: Wish) -> None
         assert (recipient.state, changed.kind, recipient.report_owed) == (State.CANCELLED, Kind.CANCELLED, False)
     else:
         assert (recipient.state, recipient.due, changed.next_attempt_at) == (State.DEFERRED, NOW, NOW)
+
+
+def test_open_wishes_are_fulfilled_once_and_only_for_those_they_were_said_of() -> None:
+    """Of a settlement for several recipients only the one an operator spoke of is changed."""
+    leases, id = Leases(), encode_id(1, 5)
+    recipients = tuple([replace(settled(State.DEFERRED), n=n, awaits_host=True) for n in range(2)])
+    records = tuple([Record(n, Kind.DEFERRED, NOW, id, next_attempt_at=NOW + 99) for n in range(2)])
+    settlement = Settlement(id, recipients, records)
+    for n in range(2):
+        leases.take(id, 1, n, "b.example")
+    leases.wish(id, 1, RETRY)
+
+    fulfilled = fulfil_all(settlement, leases)
+
+    assert fulfilled.recipients == (recipients[0], replace(recipients[1], due=NOW))
+    assert fulfilled.records == (records[0], replace(records[1], next_attempt_at=NOW))
+    assert fulfil_all(settlement, leases) == settlement
+
+
+def test_retry_leaves_alone_what_is_awaited() -> None:
+    """An operator's retry does not make mail forget that it waits for a host."""
+    amended = amend("id", "s@o.example", replace(settled(State.DEFERRED), awaits_host=True), RETRY, Numbers())
+
+    assert amended is not None
+    assert amended[0].awaits_host
 
 
 def test_unknown_verb_names_those_known() -> None:

@@ -38,7 +38,7 @@ _TLS = {
 
 @click.command()
 @click.argument("address", metavar="ADDRESS")
-@click.option("--probe", is_flag=True, help="Connect to the hosts as well, up to EHLO, TLS and AUTH; never says MAIL.")
+@click.option("--probe", is_flag=True, help="Connect to the hosts as well, as far as EHLO and STARTTLS; never MAIL.")
 @options.place
 @options.json_lines
 def plan(address: str, state_dir: str | None, file: Path | None, *, probe: bool, as_json: bool) -> int:
@@ -47,11 +47,11 @@ def plan(address: str, state_dir: str | None, file: Path | None, *, probe: bool,
     ADDRESS is user@domain, a domain alone, or user@[192.0.2.1]. Told are the route, the hosts in order and what is
     known against them, and what DNS said. Nothing is sent.
 
-    With --probe the daemon also connects to each address as it would for mail, and goes as far as a session that is
-    ready (EHLO, TLS, AUTH). No MAIL command is ever said, so no host learns of a sender or recipient. That may take a
-    minute or more.
+    With --probe the daemon also connects to each address as it would for mail, as far as EHLO and, where mail would
+    use it, TLS. It never says AUTH or MAIL: no host learns a password, a sender or a recipient. A host that answers is
+    no longer taken for broken. That may take a minute or more.
 
-    Exit codes: 0 there is a host (and, probed, one that is ready), 68 mail would bounce, 75 it would wait.
+    Exit codes: 0 there is a host (probed: one that is ready), 68 mail would bounce, 75 it would wait.
     """
     explanation = _ask(state_dir, file, _bare(address), probe=probe)
     if as_json:

@@ -116,5 +116,8 @@ CREATE TEMP TRIGGER apply_extras INSTEAD OF INSERT ON extras BEGIN
     SELECT value ->> 0, substr(NEW.octets, (value ->> 1) + 1, value ->> 2)
     FROM jsonb_each(NEW.extras, '$.n')
     WHERE value ->> 2 > 0;
-    INSERT OR IGNORE INTO record_{day} SELECT value ->> 0, 0, value ->> 1, value -> 2 FROM jsonb_each(NEW.extras, '$.r');
+    -- A record entered again is passed over, one without a time is not: whoever saves learns of it.
+    INSERT INTO record_{day}
+    SELECT value ->> 0, 0, value ->> 1, value -> 2 FROM jsonb_each(NEW.extras, '$.r') WHERE true
+    ON CONFLICT (seq) DO NOTHING;
 END;
