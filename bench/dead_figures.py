@@ -11,11 +11,12 @@ from bench.figures import Surroundings, Verdict
 
 
 class Sample(Struct, frozen=True):
-    """How much had arrived, by exchanger, and been accepted by the relay, some seconds after the load began."""
+    """Since the load began: what arrived, by exchanger; what the relay accepted, and its CPU time since its start."""
 
     at_s: float
     arrived: tuple[int, ...]
     accepted: int = 0
+    cpu_s: float = 0.0
 
 
 class DeadRun(Struct, frozen=True, kw_only=True):
@@ -28,6 +29,9 @@ class DeadRun(Struct, frozen=True, kw_only=True):
     rate: float | None = None  # messages/s at the counted exchangers in the window
     learning_rate: float | None = None  # the same in the seconds before it
     accept_rate: float | None = None  # what the relay said 250 to in the window; what is more than `rate` waits
+    cores: float | None = (
+        None  # CPU time of the relay's tree, per second of the window: less elsewhere is another's doing
+    )
     by_host: dict[str, float] = {}  # messages/s in the window, of every exchanger that takes mail
     each_second: tuple[int, ...] = ()  # arrivals at the counted exchangers since the load began
     load_average: float | None = None  # just before
@@ -61,14 +65,16 @@ class DeadReport(Struct, frozen=True, kw_only=True):
 def rates(samples: Sequence[Sample], since_s: float, until_s: float) -> tuple[float, ...]:
     """Give messages/s between the first sample not before `since_s` and the last up to `until_s`.
 
-    By exchanger, and as the last what the relay accepted. Raises: ValueError: there are no two samples in this window.
+    By exchanger; then what the relay accepted, then its CPU time per second.
+
+    Raises: ValueError: there are no two samples in this window.
     """
     inside = [sample for sample in samples if since_s <= sample.at_s <= until_s]
     if len(inside) < 2:
         raise ValueError(f"{len(inside)} samples between {since_s:g} and {until_s:g} s")
     first, last = inside[0], inside[-1]
     span = last.at_s - first.at_s
-    pairs = zip((*first.arrived, first.accepted), (*last.arrived, last.accepted), strict=True)
+    pairs = zip((*first.arrived, first.accepted, first.cpu_s), (*last.arrived, last.accepted, last.cpu_s), strict=True)
     return tuple((late - early) / span for early, late in pairs)
 
 

@@ -23,7 +23,8 @@ def show_dead_run(run: DeadRun) -> str:
         return f"{head}FAILED: {run.failed}"
     hosts = ", ".join(f"{address} {rate:.0f}" for address, rate in run.by_host.items())
     arrived = f"{_rate(run.learning_rate)}/s at first, then {_rate(run.rate)}/s ({hosts})"
-    return f"{head}{arrived}, accepted {_rate(run.accept_rate)}/s [load {run.load_average or 0:.1f}]"
+    box = f"relay {run.cores or 0:.2f} cores, load {run.load_average or 0:.1f} before"
+    return f"{head}{arrived}, accepted {_rate(run.accept_rate)}/s [{box}]"
 
 
 def _rate(rate: float | None) -> str:

@@ -20,11 +20,11 @@ def a_run(system: str, way: str, round_: int, rate: float | None, failed: str | 
 
 def test_window_begins_after_the_learning() -> None:
     """What came in the first ten seconds, however much or little, is not in the figure."""
-    samples = [Sample(at / 10, (at * (1 if at < 100 else 50), at), at * 3) for at in range(1, 251)]
+    samples = [Sample(at / 10, (at * (1 if at < 100 else 50), at), at * 3, at / 20) for at in range(1, 251)]
 
-    first, second, accepted = rates(samples, 10.0, 25.0)
+    first, second, accepted, cores = rates(samples, 10.0, 25.0)
 
-    assert (first, second, accepted) == pytest.approx((500.0, 10.0, 30.0))
+    assert (first, second, accepted, cores) == pytest.approx((500.0, 10.0, 30.0, 0.5))
 
 
 def test_window_is_as_long_as_its_samples() -> None:

@@ -247,7 +247,7 @@ async def test_what_a_policy_demands_is_not_the_hosts_fault(simulation: Simulati
 @in_simulation
 async def test_one_machine_under_two_names_is_dialled_once(simulation: Simulation) -> None:
     """Two exchangers that share an address are one stop of the walk."""
-    rig, _ = rigged(simulation)
+    rig = SendRig(simulation)
 
     await rig.attempt(plan=plan_for(BEST, BEST, WORSE))
 

@@ -88,7 +88,7 @@ def why_forbidden(address: str, *, allow_private: bool = False) -> str | None:
     return found.why
 
 
-@lru_cache(maxsize=4096)  # 7 us without, 0.2 us with
+@lru_cache(maxsize=1024)  # 7 us without, 0.2 us with
 def _judge(address: str) -> _Range | None:
     if "%" in address:  # a zone index has no meaning in DNS (RFC 4007 11.2)
         return _Range(0, 0, _NOT_AN_ADDRESS, always=True)

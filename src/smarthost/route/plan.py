@@ -27,7 +27,7 @@ from smarthost.route.table import DirectMx, NextHop, Refuse, RouteTable
 from smarthost.route.tls_policy import policy_for
 
 PLANS_REMEMBERED = 100_000  # python -m bench.routes prints what each takes
-SITES_SHARED = 4096  # of which a new plan may use the text; popular ones are always among them
+SITES_SHARED = 1024  # of which a new plan may use the text; who has more than a thousandth of all domains is among them
 SHORTEST_S = 5.0  # a TTL of 0 must not make every message ask
 LONGEST_S = 3600.0  # absurd TTLs exist; a moved exchanger is noticed within the hour
 LONGEST_NEGATIVE_S = 300.0  # a bounce is final: a repaired domain must not keep bouncing

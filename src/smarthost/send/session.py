@@ -82,6 +82,7 @@ class Session:
         self._heard = False
         self._set_up_ends: float | None = None  # monotonic
         self._envelope_ends = 0.0  # monotonic
+        self._entered_at = clock.monotonic()  # the step
         self._is_lost = False
         self._retire: Callable[[Session], None] | None = None
         self._deadline = clock.deadline(limits.BANNER_S, self._expired)
@@ -326,6 +327,7 @@ class Session:
 
     def _enter(self, step: Step, timeout_s: float) -> None:
         self._step = step
+        self._entered_at = self._clock.monotonic()
         if self._set_up_ends is not None and self._wanted is not None:
             timeout_s = min(timeout_s, max(0.0, self._set_up_ends - self._clock.monotonic()))
         self._deadline.restart(timeout_s)
@@ -334,7 +336,8 @@ class Session:
         if self._retire is not None:
             self._leave_pool()
             return
-        self._fail(DeadlinePassed(f"no progress in time at {self._step}", step=self._step))
+        waited_s = self._clock.monotonic() - self._entered_at
+        self._fail(DeadlinePassed(f"no answer at {self._step} within {waited_s:.0f} s", step=self._step))
 
     def lost(self, why: Exception | None) -> None:
         """The connection is gone."""

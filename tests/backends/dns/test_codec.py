@@ -9,7 +9,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
-from dns.edns import EDEOption
+from dns.edns import EDECode, EDEOption
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,7 +158,7 @@ def test_reason_of_a_failure_is_told_in_the_resolvers_words() -> None:
     """RFC 8914: bogus signatures and blocked names have names; control characters do not get into logs."""
     message = dns.message.make_response(dns.message.from_wire(encode_query(7, QUESTION)))
     message.set_rcode(dns.rcode.SERVFAIL)
-    message.use_edns(0, options=[EDEOption("DNSSEC_BOGUS", "no\r\nsignature"), EDEOption("999")])
+    message.use_edns(0, options=[EDEOption("DNSSEC_BOGUS", "no\r\nsignature"), EDEOption(EDECode.make(999))])
 
     said = decode_answer("example.org", "MX", message.to_wire(), trust_ad=False)
 

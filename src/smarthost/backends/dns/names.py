@@ -68,12 +68,14 @@ class SystemServers:
     def __init__(self, path: Path = Path("/etc/resolv.conf")) -> None:
         self._path = path
         self._stamp: tuple[int, ...] | None = None
+        self._is_settled = False
         self._servers = ResolvConf().servers
 
     def __call__(self) -> tuple[tuple[str, int], ...]:
-        stamp = self._stamp_now()
-        if stamp != self._stamp:
-            self._stamp = stamp  # taken before the file is read: what changes meanwhile is seen next time
+        stamp = self._stamp_now()  # before the file is read: what changes meanwhile is seen next time
+        if stamp != self._stamp or not self._is_settled:
+            self._is_settled = stamp == self._stamp  # read twice: within a tick of the kernel a file changes unseen
+            self._stamp = stamp
             self._servers = _read(self._path).servers or self._servers
         return self._servers
 

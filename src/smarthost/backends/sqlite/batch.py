@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from smarthost.backends.sqlite.wire import BATCH_HEAD, NO_EXTRAS, RELEASE_ROWS
+from smarthost.backends.sqlite.wire import BATCH_HEAD, NO_EXTRAS
 from smarthost.mail.identity import decode_id
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
@@ -150,10 +150,9 @@ class Batch:
         return key, numbers[0]
 
     def release(self, domains: Collection[str], now: float) -> None:
-        """Enter that what awaits a host in these domains is due at `now`; so many rows that it is the last to enter."""
-        assert not self.releases, "a batch has one number for what it released"
+        """Enter that what awaits a host in these domains is due at `now`; it is the last that enters."""
         self.releases += [(domain, now) for domain in dict.fromkeys(domains)]
-        self.rows += RELEASE_ROWS
+        self.rows += len(self.releases)
 
     def note(self, name: str, value: bytes) -> None:
         """Enter a note, instead of an earlier one of that name; an empty value: there is none any more."""

@@ -52,6 +52,7 @@ class _Load:
             len(self.items) < BATCH_ITEMS
             and batch.octets < BATCH_OCTETS
             and batch.rows < BATCH_ROWS
+            and not batch.releases  # it has one number for what it released
             and (not item.day or not batch.day or item.day == batch.day)
         )
 

@@ -325,13 +325,14 @@ class SqliteStore:
     async def release(self, domains: Collection[str], now: float) -> int:
         """Make what awaits a host in these domains due at `now`; gives how many. More than a portion: one by one."""
         total = 0
-        while True:
+        while domains:
             portion = items.Release(domains, now, self._loop.create_future())
             self._commits.submit(portion)
             await portion.future
             total += portion.released
             if portion.released < wire.RELEASE_ROWS:
-                return total
+                break
+        return total
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
