@@ -158,14 +158,15 @@ def test_repeated_addresses_count_once() -> None:
     assert found.hosts[0].addresses == (A, A6, B)
 
 
+@pytest.mark.parametrize("domain", ["d0.example", "direct.example"])
 @pytest.mark.parametrize(("further_lookups", "is_found"), [(0, False), (1, False), (2, True), (16, True)])
-def test_how_far_aliases_are_followed_is_a_setting(further_lookups: int, is_found: bool) -> None:
-    """Two questions further and not one: at the domain and at the exchanger alike."""
+def test_how_far_aliases_are_followed_is_a_setting(domain: str, further_lookups: int, is_found: bool) -> None:
+    """Two questions further and not one: at the domain, and at the exchanger as well."""
     links = {f"{kind}{n}.example": f"CNAME {kind}{n + 1}.example" for kind in "de" for n in range(3)}
-    ends = {"d3.example": "MX 10 e0.example", "e3.example": f"A {A}"}
+    ends = {"d3.example": "MX 10 e0.example", "direct.example": "MX 10 e0.example", "e3.example": f"A {A}"}
     zone = Zone(links | ends, faults=dict.fromkeys(links, Fault.HALF_ALIAS))
 
-    found = find(zone, "d0.example", MxTerms(US, families=Families.IPV4, further_lookups=further_lookups))
+    found = find(zone, domain, MxTerms(US, families=Families.IPV4, further_lookups=further_lookups))
 
     assert is_found == isinstance(found, Exchangers)
     if isinstance(found, Unroutable):

@@ -96,8 +96,11 @@ class Feed:
     def left_behind(self, domain: str) -> None:
         """Something for this domain is due on disk now."""
         destination = self._destination_of(domain)
+        supply = self._supply(destination)
+        if supply.asleep_until:
+            return  # found by the scan at the end of the sleep, or by that of `resume`
         self._mark += 1
-        self._supply(destination).behind[domain] = self._mark
+        supply.behind[domain] = self._mark
         self._wake(destination)
 
     def _hold(self, destination: str, lease: Lease) -> None:

@@ -278,7 +278,7 @@ class ScriptedDns:
         if fault in _RCODES:
             response.set_rcode(_RCODES[fault])
         if fault is Fault.LAME:
-            response.authority.append(_rrset("invalid", "NS", [(DEFAULT_TTL_S, "ns.invalid")]))
+            response.authority.append(_rrset(name.rpartition(".")[2], "NS", [(DEFAULT_TTL_S, "ns.invalid")]))
         elif fault not in (Fault.SERVFAIL, Fault.REFUSED):
             self._fill(response, name, rdtype, is_empty=fault in (Fault.NXDOMAIN, Fault.NODATA))
         if over_tcp:
@@ -302,7 +302,8 @@ class ScriptedDns:
             response.set_rcode(dns.rcode.NXDOMAIN)
         ttl_s = zone.negative_ttl_s
         soa = f"ns.invalid. hostmaster.invalid. 1 7200 900 1209600 {ttl_s}"
-        response.authority.append(dns.rrset.from_text("invalid.", max(ttl_s, 1), "IN", "SOA", soa))
+        top = here.rpartition(".")[2]  # a resolver believes no SOA from elsewhere
+        response.authority.append(dns.rrset.from_text(f"{top}.", max(ttl_s, 1), "IN", "SOA", soa))
 
 
 _RCODES: dict[Fault | None, dns.rcode.Rcode] = {
