@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What remembering routes costs: `python -m bench.routes`; a minute or two, then ends. Exit code 1: a promise is broken.
+"""What remembering routes costs: `python -m bench.routes`; two minutes, then ends. Exit code 1: a promise is broken.
 
 100,000 destinations, each with a domain, an exchanger and an address of its own, planned over a resolver that answers
 from arithmetic (its cache is bounded apart, and is not counted), then 100,000 broken hosts in the health table. Octets

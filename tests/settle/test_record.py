@@ -78,6 +78,7 @@ def test_every_field_of_a_record_is_filled_from_its_place() -> None:
         "handshake_s": 3.0,
         "transfer_s": 4.0,
         "walk": ("mx1.example.net [192.0.2.8]: refused",),
+        "service": "",
     }
 
 

@@ -170,7 +170,8 @@ class Store(Protocol):
     async def release(self, domains: Collection[str], now: float) -> int:
         """Make what awaits a host in these domains (at most 1,000) due at `now`; gives how many recipients.
 
-        Only DEFERRED recipients that were settled with `awaits_host` and are due later; repeating is harmless.
+        Only DEFERRED recipients that were settled with `awaits_host` and are due later; repeating is harmless. May be
+        committed in portions, mail in between; a crash leaves some of them released, and `awaiting` names the rest.
         """
 
     async def load_notes(self, prefix: str) -> dict[str, bytes]:

@@ -21,6 +21,7 @@ from smarthost.settle.record import describe_tls, record_expiry, record_verdict
 EXPIRED_STATUS = "4.4.7"
 # A loop of aliases or a chain without end may be an accident for a while (route.mx defers); after days it is a fact.
 _ALIAS_TROUBLE = {"4.4.6": "5.4.6", "4.4.4": "5.4.4"}
+EXPIRED_STATUSES = (EXPIRED_STATUS, *_ALIAS_TROUBLE.values())
 
 POSTPONED_LEAST_S = 1.0  # a time already past must not make a recipient spin
 POSTPONED_MOST_S = 3600.0  # the schedule's own ceiling is about as long; queue.schedule.sweep_before must exceed it

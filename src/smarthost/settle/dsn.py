@@ -19,6 +19,7 @@ from smarthost.mail.envelope import NULL_REVERSE_PATH, Body, Envelope
 from smarthost.mail.message import Message
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, State
+from smarthost.settle.decide import EXPIRED_STATUSES
 
 LINE_OCTETS = 78  # RFC 5322 2.1.1 SHOULD
 _HARD_OCTETS = 998  # RFC 5322 2.1.1 MUST
@@ -247,9 +248,9 @@ def _cut_header_section(owed: OwedReport) -> bytes:
 
 
 def _final_status(recipient: SettledRecipient) -> str:
-    """Give a status whose class says what `Action: failed` says (RFC 3464 2.3.4): 4.4.7 for expiry, else class 5."""
-    if recipient.state is State.EXPIRED:
-        return "4.4.7"
+    """Give a status whose class says what `Action: failed` says (RFC 3464 2.3.4): class 5, but for most expiries."""
+    if recipient.state is State.EXPIRED:  # decide chose it: 4.4.7, or what days have made a fact
+        return recipient.status if recipient.status in EXPIRED_STATUSES else EXPIRED_STATUSES[0]
     status = _STATUS.fullmatch(recipient.status)
     return f"5{status[1]}" if status is not None else "5.0.0"
 
