@@ -37,10 +37,10 @@ from smarthost.ports import Clock, Random, Sink
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store
 from smarthost.relay import Journey, JourneyTerms
-from smarthost.route.health import HostHealth
+from smarthost.route.health import HealthTerms, HostHealth
 from smarthost.route.plan import Planner, PlanTerms
 from smarthost.route.source import Speaker
-from smarthost.route.table import DirectMx, NextHop, Refuse, Route, RouteTable
+from smarthost.route.table import DirectMx, Families, NextHop, Refuse, Route, RouteTable
 from smarthost.send.attempt import Sender
 from smarthost.send.opening import AttemptTerms
 from smarthost.send.pool import Pool
@@ -196,7 +196,15 @@ class _Running:
         self._opened.push_async_callback(store.close)
         await store.open()
         chance = random.SystemRandom()
-        health = HostHealth(clock, chance)
+        health = HostHealth(
+            clock,
+            chance,
+            HealthTerms(
+                first_pause_s=config.hosts.first_pause_s,
+                longest_pause_s=config.hosts.longest_pause_s,
+                forget_after_s=max(config.hosts.forget_after_s, config.hosts.longest_pause_s),
+            ),
+        )
         self._pool = Pool(clock, idle_s=config.limits.idle_session_s, transactions=config.limits.messages_per_session)
         self._opened.callback(self._pool.close)
         dialer = TcpDialer(clock, TlsContexts(ca_file=_ca_file(config)))
@@ -209,6 +217,7 @@ class _Running:
                 sink=sink,
                 read_content=store.content,
                 soft_bounce=config.soft_bounce,
+                patience_s=config.hosts.patience_s,
             )
         )
         self._opened.push_async_callback(sender.close)
@@ -336,7 +345,12 @@ def _resolver(config: Config, system: ResolvConf, clock: Clock) -> DnsResolver:
 def _planner(
     config: Config, table: RouteTable, system: ResolvConf, resolver: DnsResolver, clock: Clock, chance: Random
 ) -> Planner:
-    terms = PlanTerms(Speaker(config.hostname), mx_port=config.mx.port, allow_private=config.mx.allow_private)
+    terms = PlanTerms(
+        Speaker(config.hostname),
+        mx_port=config.mx.port,
+        allow_private=config.mx.allow_private,
+        further_lookups=config.dns.alias_lookups,
+    )
     names = LocalNames(resolver, read_hosts(), system.search, system.ndots)
     return Planner(table, resolver, clock, chance, terms, names)
 
@@ -345,15 +359,17 @@ def _route_table(config: Config) -> RouteTable:
     routes: dict[str, Route] = {}
     for number, section in enumerate(config.routes, 1):
         for domain in section.domains:
-            routes[domain.removeprefix("*")] = _route(section, f"route[{number}]")
-    default = DirectMx(rule="direct MX") if config.next_hop is None else _next_hop(config.next_hop, "next_hop")
-    return RouteTable(default, routes)
+            routes[domain.removeprefix("*")] = _route(section, f"route[{number}]", config.mx.families)
+    by_mx = DirectMx(rule="direct MX", families=config.mx.families)
+    return RouteTable(by_mx if config.next_hop is None else _next_hop(config.next_hop, "next_hop"), routes)
 
 
-def _route(section: RouteSection, rule: str) -> Route:
+def _route(section: RouteSection, rule: str, families: Families) -> Route:
     if section.refuse:
         return Refuse(section.refuse, rule)
-    return DirectMx(rule=rule) if section.next_hop is None else _next_hop(section.next_hop, rule)
+    if section.next_hop is not None:
+        return _next_hop(section.next_hop, rule)
+    return DirectMx(rule=rule, families=section.families or families)
 
 
 def _next_hop(section: NextHopSection, rule: str) -> NextHop:
@@ -364,6 +380,7 @@ def _next_hop(section: NextHopSection, rule: str) -> NextHop:
         implicit_tls=section.implicit_tls,
         credentials=section.credentials,
         rule=rule,
+        families=section.families,
     )
 
 
