@@ -27,25 +27,22 @@ from smarthost.backends.logs import LoggingSink
 from smarthost.backends.sqlite.store import SqliteStore
 from smarthost.backends.tcp import TcpDialer, TcpListener
 from smarthost.backends.tls import TlsContexts
-from smarthost.config import Config, NextHopSection, RouteSection, parse_config
+from smarthost.config import Config, parse_config, terms
 from smarthost.explain import Explainer, ExplainTerms
 from smarthost.hosts import Hosts, HostsTerms
-from smarthost.mail.errors import ConfigError, StoreError
+from smarthost.mail.errors import StoreError
 from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.mail.identity import IdSource, SequenceSource
 from smarthost.ports import Clock, Random, Sink
-from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store
 from smarthost.relay import Journey, JourneyTerms
-from smarthost.route.health import HealthTerms, HostHealth
-from smarthost.route.plan import Planner, PlanTerms
-from smarthost.route.source import Speaker
-from smarthost.route.table import DirectMx, Families, NextHop, Refuse, Route, RouteTable
+from smarthost.route.health import HostHealth
+from smarthost.route.plan import Planner
+from smarthost.route.table import RouteTable
 from smarthost.send.attempt import Sender
 from smarthost.send.opening import AttemptTerms
 from smarthost.send.pool import Pool
 from smarthost.send.probe import Prober, ProbeTerms
-from smarthost.smtp.limits import Limits
 from smarthost.smtp.server import ServerSettings
 
 _EVERYTHING = Filter()
@@ -196,18 +193,10 @@ class _Running:
         self._opened.push_async_callback(store.close)
         await store.open()
         chance = random.SystemRandom()
-        health = HostHealth(
-            clock,
-            chance,
-            HealthTerms(
-                first_pause_s=config.hosts.first_pause_s,
-                longest_pause_s=config.hosts.longest_pause_s,
-                forget_after_s=max(config.hosts.forget_after_s, config.hosts.longest_pause_s),
-            ),
-        )
+        health = HostHealth(clock, chance, terms.health_terms(config))
         self._pool = Pool(clock, idle_s=config.limits.idle_session_s, transactions=config.limits.messages_per_session)
         self._opened.callback(self._pool.close)
-        dialer = TcpDialer(clock, TlsContexts(ca_file=_ca_file(config)))
+        dialer = TcpDialer(clock, TlsContexts(ca_file=terms.ca_file(config)))
         sender = Sender(
             AttemptTerms(
                 dialer=dialer,
@@ -221,7 +210,7 @@ class _Running:
             )
         )
         self._opened.push_async_callback(sender.close)
-        table = _route_table(config)
+        table = terms.route_table(config)
         system = read_resolv_conf()
         resolver = _resolver(config, system, clock)
         self._opened.callback(resolver.close)
@@ -242,7 +231,7 @@ class _Running:
                 next_id=next_id,
                 next_seq=next_seq,
                 hostname=config.hostname,
-                schedule=_schedule(config),
+                schedule=terms.schedule(config),
                 sessions_per_lane=config.limits.sessions_per_lane,
                 soft_bounce=config.soft_bounce,
             )
@@ -283,7 +272,7 @@ class _Running:
 
     def _open_doors(self, next_id: Callable[[], str]) -> None:
         config, store = self._config, self.store
-        limits = _limits(config)
+        limits = terms.limits(config)
         policy = RelayPolicy((str(network) for network in config.relay_from), config.postmaster)
         self.injection = Injection(
             hostname=config.hostname,
@@ -345,52 +334,8 @@ def _resolver(config: Config, system: ResolvConf, clock: Clock) -> DnsResolver:
 def _planner(
     config: Config, table: RouteTable, system: ResolvConf, resolver: DnsResolver, clock: Clock, chance: Random
 ) -> Planner:
-    terms = PlanTerms(
-        Speaker(config.hostname),
-        mx_port=config.mx.port,
-        allow_private=config.mx.allow_private,
-        further_lookups=config.dns.alias_lookups,
-    )
     names = LocalNames(resolver, read_hosts(), system.search, system.ndots)
-    return Planner(table, resolver, clock, chance, terms, names)
-
-
-def _route_table(config: Config) -> RouteTable:
-    routes: dict[str, Route] = {}
-    for number, section in enumerate(config.routes, 1):
-        for domain in section.domains:
-            routes[domain.removeprefix("*")] = _route(section, f"route[{number}]", config.mx.families)
-    by_mx = DirectMx(rule="direct MX", families=config.mx.families)
-    return RouteTable(by_mx if config.next_hop is None else _next_hop(config.next_hop, "next_hop"), routes)
-
-
-def _route(section: RouteSection, rule: str, families: Families) -> Route:
-    if section.refuse:
-        return Refuse(section.refuse, rule)
-    if section.next_hop is not None:
-        return _next_hop(section.next_hop, rule)
-    return DirectMx(rule=rule, families=section.families or families)
-
-
-def _next_hop(section: NextHopSection, rule: str) -> NextHop:
-    return NextHop(
-        section.host,
-        section.port,
-        tls=section.tls,
-        implicit_tls=section.implicit_tls,
-        credentials=section.credentials,
-        rule=rule,
-        families=section.families,
-    )
-
-
-def _ca_file(config: Config) -> str:
-    """Give the one CA file that is configured. Raises: ConfigError: several different ones."""
-    sections = [config.next_hop, *(route.next_hop for route in config.routes)]
-    files = {str(section.ca_file) for section in sections if section is not None and section.ca_file is not None}
-    if len(files) > 1:
-        raise ConfigError("one ca_file for all next hops: put the certificates into one file", key="next_hop.ca_file")
-    return files.pop() if files else ""
+    return Planner(table, resolver, clock, chance, terms.plan_terms(config), names)
 
 
 def _own_addresses(bound: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
@@ -401,21 +346,3 @@ def _own_addresses(bound: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]
             continue
         for address in local_addresses():
             yield address, port
-
-
-def _schedule(config: Config) -> RetrySchedule:
-    retry = config.retry
-    return RetrySchedule(
-        first_s=retry.first_s, longest_s=retry.longest_s, jitter=retry.jitter, expire_after_s=retry.expire_after_s
-    )
-
-
-def _limits(config: Config) -> Limits:
-    limits = config.limits
-    return Limits(
-        message_octets=limits.message_octets,
-        recipients=limits.recipients,
-        errors=limits.errors,
-        connections=limits.connections,
-        connections_per_client=limits.connections_per_client,
-    )
