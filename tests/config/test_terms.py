@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What an operator chose arrives at the stages that must heed it."""
 
+from pathlib import Path
+
 import pytest
 
 from smarthost.config import Config, parse_config, terms
@@ -68,15 +70,18 @@ def test_alias_lookups_reach_the_planner() -> None:
     assert 5 == terms.plan_terms(chosen("[dns]\nalias_lookups = 5")).further_lookups
 
 
-def test_two_certificate_files_are_refused_by_name() -> None:
+def test_two_certificate_files_are_refused_by_name(tmp_path: Path) -> None:
     """One file of certificates serves all next hops."""
-    config = chosen("""
+    files = [tmp_path / name for name in ("a.pem", "b.pem")]
+    for file in files:
+        file.write_text("certificates")
+    config = chosen(f"""
         [next_hop]
         host = "a.example.net"
-        ca_file = "/a.pem"
+        ca_file = "{files[0]}"
         [[route]]
         domains = ["b.example"]
-        next_hop = { host = "b.example.net", ca_file = "/b.pem" }
+        next_hop = {{ host = "b.example.net", ca_file = "{files[1]}" }}
     """)
 
     with pytest.raises(ConfigError, match="one ca_file"):
