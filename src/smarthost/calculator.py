@@ -7,7 +7,6 @@ and that only where no resolver is handed in; nothing survives a restart.
 """
 
 import random as chance  # noqa: TID251 - SystemRandom is the real ports.Random
-from contextvars import ContextVar
 from ipaddress import ip_address
 from math import inf
 from types import TracebackType
@@ -31,32 +30,28 @@ from smarthost.mail.errors import (
 )
 from smarthost.mail.hop import Host
 from smarthost.mail.plan import NoPlan
-from smarthost.ports import Answer, AnswerStatus, Clock, Random, Resolver
+from smarthost.ports import Answer, Clock, Random, Resolver
 from smarthost.route.health import HealthTerms, HostHealth
 from smarthost.route.mx import why_no_name
 from smarthost.route.plan import Planner, PlanTerms
-from smarthost.route.questions import EVIDENCE_LINES, FURTHER_LOOKUPS, describe
+from smarthost.route.questions import FURTHER_LOOKUPS
 from smarthost.route.source import Speaker
 from smarthost.route.table import DirectMx, Families, RouteTable
 
 BAD_HOST_S = 3600.0  # the classic hour
-_NOBODY = " "  # a hostname that no name in an answer is equal to
 _SHOWN = 80  # characters of a stranger's name in an error
-_EXPLAINED = 1000  # domains without exchanger whose evidence is kept, under 4 KiB each
 
-# Enhanced code, what the reason holds, error: the first that fits. Any other final code is NoUsableExchanger, any other
-# temporary one ResolutionFailed: so is all that rests on stale answers, which must not be taken for the domain's word.
-_ERRORS: tuple[tuple[str, str, type[ResolutionError]], ...] = (
-    ("5.1.2", "", DomainNotFound),
-    ("5.1.3", "", NotADomain),
-    ("5.1.10", "", NullMX),
-    ("5.4.6", "", RelayLoop),
-    ("4.4.4", "alias chain too long", CanonicalNameChainTooLong),
-    ("4.4.4", "none of the best", NoUsableExchanger),
-    ("4.4.6", "alias loop", CanonicalNameLoop),
-)
-
-_heard: ContextVar[list[Answer]] = ContextVar("_heard")  # what DNS said to the task that asks, and to its children
+# By enhanced code, as route.mx gives it. Any other final code is NoUsableExchanger, any other temporary one
+# ResolutionFailed: so is all that rests on stale answers, which must not be taken for the domain's word.
+_ERRORS: dict[str, type[ResolutionError]] = {
+    "5.1.2": DomainNotFound,
+    "5.1.3": NotADomain,
+    "5.1.10": NullMX,
+    "5.4.6": RelayLoop,
+    "4.4.0": NoUsableExchanger,  # none of the best ones has an address, and there are more
+    "4.4.4": CanonicalNameChainTooLong,
+    "4.4.6": CanonicalNameLoop,
+}
 
 
 class Exchanger(Struct, frozen=True, gc=False):
@@ -107,17 +102,16 @@ class MXCalculator:
         self._clock = clock if clock is not None else SystemClock()
         self._random = random if random is not None else chance.SystemRandom()
         self._own_resolver = _SystemResolver(self._clock)
-        self._explained: dict[Domain, tuple[str, ...]] = {}  # evidence, oldest first
-        asked = resolver if resolver is not None else self._own_resolver
         self._planner = Planner(
             RouteTable(DirectMx(families=_families(families))),
-            _Witness(asked, fallback_to_domain=fallback_to_domain),
+            resolver if resolver is not None else self._own_resolver,
             self._clock,
             self._random,
             PlanTerms(
                 Speaker(_hostname(hostname)),
                 allow_private=allow_private,
                 further_lookups=further_lookups,
+                implicit_mx=fallback_to_domain,
             ),
         )
         self._health = HostHealth(
@@ -175,29 +169,12 @@ class MXCalculator:
         await self.aclose()
 
     async def _find(self, domain: Domain) -> tuple[Host, ...]:
-        answers: list[Answer] = []
-        before = _heard.set(answers)
-        try:
-            plan = await self._planner.plan(domain)
-        except _HasNoMx:
-            why = f"{domain} has no MX record, and its own address does not count here"
-            is_final = not any(answer.stale for answer in answers)
-            plan = NoPlan(domain, is_final, "5.4.4" if is_final else "4.4.4", why)
-        finally:
-            _heard.reset(before)
+        plan = await self._planner.plan(domain)
+        if isinstance(plan, NoPlan):  # without its evidence: the machine runs again, on what the resolver remembers
+            plan = await self._planner.plan_anew(domain)
         if isinstance(plan, NoPlan):
-            raise _error_of(plan, self._explain(plan, domain, answers))
+            raise _error_of(plan)
         return plan.hosts
-
-    def _explain(self, plan: NoPlan, domain: Domain, answers: list[Answer]) -> tuple[str, ...]:
-        """Give the evidence, which the planner does not keep: heard by this task, or by the one that asked before."""
-        conclusion = f"{plan.status}: {plan.why}"
-        if answers or domain not in self._explained:
-            self._explained.pop(domain, None)
-            if len(self._explained) >= _EXPLAINED:
-                del self._explained[next(iter(self._explained))]
-            self._explained[domain] = (*map(describe, answers[:EVIDENCE_LINES]), conclusion)
-        return self._explained[domain]
 
     def _weigh(self, host: Host) -> Exchanger:
         """Join what DNS says of a host with what is held against its name, and against all of its addresses."""
@@ -233,35 +210,13 @@ class _SystemResolver:
             opened.close()
 
 
-class _HasNoMx(Exception):
-    """Ends a plan: no failure of a resolver, so the planner lets it out, and remembers nothing."""
-
-
-class _Witness:
-    """Implements ports.Resolver: remembers what was said, for errors; and ends plans that must not fall back."""
-
-    def __init__(self, resolver: Resolver, *, fallback_to_domain: bool) -> None:
-        self._resolver = resolver
-        self._fallback_to_domain = fallback_to_domain
-
-    async def ask(self, name: str, rdtype: str) -> Answer:
-        """See ports.Resolver. Raises: _HasNoMx: there is no MX record, and no alias that may yet lead to some."""
-        answer = await self._resolver.ask(name, rdtype)
-        _heard.get([]).append(answer)
-        is_end = answer.status is AnswerStatus.FOUND or (answer.status is AnswerStatus.NODATA and not answer.aliases)
-        if rdtype == "MX" and not answer.mx and is_end and not self._fallback_to_domain:
-            raise _HasNoMx
-        return answer
-
-
 def _bad_until(exchanger: Exchanger) -> float:
     return exchanger.bad_until
 
 
-def _error_of(plan: NoPlan, evidence: tuple[str, ...]) -> ResolutionError:
-    fitting = (kind for status, reason, kind in _ERRORS if status == plan.status and reason in plan.why)
-    kind = next(fitting, NoUsableExchanger if plan.permanent else ResolutionFailed)
-    return kind(plan.why, domain=plan.destination, status=plan.status, evidence=evidence)
+def _error_of(plan: NoPlan) -> ResolutionError:
+    kind = _ERRORS.get(plan.status, NoUsableExchanger if plan.permanent else ResolutionFailed)
+    return kind(plan.why, domain=plan.destination, status=plan.status, evidence=plan.evidence)
 
 
 def _domain_of(text: str) -> Domain:
@@ -304,7 +259,7 @@ def _no_domain(domain: str, detail: str) -> NotADomain:
 
 def _hostname(text: str) -> str:
     if not text:
-        return _NOBODY
+        return ""
     try:
         return _name_of(text)
     except NotADomain as error:

@@ -4,8 +4,8 @@
 RFC 5321 5.1, RFC 7505, RFC 2181 10.3. A generator that yields questions and takes answers (route.questions); it asks
 nobody itself and keeps nothing. Only hosts with an address mail may go to are in its result, none of them ourselves.
 "Cannot tell" (SERVFAIL, timeout, alias loops) is temporary, whatever else was found, unless some host is usable.
-A stale answer (past its TTL, since DNS is silent: RFC 8767) is good enough to deliver by, never to bounce by: a stale
-null MX, NXDOMAIN, missing or forbidden address, or ourselves, is temporary with the same status in class 4.
+A stale answer (past its TTL, since DNS is silent: RFC 8767) is good enough to deliver by, never to bounce by.
+Of its own 4.4.6 is a loop of aliases, 4.4.4 too long a chain, and nothing else is: they become final at expiry.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 class Ourselves(Struct, frozen=True, gc=False):
-    """How we recognise ourselves: by name, or by an address and port we listen on.
+    """How we recognise ourselves: by name (nobody by the name ""), or by an address and port we listen on.
 
     For a listener on all addresses give ("0.0.0.0", port) or ("::", port), which stands for loopback, and each address
     of the machine.
@@ -44,6 +44,10 @@ class Ourselves(Struct, frozen=True, gc=False):
 
     hostname: str
     listening: frozenset[tuple[str, int]] = frozenset()
+
+    def is_called(self, name: str) -> bool:
+        """Tell whether this name in an answer is ours; where it has none, it is nobody's."""
+        return name == self.hostname != ""
 
     def includes(self, address: str, port: int) -> bool:
         """Tell whether a connection to this address and port would come back to us."""
@@ -57,13 +61,14 @@ class Ourselves(Struct, frozen=True, gc=False):
 
 
 class MxTerms(Struct, frozen=True, gc=False):
-    """What the machine must know besides DNS."""
+    """What the machine must know besides DNS. `implicit_mx`: a domain without MX record is its own exchanger."""
 
     ourselves: Ourselves
     port: int = 25
     allow_private: bool = False
     families: Families = Families.BOTH
     further_lookups: int = FURTHER_LOOKUPS
+    implicit_mx: bool = True
 
 
 class Exchangers(Struct, frozen=True, gc=False):
@@ -104,6 +109,8 @@ def find_hosts(domain: str, terms: MxTerms, random: Random) -> Asking[Exchangers
         return _unknown(f"the exchangers of {domain} cannot be looked up", (answer,), evidence)
     if answer.status is AnswerStatus.NXDOMAIN:
         return no_way("5.1.2", f"the domain {answer.canonical or domain} does not exist", evidence)
+    if not answer.mx and not terms.implicit_mx:
+        return no_way("5.4.4", f"{domain} has no MX record, and its own address does not count here", evidence)
     if not answer.mx:
         evidence.note(f"{domain} has no MX record: its own address is its exchanger (RFC 5321 5.1)")
         implicit = (MxRecord(0, answer.canonical or domain),)
@@ -182,7 +189,7 @@ class _Search:
     def _candidates(self, records: Sequence[MxRecord]) -> list[MxRecord]:
         """Drop what need not be asked: names no host can have, repetitions, and ourselves with all that is worse."""
         for record in records:
-            if record.exchange == self._terms.ourselves.hostname:
+            if self._terms.ourselves.is_called(record.exchange):
                 self._meet_ourselves(record.preference, record.exchange)
                 break
         best: dict[str, MxRecord] = {}
@@ -220,7 +227,7 @@ class _Search:
         """Give the addresses of an exchanger that mail may go to, or remember why there are none."""
         name, preference, ours = record.exchange, record.preference, self._terms.ourselves
         for answer in answers:
-            if answer.canonical == ours.hostname:
+            if ours.is_called(answer.canonical):
                 self._meet_ourselves(preference, f"{name}, an alias of {answer.canonical},")
             for address in answer.addresses:
                 if ours.includes(address, self._terms.port):
@@ -250,10 +257,9 @@ class _Search:
         dead = self._relevant(self._dead)
         if unknown:
             return _unknown(f"no usable exchanger of {domain} can be looked up", unknown, evidence)
-        if are_left:
-            return no_way(
-                "4.4.4", f"none of the best {EXCHANGERS_ASKED} exchangers of {domain} has {an_address}", evidence
-            )
+        if are_left:  # X.4.0: what no other code of RFC 3463 3.5 says
+            why = f"none of the best {EXCHANGERS_ASKED} exchangers of {domain} has {an_address}"
+            return no_way("4.4.0", why, evidence)
         if forbidden:
             return no_way("5.4.4", f"mail for {domain} must not go to {_shown(forbidden)}", evidence)
         if not dead:
@@ -289,15 +295,18 @@ def _shown(items: Iterable[str], most: int = 3) -> str:
 
 def _unknown(what: str, answers: Sequence[Answer], evidence: Evidence) -> Unroutable:
     status = "4.4.3"
-    if all(answer.aliases for answer in answers):  # a loop, or a chain without end
+    if all(answer.aliases for answer in answers):  # `ask` leaves them to a loop, or a chain without end
         status = "4.4.6" if any(is_loop(answer) for answer in answers) else "4.4.4"
     said = _shown(f"{answer.rdtype} {answer.name} {answer.detail or answer.status.name}" for answer in answers)
     return no_way(status, f"{what}: {said}", evidence)
 
 
 def no_way(status: str, why: str, evidence: Evidence) -> Unroutable:
-    """Conclude that there is no host. What rests on stale answers waits: a bounce is final, and DNS will say more."""
+    """Conclude that there is no host. What rests on stale answers waits: a bounce is final, and DNS will say more.
+
+    It keeps what it says of the address (5.1.2 waits as 4.1.2), else it is DNS that fails (4.4.3).
+    """
     if status.startswith("5") and evidence.caveat:
-        status, why = f"4{status[1:]}", f"{why}; not final: {evidence.caveat}"
-    evidence.note(f"{status}: {why}")
-    return Unroutable(status, why, evidence.ttl_s, tuple(evidence.lines))
+        status = f"4{status[1:]}" if status.startswith("5.1.") else "4.4.3"
+        why = f"{why}; not final: {evidence.caveat}"
+    return Unroutable(status, why, evidence.ttl_s, (*evidence.lines, f"{status}: {why}"))  # whatever the bound

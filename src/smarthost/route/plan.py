@@ -38,13 +38,14 @@ PLANNING_S = 60.0  # no further round of questions after this; each round ends w
 
 
 class PlanTerms(Struct, frozen=True, gc=False):
-    """The operator's choices: who speaks, who we are, and where test networks differ from the world."""
+    """The operator's choices: who speaks, who we are, where test networks differ; the rest is as in route.mx.MxTerms."""
 
     speaker: Speaker
     listening: frozenset[tuple[str, int]] = frozenset()
     mx_port: int = 25
     allow_private: bool = False
     further_lookups: int = FURTHER_LOOKUPS
+    implicit_mx: bool = True
 
 
 class Planner:
@@ -150,7 +151,14 @@ class Planner:
         ours, terms = self._ourselves, self._terms
         if isinstance(route, NextHop):
             return find_hop(route, ours, terms.further_lookups), self._hop_resolver
-        mx_terms = MxTerms(ours, terms.mx_port, terms.allow_private, route.families, terms.further_lookups)
+        mx_terms = MxTerms(
+            ours,
+            terms.mx_port,
+            terms.allow_private,
+            route.families,
+            terms.further_lookups,
+            terms.implicit_mx,
+        )
         return find_hosts(destination, mx_terms, self._random), self._resolver
 
     async def _drive(self, destination: str, route: DirectMx | NextHop) -> Exchangers | Unroutable:

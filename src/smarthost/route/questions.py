@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from smarthost.ports import Answer, AnswerStatus
 
 FURTHER_LOOKUPS = 3  # by default, after an answer that ended in an alias; most chains are followed within one answer
+ALIASES_READ = 16  # of one answer (backends.dns.codec.ALIASES): a resolver's failure with more was cut off there
 EVIDENCE_LINES = 40  # 10 hosts with two answers each, and what was decided about them
 _SHOWN = 10  # records of one answer in its line of evidence
 LONGEST_TTL_S = 1 << 31  # RFC 2181 8
@@ -72,7 +73,7 @@ def is_loop(answer: Answer) -> bool:
 def describe(answer: Answer) -> str:
     """Say what was asked and what came, in one line."""
     parts = [f"{answer.rdtype} {answer.name}: "]
-    if answer.aliases:
+    if answer.aliases or answer.canonical not in ("", answer.name):
         parts.append(f"alias of {answer.canonical}, ")
     records = [f"{record.preference} {record.exchange or '.'}" for record in answer.mx[:_SHOWN]]
     records += answer.addresses[:_SHOWN]
@@ -99,9 +100,10 @@ def ask(
 ) -> Asking[tuple[Answer, ...]]:
     """Ask, and follow the aliases that answers leave open; loops and endless chains end as SERVFAIL with a detail.
 
+    Only such a failure has `aliases`; where an alias leads to a name that fails, `canonical` alone says so.
     See: RFC 5321 5.1: the name at the end of an alias is processed as if it were the initial name.
     """
-    answers = list((yield tuple(questions)))
+    answers = [_judged(answer, answer) for answer in (yield tuple(questions))]
     opens = [index for index, answer in enumerate(answers) if _is_open(answer)]
     for _ in range(further_lookups):
         if not opens:
@@ -135,7 +137,14 @@ def _joined(first: Answer, further: Answer) -> Answer:
         stale=first.stale or further.stale,
         detail=further.detail or (first.detail if first.stale else ""),
     )
-    return _failed(joined, f"alias loop at {joined.canonical}") if is_loop(joined) else joined
+    return _failed(joined, f"alias loop at {joined.canonical}") if is_loop(joined) else _judged(joined, further)
+
+
+def _judged(answer: Answer, last: Answer) -> Answer:
+    """Take its aliases off a failure that is not theirs, as the last of the answers it was joined from tells."""
+    if not is_failure(answer) or is_loop(last) or len(last.aliases) > ALIASES_READ:
+        return answer
+    return replace(answer, aliases=())
 
 
 def _failed(answer: Answer, detail: str) -> Answer:

@@ -20,7 +20,7 @@ from smarthost.backends.dns.codec import Unable, decode_answer, encode_question
 from smarthost.backends.dns.wire import name_text, read_name
 from smarthost.ports import Answer, AnswerStatus, MxRecord
 
-MOST_CPU_S = 0.010  # of a loop that serves thousands of sessions
+MOST_CPU_S = 0.030  # of a loop that serves thousands of sessions: the worst takes 3 ms here, 10 on the same box if busy
 POINTER = b"\xc0\x0c"  # to the question's name
 OURS = "big.example"
 
@@ -95,9 +95,10 @@ def test_names_become_text_as_dns_writes_it(labels: tuple[bytes, ...], text: str
         b"\x40a\0",
         b"\x80a\0",
         name(*[b"x" * 63] * 4),
-        b"\0" + b"".join(b"\xc0" + bytes([at]) for at in range(0, 2 * 40, 2)),
+        b"\xc0\2\1a\0",
+        b"\0" + b"".join(struct.pack("!H", 0xC000 | max(0, 2 * n - 1)) for n in range(170)),
     ],
-    ids=["empty", "cut", "no end", "half", "itself", "loop", "type 1", "type 2", "256 octets", "endless"],
+    ids=["empty", "cut", "no end", "half", "itself", "loop", "type 1", "type 2", "256 octets", "forward", "on and on"],
 )
 def test_names_that_are_none(octets: bytes) -> None:
     """Cut off, too long, pointing to themselves, forward, or on and on."""
@@ -223,6 +224,14 @@ def test_strange_exchanges_come_as_they_are() -> None:
     )
 
 
+def test_sections_after_one_that_was_cut_are_not_guessed_at() -> None:
+    """Where the next section begins is not known then: an answer's 101st record is not taken for the EDNS record."""
+    answers = [mx(n, name(b"m%d" % n)) for n in range(100)] + [record(b"\0", wire.OPT, b"", ttl=1 << 24)] * 3
+    octets = message(answers, [], [record(b"\0", wire.A, b"\1\2\3\4")])
+
+    assert len(read(octets).mx) == 100
+
+
 def test_repeated_records_count_once() -> None:
     """A set has no member twice; its TTL is the least of its records' (RFC 2181 5)."""
     octets = message([mx(10, name(b"m")), mx(10, name(b"M")), record(POINTER, wire.MX, b"\0\0\0", ttl=7)])
@@ -257,7 +266,7 @@ _HUGE = {
 
 
 @pytest.mark.parametrize("kind", _HUGE)
-def test_absurd_answers_cost_less_than_10_ms(kind: str) -> None:
+def test_absurd_answers_cost_milliseconds(kind: str) -> None:
     """64 KiB of whatever a stranger's zone holds do not stop the loop; the first hundred records count."""
     octets, records = _HUGE[kind]
     assert len(octets) <= 65_535

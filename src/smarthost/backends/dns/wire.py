@@ -13,7 +13,7 @@ from msgspec import Struct
 HEADER_OCTETS = 12
 NAME_OCTETS = 255  # RFC 1035 2.3.4, lengths and the root included
 RECORDS_READ = 100  # of each section; Postfix keeps 100 too
-_JUMPS = 32  # compression pointers in one name: each honest one leads to at least one label more
+_STEPS = 160  # of a name: 127 labels of an octet, the root, and 32 compression pointers, of which few have five
 
 IN = 1
 A, NS, CNAME, SOA, MX, AAAA, OPT = 1, 2, 5, 6, 15, 28, 41
@@ -24,9 +24,8 @@ _LONGEST_TTL_S = (1 << 31) - 1
 _EDE = 15  # RFC 8914 2
 
 _PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789-_."
-_ESCAPED = [f"\\{chr(octet)}" if chr(octet) in '"().;\\@$' else chr(octet) for octet in range(256)]
-_ESCAPED[:0x21] = [f"\\{octet:03}" for octet in range(0x21)]
-_ESCAPED[0x7F:] = [f"\\{octet:03}" for octet in range(0x7F, 256)]
+_ESCAPES = {octet: f"\\{octet:03}" for octet in (*range(0x21), *range(0x7F, 256))}
+_ESCAPES.update({ord(each): f"\\{each}" for each in '"();\\@$'})  # as master files have it (RFC 1035 5.1)
 
 Name: TypeAlias = tuple[bytes, ...]  # labels in lower case; the root has none
 
@@ -105,25 +104,27 @@ def _after_name(octets: bytes, at: int) -> int:
 def read_name(octets: bytes, at: int) -> tuple[Name, int]:
     """Give the name that begins at an offset, and the offset after it (RFC 1035 4.1.4)."""
     labels: list[bytes] = []
-    after = jumps = 0
-    room = NAME_OCTETS - 1
-    while length := octets[at]:
+    after = 0
+    for _ in range(_STEPS):
+        length = octets[at]
+        if length == 0:
+            break
         if length < 0x40:
-            labels.append(octets[at + 1 : at + 1 + length].lower())
-            at += 1 + length
-            room -= 1 + length
+            start, at = at + 1, at + 1 + length
+            labels.append(octets[start:at])
         elif length >= 0xC0:
             after = after or at + 2
             target = (length & 0x3F) << 8 | octets[at + 1]
-            jumps += 1
-            if target >= at or jumps > _JUMPS:
+            if target >= at:
                 raise ValueError("compression that leads nowhere")
             at = target
         else:
             raise ValueError("a label of an unknown kind")
-        if room < 0:
-            raise ValueError("a name of more than 255 octets")
-    return tuple(labels), after or at + 1
+    else:
+        raise ValueError("a name without end")
+    if sum(map(len, labels)) + len(labels) + 1 > NAME_OCTETS:
+        raise ValueError("a name of more than 255 octets")
+    return tuple(map(bytes.lower, labels)), after or at + 1
 
 
 def read_last_name(octets: bytes, at: int, end: int) -> Name:
@@ -137,9 +138,11 @@ def read_last_name(octets: bytes, at: int, end: int) -> Name:
 def name_text(name: Name) -> str:
     """Lower case, no trailing dot, "" for the root; odd octets are escaped (RFC 1035 5.1), so that no host has them."""
     joined = b".".join(name)
-    if not joined.translate(None, _PLAIN) and joined.count(b".") == max(len(name) - 1, 0):
-        return joined.decode("ascii")
-    return ".".join(["".join([_ESCAPED[octet] for octet in label]) for label in name])
+    if joined.count(b".") >= max(len(name), 1):  # a label with a dot in it
+        return ".".join([label.decode("latin-1").translate(_ESCAPES).replace(".", "\\.") for label in name])
+    return (
+        joined.decode("latin-1") if not joined.translate(None, _PLAIN) else joined.decode("latin-1").translate(_ESCAPES)
+    )
 
 
 def name_of(text: str) -> Name:
