@@ -29,7 +29,7 @@ from smarthost.mail.errors import (
     RelayLoop,
     ResolutionFailed,
 )
-from smarthost.ports import Answer, Clock
+from smarthost.ports import Answer, AnswerStatus, Clock
 from smarthost.route.mx import EXCHANGERS_ASKED
 from smarthost.route.table import Families
 from smarthost.testing.clock import FakeClock
@@ -60,9 +60,8 @@ class Rig:
     def __init__(self, zone: Zone | None = None, **options: Any) -> None:
         self.clock = FakeClock()
         self.resolver = ScriptedResolver(zone if zone is not None else three_hosts())
-        self.calculator = MXCalculator(
-            resolver=self.resolver, clock=self.clock, random=random.Random(7), hostname=OURS, **options
-        )
+        own: dict[str, Any] = {"resolver": self.resolver, "clock": self.clock, "random": random.Random(7)}
+        self.calculator = MXCalculator(**{**own, "hostname": OURS, **options})
         self.mark_bad, self.mark_good = self.calculator.mark_bad, self.calculator.mark_good
 
     async def names(self, domain: str = "example.org") -> list[str]:
@@ -388,10 +387,10 @@ ERRORS: list[tuple[str, type[ResolutionError], str, str]] = [
     ("dead.example", NoUsableExchanger, "5.4.4", "no exchanger of dead.example has an address: gone.example"),
     ("private.example", NoUsableExchanger, "5.4.4", "mail for private.example must not go to private.example [10."),
     ("[10.0.0.1]", NoUsableExchanger, "5.4.4", "mail must not go to the address [10.0.0.1] (private, RFC 1918)"),
-    ("many.dead.example", NoUsableExchanger, "4.4.4", "none of the best 30 exchangers of many.dead.example has an"),
+    ("many.dead.example", NoUsableExchanger, "4.4.0", "none of the best 30 exchangers of many.dead.example has an"),
     ("timeout.example", ResolutionFailed, "4.4.3", "the exchangers of timeout.example cannot be looked up: MX t"),
     ("broken.exchanger.example", ResolutionFailed, "4.4.3", "no usable exchanger of broken.exchanger.example can be"),
-    ("alias.of.servfail.example", ResolutionFailed, "4.", "the exchangers of alias.of.servfail.example cannot be"),
+    ("alias.of.servfail.example", ResolutionFailed, "4.4.3", "the exchangers of alias.of.servfail.example cannot be"),
     ("loop.example", CanonicalNameLoop, "4.4.6", "the exchangers of loop.example cannot be looked up: MX loop."),
     ("c0.example", CanonicalNameChainTooLong, "4.4.4", "the exchangers of c0.example cannot be looked up: MX c0."),
     ("192.0.2.1", NotADomain, "5.1.3", "'192.0.2.1' is no domain name: it is an address"),
@@ -406,7 +405,7 @@ async def test_each_trouble_has_its_error(domain: str, kind: type[ResolutionErro
 
     assert type(error) is kind
     assert isinstance(error, SmarthostError)
-    assert error.status.startswith(status)
+    assert error.status == status
     assert error.is_permanent is status.startswith("5")
     assert error.domain == domain
     assert str(error).startswith(text)
@@ -424,30 +423,35 @@ async def test_further_lookups_says_how_far_an_alias_is_followed() -> None:
 
 @pytest.mark.asyncio
 async def test_who_asks_again_learns_as_much_without_asking_dns() -> None:
-    """An error that is remembered has the evidence of the first one; so has that of a task that asked meanwhile."""
-    rig = Rig(TROUBLES)
-
-    at_once = await asyncio.gather(rig.error("dead.example"), rig.error("dead.example"))
-    later = await rig.error("dead.example")
+    """What DNS said is asked of the resolver's memory, also for a task that asked meanwhile, or asks later."""
+    async with ScriptedDns(TROUBLES) as dns:
+        resolver = DnsResolver(SystemClock(), [dns.address])
+        rig = Rig(resolver=resolver)
+        at_once = await asyncio.gather(rig.error("dead.example"), rig.error("dead.example"))
+        later = await rig.error("dead.example")
+        resolver.close()
 
     conclusion = "5.4.4: no exchanger of dead.example has an address: gone.example"
     said = ("MX dead.example: 10 gone.example", "A gone.example: NXDOMAIN", "AAAA gone.example: NXDOMAIN", conclusion)
     assert [error.evidence for error in (*at_once, later)] == [said] * 3
-    assert rig.resolver.asked.total() == 3
+    assert dns.asked.total() == 3
 
 
 @pytest.mark.asyncio
-async def test_evidence_is_kept_for_a_bounded_number_of_domains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strangers' domains do not fill the memory; what was dropped leaves the conclusion."""
-    monkeypatch.setattr(smarthost.calculator, "_EXPLAINED", 1)
-    rig = Rig(TROUBLES)
-    await rig.error("dead.example")
-    await rig.error("null.example")
+async def test_what_works_when_asked_for_evidence_is_no_error() -> None:
+    """A failure that is over by the time its reason is asked for is not raised."""
 
-    error = await rig.error("dead.example")
+    class FailsOnce(ScriptedResolver):
+        async def ask(self, name: str, rdtype: str) -> Answer:
+            answer = await super().ask(name, rdtype)
+            is_first = self.asked.total() == 1
+            return Answer(name, rdtype, AnswerStatus.TIMEOUT, canonical=name) if is_first else answer
 
-    assert error.evidence == (f"5.4.4: {error}",)
-    assert rig.resolver.asked["dead.example", "MX"] == 1
+    resolver = FailsOnce(three_hosts())
+    rig = Rig(resolver=resolver)
+
+    assert [(await rig.first()).name for _ in range(2)] == [A, A]
+    assert resolver.asked["example.org", "MX"] == 2
 
 
 def test_each_error_has_its_row_in_the_manual() -> None:
@@ -456,7 +460,7 @@ def test_each_error_has_its_row_in_the_manual() -> None:
 
     documented = {(name, status) for name, statuses in rows for status in statuses.split(", ")}
 
-    assert {(kind.__name__, status) for _, kind, status, _ in ERRORS if status != "4."} <= documented
+    assert {(kind.__name__, status) for _, kind, status, _ in ERRORS} <= documented
 
 
 HOSTILE: list[tuple[str, str]] = [
@@ -631,18 +635,22 @@ async def test_a_task_that_is_cancelled_leaves_the_others_their_answer() -> None
 @pytest.mark.asyncio
 async def test_a_failure_is_forgotten_within_seconds() -> None:
     """When DNS works again, mail goes again."""
-    zone = three_hosts()
-    zone.faults["example.org"] = Fault.TIMEOUT
-    rig = Rig(zone)
-    await rig.error("example.org")
-    await rig.error("example.org")
-    asked = rig.resolver.asked["example.org", "MX"]
+    zone, clock = three_hosts(), FakeClock()
+    zone.faults["example.org"] = Fault.SERVFAIL
+    async with ScriptedDns(zone) as dns:
+        resolver = DnsResolver(clock, [dns.address])
+        rig = Rig(resolver=resolver, clock=clock)
+        for _ in range(3):
+            await rig.error("example.org")
+        asked = dns.asked["example.org", "MX"]
 
-    zone.faults.clear()
-    rig.clock.advance(10)
+        zone.faults.clear()
+        clock.advance(10)
+        found = await rig.first()
+        resolver.close()
 
     assert asked == 1
-    assert (await rig.first()).name == A
+    assert found.name == A
 
 
 # -- real DNS ----------------------------------------------------------------------------------------------------------

@@ -152,7 +152,8 @@ class Answer(Struct, frozen=True, gc=False):
     """What DNS said to one question.
 
     `mx` for type MX, `addresses` for A and AAAA. `canonical` is the name at the end of the aliases within this answer
-    (equal to the question's name when there are none), `aliases` those passed on the way. `ttl_s` is the least TTL of
+    (equal to the question's name when there are none), `aliases` those passed on the way: a failure has them only if
+    they are what failed, a loop or too long a chain. `ttl_s` is the least TTL of
     the answer, for a negative one that of the SOA. `secure`: validated (AD). `stale`: past its TTL, served because the
     resolver does not answer. `detail`: for failures, what happened, in one line.
     """

@@ -78,11 +78,13 @@ def server(world: Names) -> Iterator[Unbound]:
         yield running
 
 
-def run(server: Unbound, scenario: Callable[[DnsResolver], Coroutine[Any, Any, Any]]) -> Any:
+def run(
+    server: Unbound, scenario: Callable[[DnsResolver], Coroutine[Any, Any, Any]], clock: FakeClock | None = None
+) -> Any:
     """Let a new resolver, which knows nothing yet, ask this server."""
 
     async def main() -> Any:
-        resolver = DnsResolver(FakeClock(), [server.at])
+        resolver = DnsResolver(clock or FakeClock(), [server.at])
         try:
             return await scenario(resolver)
         finally:
@@ -245,30 +247,27 @@ def test_record_changed_after_signing_is_a_failure_that_says_so(server: Unbound)
     assert "EDE 6 (DNSSEC Bogus)" in answer.detail
 
 
-def test_stale_answers_when_the_resolver_is_killed(world: Names) -> None:
+@pytest.fixture
+def mortal(world: Names) -> Iterator[Unbound]:
+    """One that a test may stop."""
+    with unbound(upstream_of(world), LOCAL_DATA, SIGNED_ZONE, SIGNED) as running:
+        yield running
+
+
+def test_stale_answers_when_the_resolver_is_killed(mortal: Unbound) -> None:
     """unbound stops: the kernel refuses, what was known is served at once with its age, what was not is a timeout."""
+    clock = FakeClock()
 
     async def scenario(resolver: DnsResolver) -> tuple[Answer, ...]:
-        clock.advance(0)
         fresh = await resolver.ask("mx1.direct.example", "A")
-        running.stop()
+        mortal.stop()
         clock.advance(200 + 3 * 3600)
         async with asyncio.timeout(5):
             return fresh, await resolver.ask("mx1.direct.example", "A"), await resolver.ask("mx2.direct.example", "A")
 
-    async def main() -> tuple[Answer, ...]:
-        resolver = DnsResolver(clock, [running.at])
-        try:
-            return await scenario(resolver)
-        finally:
-            resolver.close()
-            await asyncio.sleep(0)
+    fresh, stale, unknown = run(mortal, scenario, clock)
 
-    clock = FakeClock()
-    with unbound(upstream_of(world), LOCAL_DATA, SIGNED_ZONE, SIGNED) as running:
-        fresh, stale, unknown = asyncio.run(main())
-
-    refused = "no answer from {}:{}: connection refused".format(*running.at)
+    refused = "no answer from {}:{}: connection refused".format(*mortal.at)
     assert (stale.addresses, stale.stale) == (fresh.addresses, True)
     assert stale.detail == f"3 h past its TTL: {refused}"
     assert (unknown.status, unknown.detail) == (TIMEOUT, refused)
@@ -277,13 +276,13 @@ def test_stale_answers_when_the_resolver_is_killed(world: Names) -> None:
 # through the planner
 
 
-def plan(server: Unbound, domain: str) -> Plan | NoPlan:
-    async def scenario(resolver: DnsResolver) -> Plan | NoPlan:
-        terms = PlanTerms(Speaker("relay.example.org"), allow_private=True)
-        table = RouteTable(DirectMx(rule="direct MX"), {})
-        return await Planner(table, resolver, FakeClock(), random.Random(1), terms).plan(domain)
+def planner(resolver: DnsResolver, clock: FakeClock) -> Planner:
+    terms = PlanTerms(Speaker("relay.example.org"), allow_private=True)
+    return Planner(RouteTable(DirectMx(rule="direct MX"), {}), resolver, clock, random.Random(1), terms)
 
-    planned: Plan | NoPlan = run(server, scenario)
+
+def plan(server: Unbound, domain: str) -> Plan | NoPlan:
+    planned: Plan | NoPlan = run(server, lambda resolver: planner(resolver, FakeClock()).plan(domain))
     return planned
 
 
@@ -326,3 +325,25 @@ def test_mail_without_hosts_bounces_or_waits_as_it_should(
 
     assert isinstance(planned, NoPlan)
     assert (planned.permanent, planned.status[: len(status)]) == (is_permanent, status)
+
+
+def test_mail_goes_on_by_stale_answers_when_the_resolver_is_killed(mortal: Unbound) -> None:
+    """The same hosts as before, and the record of the delivery says what the plan rests on; nothing bounces."""
+    clock = FakeClock()
+
+    async def scenario(resolver: DnsResolver) -> list[Plan | NoPlan]:
+        plans = planner(resolver, clock)
+        fresh = await plans.plan("direct.example")
+        await plans.plan("nowhere.example")
+        mortal.stop()
+        clock.advance(12 * 3600)
+        return [fresh, await plans.plan("direct.example"), await plans.plan("nowhere.example")]
+
+    fresh, stale, nowhere = run(mortal, scenario, clock)
+
+    assert isinstance(fresh, Plan)
+    assert isinstance(stale, Plan)
+    assert isinstance(nowhere, NoPlan)
+    assert ([host.name for host in stale.hosts], fresh.caveat) == ([host.name for host in fresh.hosts], "")
+    assert "12 h past its TTL: no answer from" in stale.caveat
+    assert not nowhere.permanent

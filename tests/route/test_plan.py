@@ -27,7 +27,13 @@ class Rig:
     """A planner over a scripted zone."""
 
     def __init__(
-        self, zone: Zone, table: RouteTable | None = None, resolver: Resolver | None = None, further_lookups: int = 3
+        self,
+        zone: Zone,
+        table: RouteTable | None = None,
+        resolver: Resolver | None = None,
+        further_lookups: int = 3,
+        *,
+        implicit_mx: bool = True,
     ) -> None:
         self.zone = zone
         self.clock = FakeClock()
@@ -38,7 +44,7 @@ class Rig:
             resolver or self.resolver,
             self.clock,
             random.Random(5),
-            PlanTerms(Speaker(HELO), mx_port=25, further_lookups=further_lookups),
+            PlanTerms(Speaker(HELO), mx_port=25, further_lookups=further_lookups, implicit_mx=implicit_mx),
             hop_resolver=self.hop_resolver,
         )
 
@@ -324,6 +330,18 @@ async def test_the_operators_terms_reach_the_machines() -> None:
     }
 
     assert found == {1: [NoPlan, NoPlan], 2: [Plan, Plan]}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("implicit_mx", [True, False])
+async def test_whether_a_domain_without_mx_is_its_own_exchanger_reaches_the_machine(*, implicit_mx: bool) -> None:
+    """Who wants MX records only gets no plan for a domain that has none; others go to its address."""
+    rig = Rig(Zone({"example.org": f"A {A}"}), implicit_mx=implicit_mx)
+
+    plan = await rig.planner.plan("example.org")
+
+    assert isinstance(plan, Plan) is implicit_mx
+    assert isinstance(plan, Plan) or (plan.permanent, plan.status) == (True, "5.4.4")
 
 
 @pytest.mark.asyncio

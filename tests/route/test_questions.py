@@ -4,9 +4,12 @@
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
+from smarthost.backends.dns import codec
 from smarthost.ports import Answer, AnswerStatus, MxRecord
 from smarthost.route.questions import (
+    ALIASES_READ,
     CAVEAT_CHARACTERS,
     EVIDENCE_LINES,
     LONGEST_TTL_S,
@@ -16,13 +19,15 @@ from smarthost.route.questions import (
     describe,
 )
 
-FOUND, NODATA = AnswerStatus.FOUND, AnswerStatus.NODATA
+FOUND, NODATA, SERVFAIL = AnswerStatus.FOUND, AnswerStatus.NODATA, AnswerStatus.SERVFAIL
 
 
-def drive(questions: Sequence[Question], *rounds: tuple[Answer, ...]) -> tuple[tuple[Answer, ...], Evidence, list[str]]:
+def drive(
+    questions: Sequence[Question], *rounds: tuple[Answer, ...], further_lookups: int = 3
+) -> tuple[tuple[Answer, ...], Evidence, list[str]]:
     """Answer each round; gives the answers, the evidence, and what was asked."""
     evidence, asked = Evidence(), list[str]()
-    machine = ask(questions, evidence)
+    machine = ask(questions, evidence, further_lookups)
     put = next(machine)
     for answers in rounds:
         asked += [f"{each.rdtype} {each.name}" for each in put]
@@ -58,6 +63,42 @@ def test_alias_that_truly_has_nothing_ends_as_nodata() -> None:
 
     assert (answers[0].status, answers[0].canonical) == (NODATA, "c")
     assert asked == ["AAAA b", "AAAA c"]
+
+
+HALF = Answer("b", "A", NODATA, canonical="c", aliases=("b",))
+LINKS = tuple(f"c{n}" for n in range(ALIASES_READ + 1))
+
+
+FAILURES: dict[str, tuple[list[Answer], tuple[str, ...]]] = {
+    "fails": ([HALF, Answer("c", "A", SERVFAIL, canonical="c")], ()),
+    "is silent": ([HALF, Answer("c", "A", AnswerStatus.TIMEOUT)], ()),
+    "fails inside an answer": ([Answer("b", "A", SERVFAIL, canonical="c", aliases=("b",))], ()),
+    "alias fails": ([HALF, Answer("c", "A", SERVFAIL, canonical="d", aliases=("c",))], ()),
+    "long chain fails": ([replace(HALF, aliases=LINKS), Answer("c", "A", SERVFAIL, canonical="c")], ()),
+    "loop inside an answer": ([HALF, Answer("c", "A", SERVFAIL, canonical="c", aliases=("c",))], ("b", "c")),
+    "loop": ([HALF, Answer("c", "A", NODATA, canonical="b", aliases=("c",))], ("b", "c")),
+    "cut off inside an answer": ([Answer("b", "A", SERVFAIL, canonical="d", aliases=LINKS)], LINKS),
+    "cut off later": ([HALF, Answer("c", "A", SERVFAIL, canonical="d", aliases=LINKS)], ("b", *LINKS)),
+    "no end": (
+        [HALF, *[Answer("c", "A", NODATA, canonical=n, aliases=(f"to.{n}",)) for n in "xy"]],
+        ("b", "to.x", "to.y"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("rounds", "aliases"), FAILURES.values(), ids=FAILURES)
+def test_a_failure_has_aliases_only_if_they_are_what_failed(rounds: list[Answer], aliases: tuple[str, ...]) -> None:
+    """A loop and too long a chain are told from a name that merely fails, whoever followed the aliases."""
+    answers, evidence, _ = drive([Question("b", "A")], *[(each,) for each in rounds], further_lookups=2)
+
+    assert answers[0].status in (SERVFAIL, AnswerStatus.TIMEOUT)
+    assert answers[0].aliases == aliases
+    assert evidence.lines[0].startswith("A b: alias of "), "what is known of the alias is shown all the same"
+
+
+def test_the_resolver_reads_as_many_aliases_of_an_answer_as_is_thought_here() -> None:
+    """Or a chain that it cut off would not be known as one."""
+    assert codec.ALIASES == ALIASES_READ
 
 
 def test_failure_does_not_bound_the_ttl() -> None:

@@ -38,7 +38,7 @@ PLANNING_S = 60.0  # no further round of questions after this; each round ends w
 
 
 class PlanTerms(Struct, frozen=True, gc=False):
-    """The operator's choices: who speaks, who we are, where test networks differ; the rest is as in route.mx.MxTerms."""
+    """The operator's choices: who speaks, who we are, where test networks differ; others as in route.mx.MxTerms."""
 
     speaker: Speaker
     listening: frozenset[tuple[str, int]] = frozenset()

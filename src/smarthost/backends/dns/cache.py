@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from smarthost.ports import Answer, AnswerStatus, MxRecord
 
-ANSWERS_KEPT = 20_000  # 0.35 KiB each, with such names as are usual
+ANSWERS_KEPT = 20_000  # half a KiB each, with such names as are usual
 OCTETS_KEPT = 20 << 20  # about: 1 KiB for each
 SHORTEST_S = 5  # a TTL of 0 must not make a thousand domains at one host ask a thousand times
 LONGEST_S = 3600
