@@ -20,7 +20,7 @@ from smarthost.accept.inject import Injection, Receipt
 from smarthost.accept.policy import RelayPolicy
 from smarthost.accept.reception import Receptions, ReceptionTerms
 from smarthost.backends.clock import SystemClock
-from smarthost.backends.dns import DnsResolver, LocalNames, ResolvConf, read_hosts, read_resolv_conf
+from smarthost.backends.dns import DnsResolver, LocalNames, ResolvConf, SystemServers, read_hosts, read_resolv_conf
 from smarthost.backends.dns.resolver import Patience
 from smarthost.backends.interfaces import local_addresses
 from smarthost.backends.logs import LoggingSink
@@ -212,7 +212,7 @@ class _Running:
         self._opened.push_async_callback(sender.close)
         table = terms.route_table(config)
         system = read_resolv_conf()
-        resolver = _resolver(config, system, clock)
+        resolver = _resolver(config, clock)
         self._opened.callback(resolver.close)
         self._planner = _planner(config, table, system, resolver, clock, chance)
         next_id = IdSource(clock.wall, chance.getrandbits(15), store.last_number).next
@@ -326,9 +326,9 @@ class _Running:
         return max(0.0, self._stop_by - self._clock.monotonic())
 
 
-def _resolver(config: Config, system: ResolvConf, clock: Clock) -> DnsResolver:
-    servers = [(server.host, server.port) for server in config.dns.servers] or system.servers
-    return DnsResolver(clock, servers, Patience(total_s=config.dns.timeout_s))
+def _resolver(config: Config, clock: Clock) -> DnsResolver:
+    servers = tuple([(server.host, server.port) for server in config.dns.servers])
+    return DnsResolver(clock, servers or SystemServers(), Patience(total_s=config.dns.timeout_s))
 
 
 def _planner(

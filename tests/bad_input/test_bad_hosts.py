@@ -15,6 +15,8 @@ from tests.live.raw import RawClient
 from tests.live.rig import Daemon, Line, eventually, serving
 from tests.live.sink import Arrived, Peculiar, Sink, free_port
 
+from smarthost.queue.fairness import UNPROVEN_WINDOW
+
 pytestmark = pytest.mark.slow
 
 Rule = Callable[[bytes], bytes | None]
@@ -216,7 +218,7 @@ def test_a_host_that_says_nothing_holds_up_nobody_else(tmp_path: Path) -> None:
         with serving(tmp_path / "state", config=config) as daemon, RawClient(daemon.port) as client:
             for n in range(60):
                 client.send(KINDS["short"], f"r{n}@silent.example")
-            silent.wait_for_sessions(20)
+            silent.wait_for_sessions(UNPROVEN_WINDOW)
             client.send(KINDS["short"], "bob@example.net")
             sink.wait_for_recipient("bob@example.net", 10)
             waiting = daemon.queue()

@@ -3,20 +3,19 @@
 
 import logging
 
-from smarthost.mail.record import Kind, Record, to_json
+from smarthost.mail.record import TROUBLES, Record, to_json
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_TROUBLE = frozenset({Kind.BOUNCED, Kind.EXPIRED})
 
 
 class LoggingSink:
-    """See ports.Sink. Failures for good are warnings, everything else that happens to a recipient is info."""
+    """See ports.Sink. Failures for good and broken hosts are warnings, everything else that happens is info."""
 
     def __init__(self, name: str = "smarthost") -> None:
         self._logger = logging.getLogger(name)
 
     def record(self, record: Record) -> None:
-        level = logging.WARNING if record.kind in _TROUBLE else logging.INFO
+        level = logging.WARNING if record.kind in TROUBLES else logging.INFO
         if self._logger.isEnabledFor(level):
             self._logger.log(level, "%s", to_json(record).decode())
 

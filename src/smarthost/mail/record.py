@@ -25,6 +25,7 @@ class Kind(Enum):
 
 
 TERMINAL_KINDS = frozenset({Kind.RELAYED, Kind.BOUNCED, Kind.EXPIRED, Kind.CANCELLED})
+TROUBLES = frozenset({Kind.BOUNCED, Kind.EXPIRED, Kind.HOST_OPEN})  # told as warnings
 
 
 class Record(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from smarthost.mail.record import Kind, Record
+from smarthost.mail.record import TROUBLES, Kind, Record
 
 FLUSH_S = 0.05
 FLUSH_OCTETS = 64 << 10
@@ -27,8 +27,7 @@ KEPT_OCTETS = 4 << 20
 WRITE_OCTETS: Final = select.PIPE_BUF
 
 _RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
-_WARNINGS = (Kind.BOUNCED, Kind.EXPIRED, Kind.HOST_OPEN)
-_RECORD_LEVELS = {kind: "warning" if kind in _WARNINGS else "info" for kind in Kind}
+_RECORD_LEVELS = {kind: "warning" if kind in TROUBLES else "info" for kind in Kind}
 _HIDDEN = re.compile("[\u007f-\u009f\u2028\u2029]")  # what JSON leaves as it is, and terminals or viewers obey
 _MILLISECONDS = [f".{number:03d}Z" for number in range(1000)]
 _STAMPS = 4096  # distinct seconds remembered: now, and the times of next attempts
