@@ -21,7 +21,7 @@ from smarthost.mail.explanation import (
 )
 from smarthost.mail.hop import Host, SessionPolicy
 from smarthost.mail.plan import NoPlan, Plan
-from smarthost.route.health import HealthState, HostState
+from smarthost.route.broken import HealthState, HostState
 from smarthost.send.gates import gate_keys
 
 ADDRESSES_PROBED = 10  # at once, a descriptor each

@@ -19,7 +19,8 @@ from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.record import Kind, Record
 from smarthost.ports import Clock, Sink
 from smarthost.queue.store import Filter, Store
-from smarthost.route.health import HealthState, HostHealth, HostState
+from smarthost.route.broken import HealthState, HostState
+from smarthost.route.health import HostHealth
 from smarthost.send.gates import describe_key, gate_keys
 
 NOTES = "hosts/"  # prefix of the store's notes that hold the health of hosts

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.ports import HostGate, Permit, Refused
-from smarthost.route.health import PROBE_WAIT_S, HealthState, HealthTerms, HostHealth, HostState
+from smarthost.route.broken import HealthState, HostState
+from smarthost.route.health import PROBE_WAIT_S, HealthTerms, HostHealth
 from smarthost.testing.clock import FakeClock
 
 MX = "192.0.2.1"

@@ -11,7 +11,8 @@ from tests.send.rig import BEST, WORSE, SendRig, in_simulation, plan_for
 from smarthost.mail.hop import TlsLevel
 from smarthost.mail.result import AttemptResult
 from smarthost.ports import Connection, Receiver
-from smarthost.route.health import HealthState, HostHealth
+from smarthost.route.broken import HealthState
+from smarthost.route.health import HostHealth
 from smarthost.send.opening import PATIENCE_S, PROBE_PATIENCE_S, PROBES_ASIDE
 from smarthost.testing.network import Faults, TlsConduct
 from smarthost.testing.peers import PeerSession, ScriptedExchanger

@@ -8,37 +8,33 @@ Mutable; one event loop. `changes` and `restore` carry it over a restart (hosts.
 loses costs one failed dial per host to learn again. Evidence is never trusted beyond `forget_after_s`.
 """
 
-from binascii import crc32
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
-from math import isfinite
 
 import msgspec
 from msgspec import Struct
 
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.ports import Clock, Permit, Random, Refused
+from smarthost.route.broken import (
+    AGED,
+    CROWDED,
+    GREETED,
+    RESET,
+    SHARDS,
+    Broken,
+    HealthState,
+    HostState,
+    Key,
+    Row,
+    decode_rows,
+    encode_rows,
+    shard_of,
+)
 
 PROBE_WAIT_S = 1.0  # how long others wait while a probe is under way; a probe of a live host takes less
-SHARDS = 64  # parts in which it is saved: one host's change must not write 100,000 others
 _REFUSALS = 4096  # made once and given often, because a busy lane asks often; the least that holds a large site
 _DETAILS = 1024  # "timed out after 10 s" is the same text for most hosts
 _DETAIL_CHARACTERS = 300
-
-GREETED = "it greeted us"
-RESET = "an operator said so"
-AGED = "its evidence is too old"
-CROWDED = "too many other hosts are broken"
-
-Key = tuple[str, str]  # (source, address): opaque here; send.gates makes the source, which may name a service
-
-
-class HealthState(Enum):
-    """Whether a host may be dialled."""
-
-    CLOSED = "closed"  # works, as far as we know
-    OPEN = "open"  # broken: nobody dials until its pause is over
-    HALF_OPEN = "half-open"  # its pause is over: one probe is allowed, or under way
 
 
 class HealthTerms(Struct, frozen=True, gc=False):
@@ -59,37 +55,6 @@ class HealthTerms(Struct, frozen=True, gc=False):
     hosts: int = 100_000
 
 
-class HostState(Struct, frozen=True, gc=False):
-    """The evidence about one host: consecutive `failures`, the last one's step and detail; times are wall seconds.
-
-    `name`: under which it was dialled last. `since` is the first failure of this row, `until` the next probe, `steps`
-    how often each step failed, most often first. `closed_by`: for one that was just closed, why.
-    """
-
-    source: str
-    address: str
-    state: HealthState
-    failures: int = 0
-    since: float = 0.0
-    last_at: float = 0.0
-    step: str = ""
-    detail: str = ""
-    until: float = 0.0
-    name: str = ""
-    steps: tuple[tuple[str, int], ...] = ()
-    closed_by: str = ""
-
-    @property
-    def works(self) -> bool:
-        """Was it closed because it works, not because its evidence was dropped?"""
-        return self.closed_by in (GREETED, RESET)
-
-    @property
-    def evidence(self) -> str:
-        """Say in one line what is known against the host."""
-        return _evidence(self.step, self.detail, self.failures, self.last_at - self.since)
-
-
 class HostHealth:
     """Implements ports.HostGate. `changed` is told each new state of a host, at once; it must not raise."""
 
@@ -104,7 +69,7 @@ class HostHealth:
         self._clock = clock
         self._random = random
         self._terms = terms if terms is not None else HealthTerms()
-        self._broken: dict[Key, _Broken] = {}  # longest since its last failure first
+        self._broken: dict[Key, Broken] = {}  # longest since its last failure first
         self._probes: dict[Key, _Permit] = {}  # under way
         self._refusals: dict[Key, Refused] = {}
         self._details: dict[str, str] = {}
@@ -208,11 +173,11 @@ class HostHealth:
         """Give what has changed since the last call, as named values to keep; an empty one: nothing is left of it."""
         self._forget_old()
         unsaved, self._unsaved = self._unsaved, set()
-        rows: dict[int, list[_Row]] = {shard: [] for shard in sorted(unsaved)}
+        rows: dict[int, list[Row]] = {shard: [] for shard in sorted(unsaved)}
         for key, broken in self._broken.items():
             if broken.shard in unsaved:
-                rows[broken.shard].append(_Row(*key, broken))
-        return {f"{shard:02d}": _encode(found) if found else b"" for shard, found in rows.items()}
+                rows[broken.shard].append(Row(*key, broken))
+        return {f"{shard:02d}": encode_rows(found) if found else b"" for shard, found in rows.items()}
 
     def restore(self, values: Mapping[str, bytes]) -> tuple[str, ...]:
         """Take up what `changes` gave in an earlier life; gives the names of those that are damaged, and drops them.
@@ -221,31 +186,21 @@ class HostHealth:
         """
         now = self._clock.wall()
         damaged = []
-        found: list[_Row] = []
+        found: list[Row] = []
         for name, value in values.items():
             try:
-                rows = _decode(value)
+                rows = decode_rows(value)
             except msgspec.MsgspecError:
                 damaged.append(name)
                 self._unsaved.add(int(name) % SHARDS if name.isdigit() else 0)
                 continue
-            found += [row for row in rows if self._is_credible(row.broken, now)]
+            found += [row for row in rows if row.broken.is_credible(now) and not self._is_forgotten(row.broken, now)]
         found.sort(key=lambda row: row.broken.last_at)
         for row in found[-self._terms.hosts :]:
             row.broken.until = min(row.broken.until, now + self._terms.longest_pause_s)
-            row.broken.shard = _shard_of(row.address)
+            row.broken.shard = shard_of(row.address)
             self._broken[row.source, row.address] = row.broken
         return tuple(damaged)
-
-    def _is_credible(self, broken: "_Broken", now: float) -> bool:
-        times = (broken.since, broken.last_at, broken.until)
-        return (
-            all(isfinite(time) for time in times)
-            and broken.since <= broken.last_at <= now
-            and broken.failures > 0
-            and 0 <= broken.pauses < 64
-            and not self._is_forgotten(broken, now)
-        )
 
     # -- moves ---------------------------------------------------------------------------------------------------------
 
@@ -253,7 +208,7 @@ class HostHealth:
         now = self._clock.wall()
         broken = self._broken.pop(key, None)
         if broken is None:
-            broken = _Broken(name, now, now, now, _shard_of(key[1]))
+            broken = Broken(name, now, now, now, shard_of(key[1]))
             if len(self._broken) >= self._terms.hosts:
                 self._close(next(iter(self._broken)), CROWDED)
         self._broken[key] = broken  # at the end: it failed last
@@ -262,7 +217,7 @@ class HostHealth:
         if is_news:
             self._open(key, broken, now)
 
-    def _open(self, key: Key, broken: "_Broken", now: float) -> None:
+    def _open(self, key: Key, broken: Broken, now: float) -> None:
         terms = self._terms
         pause = min(terms.first_pause_s * 2.0**broken.pauses, terms.longest_pause_s)
         if pause < terms.longest_pause_s:
@@ -280,7 +235,7 @@ class HostHealth:
             self._unsaved.add(broken.shard)
             self._tell(key, broken, HealthState.CLOSED, closed_by)
 
-    def _probe_overdue(self, key: Key, broken: "_Broken", now: float) -> None:
+    def _probe_overdue(self, key: Key, broken: Broken, now: float) -> None:
         detail = f"not heard of for {self._terms.probe_s:.0f} s"
         broken.fail(now, "probe", self._shared(detail), broken.name)
         self._unsaved.add(broken.shard)
@@ -291,10 +246,10 @@ class HostHealth:
         for key in [key for key, broken in self._broken.items() if self._is_forgotten(broken, now)]:
             self._close(key, AGED)
 
-    def _is_forgotten(self, broken: "_Broken", now: float) -> bool:
+    def _is_forgotten(self, broken: Broken, now: float) -> bool:
         return now - broken.last_at > self._terms.forget_after_s
 
-    def _refuse(self, key: Key, broken: "_Broken", now: float) -> Refused | None:
+    def _refuse(self, key: Key, broken: Broken, now: float) -> Refused | None:
         probe = self._probes.get(key)
         if probe is not None and now < probe.until:
             return Refused(min(now + PROBE_WAIT_S, probe.until), f"a probe is under way, {broken.evidence()}")
@@ -313,76 +268,13 @@ class HostHealth:
             self._details.clear()
         return self._details.setdefault(detail, detail)
 
-    def _state(self, key: Key, broken: "_Broken") -> HostState:
+    def _state(self, key: Key, broken: Broken) -> HostState:
         is_open = key not in self._probes and self._clock.wall() < broken.until
         return broken.told(key, HealthState.OPEN if is_open else HealthState.HALF_OPEN)
 
-    def _tell(self, key: Key, broken: "_Broken", state: HealthState, closed_by: str = "") -> None:
+    def _tell(self, key: Key, broken: Broken, state: HealthState, closed_by: str = "") -> None:
         if self.changed is not None:
             self.changed(broken.told(key, state, closed_by))
-
-
-class _Broken(Struct, gc=False, array_like=True):
-    """What is known about a host that is not closed. `steps` is empty as long as all failed at `step`."""
-
-    name: str
-    since: float
-    last_at: float
-    until: float
-    shard: int
-    failures: int = 0
-    pauses: int = 0
-    step: str = ""
-    detail: str = ""
-    steps: tuple[tuple[str, int], ...] = ()
-
-    def fail(self, now: float, step: str, detail: str, name: str) -> None:
-        if self.steps or (self.failures and step != self.step):
-            counts = dict(self.steps or ((self.step, self.failures),))
-            counts[step] = counts.get(step, 0) + 1
-            self.steps = tuple(sorted(counts.items(), key=lambda each: (-each[1], each[0])))
-        self.failures += 1
-        self.last_at, self.step, self.detail = now, step, detail
-        self.name = name or self.name
-
-    def evidence(self) -> str:
-        return _evidence(self.step, self.detail, self.failures, self.last_at - self.since)
-
-    def told(self, key: Key, state: HealthState, closed_by: str = "") -> HostState:
-        return HostState(
-            *key,
-            state,
-            self.failures,
-            self.since,
-            self.last_at,
-            self.step,
-            self.detail,
-            self.until if state is HealthState.OPEN else 0.0,
-            self.name,
-            self.steps or ((self.step, self.failures),),
-            closed_by,
-        )
-
-
-class _Row(Struct, gc=False, array_like=True):
-    """A host as it is kept over a restart."""
-
-    source: str
-    address: str
-    broken: _Broken
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(list[_Row]).decode
-
-
-def _evidence(step: str, detail: str, failures: int, span_s: float) -> str:
-    often = "once" if failures == 1 else f"{failures} times {f'in {span_s:.0f} s' if span_s >= 1 else 'at once'}"
-    return f"{step} failed {often}: {detail}"
-
-
-def _shard_of(address: str) -> int:
-    return crc32(address.encode("utf-8", "surrogateescape")) % SHARDS
 
 
 class _Permit:
