@@ -20,7 +20,7 @@ from smarthost.accept.inject import Injection, Receipt
 from smarthost.accept.policy import RelayPolicy
 from smarthost.accept.reception import Receptions, ReceptionTerms
 from smarthost.backends.clock import SystemClock
-from smarthost.backends.dns import DnsResolver, LocalNames, ResolvConf, SystemServers, read_hosts, read_resolv_conf
+from smarthost.backends.dns import DnsResolver, LocalNames, SystemServers, read_hosts, read_resolv_conf
 from smarthost.backends.dns.resolver import Patience
 from smarthost.backends.interfaces import local_addresses
 from smarthost.backends.logs import LoggingSink
@@ -28,21 +28,13 @@ from smarthost.backends.sqlite.store import SqliteStore
 from smarthost.backends.tcp import TcpDialer, TcpListener
 from smarthost.backends.tls import TlsContexts
 from smarthost.config import Config, parse_config, terms
-from smarthost.explain import Explainer, ExplainTerms
-from smarthost.hosts import Hosts, HostsTerms
+from smarthost.delivery import Delivery, DeliveryTerms
 from smarthost.mail.errors import StoreError
 from smarthost.mail.explanation import Explanation, HostReport
-from smarthost.mail.identity import IdSource, SequenceSource
 from smarthost.ports import Clock, Random, Sink
 from smarthost.queue.store import Changed, Filter, Page, Store
-from smarthost.relay import Journey, JourneyTerms
-from smarthost.route.health import HostHealth
 from smarthost.route.plan import Planner
 from smarthost.route.table import RouteTable
-from smarthost.send.attempt import Sender
-from smarthost.send.opening import AttemptTerms
-from smarthost.send.pool import Pool
-from smarthost.send.probe import Prober, ProbeTerms
 from smarthost.smtp.server import ServerSettings
 
 _EVERYTHING = Filter()
@@ -143,7 +135,7 @@ class Relay:
 
     async def find(self, which: Filter = _EVERYTHING, cursor: str | None = None, n: int = 100) -> Page:
         """Give one page of the queue. Raises: ValueError: a damaged cursor. StoreError."""
-        return await self._parts.journey.find(which, cursor, n)
+        return await self._parts.delivery.journey.find(which, cursor, n)
 
     async def change(self, which: Filter, verb: str, cursor: str | None = None, n: int = 1000) -> Changed:
         """Apply "retry" or "cancel" to one chunk. Raises: ValueError: an unknown verb, a damaged cursor. StoreError.
@@ -151,25 +143,25 @@ class Relay:
         "retry" also ends the pauses of broken hosts that are in the way of this mail, each for one probe.
         """
         parts = self._parts
-        changed = await parts.journey.change(which, verb, cursor, n)
+        changed = await parts.delivery.journey.change(which, verb, cursor, n)
         if verb == "retry" and cursor is None:
-            await parts.hosts.hasten(which)
+            await parts.delivery.hosts.hasten(which)
         return changed
 
     async def report_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         """Give the hosts that are not closed, of this name, address or service ("": all), longest broken first."""
-        return await self._parts.hosts.report(text)
+        return await self._parts.delivery.hosts.report(text)
 
     async def reset_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         """Forget what is known against these hosts, and give it; what waited for them is due at once."""
-        return await self._parts.hosts.reset(text)
+        return await self._parts.delivery.hosts.reset(text)
 
     async def explain(self, address: str, *, probe: bool = False) -> Explanation:
         """Tell what would happen to a message for this address now; `probe`: dial its hosts as far as EHLO.
 
         Raises: SubmissionRefused: such a recipient is refused. ValueError: neither an address nor a domain.
         """
-        return await self._parts.explainer.explain(address, probe=probe)
+        return await self._parts.delivery.explainer.explain(address, probe=probe)
 
 
 class _Running:
@@ -192,83 +184,34 @@ class _Running:
         config, clock, sink, store = self._config, self._clock, self._sink, self.store
         self._opened.push_async_callback(store.close)
         await store.open()
-        chance = random.SystemRandom()
-        health = HostHealth(clock, chance, terms.health_terms(config))
-        self._pool = Pool(clock, idle_s=config.limits.idle_session_s, transactions=config.limits.messages_per_session)
-        self._opened.callback(self._pool.close)
-        dialer = TcpDialer(clock, TlsContexts(ca_file=terms.ca_file(config)))
-        sender = Sender(
-            AttemptTerms(
-                dialer=dialer,
-                gate=health,
-                pool=self._pool,
-                clock=clock,
-                sink=sink,
-                read_content=store.content,
-                soft_bounce=config.soft_bounce,
-                patience_s=config.hosts.patience_s,
-            )
-        )
-        self._opened.push_async_callback(sender.close)
         table = terms.route_table(config)
-        system = read_resolv_conf()
         resolver = _resolver(config, clock)
         self._opened.callback(resolver.close)
-        self._planner = _planner(config, table, system, resolver, clock, chance)
-        next_id = IdSource(clock.wall, chance.getrandbits(15), store.last_number).next
-        next_seq = SequenceSource(clock.wall(), store.last_number).next
-        store.draw_numbers_from(next_seq)
-        self.journey = Journey(
-            JourneyTerms(
+        chance = random.SystemRandom()
+        self._planner = _planner(config, table, resolver, clock, chance)
+        self.delivery = Delivery(
+            DeliveryTerms(
                 store=store,
                 clock=clock,
                 random=chance,
                 sink=sink,
-                gate=health,
-                destination_of=table.destination_of,
-                plan=self._planner.plan,
-                attempt=sender.attempt,
-                next_id=next_id,
-                next_seq=next_seq,
+                dialer=TcpDialer(clock, TlsContexts(ca_file=terms.ca_file(config))),
+                table=table,
+                planner=self._planner,
+                read_recipient=lambda text: self.injection.read_recipient(text).domain,
                 hostname=config.hostname,
                 schedule=terms.schedule(config),
+                health=terms.health_terms(config),
+                patience_s=config.hosts.patience_s,
+                idle_session_s=config.limits.idle_session_s,
+                messages_per_session=config.limits.messages_per_session,
                 sessions_per_lane=config.limits.sessions_per_lane,
                 soft_bounce=config.soft_bounce,
             )
         )
-        self.hosts = Hosts(
-            HostsTerms(
-                health=health,
-                store=store,
-                clock=clock,
-                sink=sink,
-                next_seq=next_seq,
-                destination_of=table.destination_of,
-                plan=self._planner.plan,
-                probe=sender.opener.probe,
-                suspended=self.journey.suspended,
-                resume=self.journey.resume,
-                look_again=self.journey.look_again,
-            )
-        )
-        await self.hosts.load()
-        self._opened.push_async_callback(self.hosts.save)
-        self._opened.push_async_callback(self._stop_journey)
-        self._open_doors(next_id)
-        self.explainer = Explainer(
-            ExplainTerms(
-                read_recipient=lambda text: self.injection.read_recipient(text).domain,
-                destination_of=table.destination_of,
-                plan_anew=self._planner.plan_anew,
-                state_of=health.state_of,
-                suspension=self.journey.suspension,
-                probe=Prober(ProbeTerms(dialer, clock, health.report_success)).probe,
-                soft_bounce=config.soft_bounce,
-            )
-        )
-        await self.journey.start()
-        for loop in self.hosts.loops:
-            self.journey.keep_running(loop)
+        self._opened.push_async_callback(self._stop_delivery)
+        self._open_doors(self.delivery.next_id)
+        await self.delivery.start()
 
     def _open_doors(self, next_id: Callable[[], str]) -> None:
         config, store = self._config, self.store
@@ -279,7 +222,7 @@ class _Running:
             limits=limits,
             clock=self._clock,
             next_id=next_id,
-            add=self.journey.add,
+            add=self.delivery.journey.add,
             route_recipient=policy.route_recipient,
             refuse_recipient=lambda recipient: policy.refuse_recipient(recipient, "local", may_relay=True),
         )
@@ -297,7 +240,7 @@ class _Running:
                 clock=self._clock,
                 sink=self._sink,
                 next_id=next_id,
-                add=self.journey.add,
+                add=self.delivery.journey.add,
                 draft=store.draft,
                 refusal=lambda: store.refusal,
             )
@@ -319,8 +262,8 @@ class _Running:
     async def _drain_receptions(self) -> None:
         await self._receptions.drain(self._grace_left_s())
 
-    async def _stop_journey(self) -> None:
-        await self.journey.stop(self._grace_left_s())
+    async def _stop_delivery(self) -> None:
+        await self.delivery.stop(self._grace_left_s())
 
     def _grace_left_s(self) -> float:
         return max(0.0, self._stop_by - self._clock.monotonic())
@@ -331,9 +274,8 @@ def _resolver(config: Config, clock: Clock) -> DnsResolver:
     return DnsResolver(clock, servers or SystemServers(), Patience(total_s=config.dns.timeout_s))
 
 
-def _planner(
-    config: Config, table: RouteTable, system: ResolvConf, resolver: DnsResolver, clock: Clock, chance: Random
-) -> Planner:
+def _planner(config: Config, table: RouteTable, resolver: DnsResolver, clock: Clock, chance: Random) -> Planner:
+    system = read_resolv_conf()
     names = LocalNames(resolver, read_hosts(), system.search, system.ndots)
     return Planner(table, resolver, clock, chance, terms.plan_terms(config), names)
 

@@ -18,7 +18,7 @@ RARELY = RetrySchedule(first_s=4 * HOUR_S, longest_s=4 * HOUR_S, jitter=0.0)
 
 
 async def explain(world: SimulatedWorld, address: str, *, probe: bool = False) -> Explanation:
-    return await world.running.explainer.explain(address, probe=probe)
+    return await world.delivery.explainer.explain(address, probe=probe)
 
 
 # -- what waited is due at once ----------------------------------------------------------------------------------------
@@ -109,13 +109,13 @@ async def test_the_pause_of_a_suspended_destination_ends_with_the_success(world:
         world.zone.set(domain, "MX 10 mx.provider.example")
     world.zone.set("mx.provider.example", f"A {MX1}")
     for _ in range(12):  # the pause has grown to an hour
-        world.running.health.report_failure("", MX1, "connect", "timed out", "mx.provider.example")
+        world.delivery.health.report_failure("", MX1, "connect", "timed out", "mx.provider.example")
     await world.submit("ann@example.org", "x@a.example", "y@b.example")
     await world.clock.sleep(5)
     assert {"a.example", "b.example"} == set(world.journey.suspended())
     exchanger = world.place(ScriptedExchanger(), MX1)
 
-    await world.running.hosts.reset(MX1)
+    await world.delivery.hosts.reset(MX1)
     await world.clock.sleep(1)
 
     assert {"x@a.example": 1, "y@b.example": 1} == taken(exchanger)
@@ -127,7 +127,7 @@ async def test_an_operators_retry_does_not_wait_for_the_pause(world: SimulatedWo
     """`queue retry` probes the hosts in the way at once: the operator knows that they are back."""
     world.domain("example.net", MX1)
     for _ in range(12):
-        world.running.health.report_failure("", MX1, "connect", "timed out")
+        world.delivery.health.report_failure("", MX1, "connect", "timed out")
     for n in range(3):
         await world.submit("ann@example.org", f"u{n}@example.net")
     await world.clock.sleep(5)
@@ -150,11 +150,11 @@ def test_a_restart_remembers_which_hosts_are_broken(how: str) -> None:
     async def scenario(world: SimulatedWorld) -> None:
         world.domain("example.net", MX1, MX2)
         world.place(ScriptedExchanger(), MX2)
-        world.running.health.report_failure("", MX1, "connect", "timed out", "mx1.example.net")
+        world.delivery.health.report_failure("", MX1, "connect", "timed out", "mx1.example.net")
         for _ in range(8):
-            world.running.health.report_failure("", MX1, "connect", "timed out", "mx1.example.net")
+            world.delivery.health.report_failure("", MX1, "connect", "timed out", "mx1.example.net")
         await world.clock.sleep(5)
-        before = world.running.health.state_of("", MX1)
+        before = world.delivery.health.state_of("", MX1)
 
         if how == "stop":
             await world.stop()
@@ -163,7 +163,7 @@ def test_a_restart_remembers_which_hosts_are_broken(how: str) -> None:
         await world.clock.sleep(60)
         await world.start()
 
-        assert before == world.running.health.state_of("", MX1)
+        assert before == world.delivery.health.state_of("", MX1)
         await world.submit("ann@example.org", "bob@example.net")
         await world.clock.sleep(1)
         assert [] == [dial for dial in world.network.dialled if dial[0] == MX1]
@@ -208,12 +208,12 @@ async def test_mail_that_waits_has_its_host_probed_without_trying_its_luck(world
 @in_world()
 async def test_nobody_probes_a_host_that_no_mail_awaits(world: SimulatedWorld) -> None:
     """A broken host nobody writes to is left alone, and forgotten after some hours."""
-    world.running.health.report_failure("", MX1, "connect", "timed out")
+    world.delivery.health.report_failure("", MX1, "connect", "timed out")
 
     await world.clock.sleep(5 * HOUR_S)
 
     assert [] == world.network.dialled
-    assert () == await world.running.hosts.report()
+    assert () == await world.delivery.hosts.report()
 
 
 @in_world()
@@ -221,7 +221,7 @@ async def test_old_health_is_not_trusted_after_a_day_without_power(world: Simula
     """What was broken yesterday is dialled today."""
     world.domain("example.net", MX1)
     for _ in range(12):
-        world.running.health.report_failure("", MX1, "connect", "timed out")
+        world.delivery.health.report_failure("", MX1, "connect", "timed out")
     await world.clock.sleep(5)
     await world.stop()
     await world.clock.sleep(24 * HOUR_S)
@@ -238,10 +238,10 @@ async def test_old_health_is_not_trusted_after_a_day_without_power(world: Simula
 async def test_a_damaged_health_table_costs_only_the_memory(world: SimulatedWorld) -> None:
     """The relay starts, says which part is damaged, delivers, and the next save mends the part."""
     world.domain("example.net", MX1)
-    world.running.health.report_failure("", MX2, "connect", "timed out")
+    world.delivery.health.report_failure("", MX2, "connect", "timed out")
     await world.clock.sleep(5)
-    (name,) = await world.running.store.load_notes("hosts/")
-    await world.running.store.save_notes({name: b"\x00damaged"})
+    (name,) = await world.store.load_notes("hosts/")
+    await world.store.save_notes({name: b"\x00damaged"})
     await world.stop()
     await world.start()
     world.place(ScriptedExchanger(), MX1)
@@ -261,14 +261,14 @@ async def test_a_damaged_health_table_costs_only_the_memory(world: SimulatedWorl
 async def test_health_is_saved_once_the_disk_works_again(world: SimulatedWorld) -> None:
     """While the disk is broken the memory lives on, and neither it nor its records are lost afterwards."""
     world.break_disk()
-    world.running.health.report_failure("", MX1, "connect", "timed out")
+    world.delivery.health.report_failure("", MX1, "connect", "timed out")
     await world.clock.sleep(90)
     assert [] == world.host_records()
     await world.repair()
     await world.clock.sleep(120)
 
     assert ["host-open"] == [record.kind.value for record in world.host_records(MX1)]
-    assert await world.running.store.load_notes("hosts/")
+    assert await world.store.load_notes("hosts/")
 
 
 # -- records and reports -----------------------------------------------------------------------------------------------
@@ -309,13 +309,13 @@ async def test_hosts_are_reported_with_who_waits(world: SimulatedWorld) -> None:
     await world.submit("ann@example.org", "cid@example.net")
     await world.clock.sleep(1)
 
-    (host,) = await world.running.hosts.report("MX1.example.net")
+    (host,) = await world.delivery.hosts.report("MX1.example.net")
 
     assert (host.address, host.state, host.failures, host.step) == (MX1, "open", 1, "connect")
     assert host.waiting == ("example.net",)
     assert host.since < world.clock.wall() < host.next_probe_at
-    assert (host,) == await world.running.hosts.report(MX1)
-    assert () == await world.running.hosts.report("other.example")
+    assert (host,) == await world.delivery.hosts.report(MX1)
+    assert () == await world.delivery.hosts.report("other.example")
 
 
 @in_world()
@@ -326,11 +326,11 @@ async def test_reset_makes_waiting_mail_due(world: SimulatedWorld) -> None:
     await world.clock.sleep(1)
     world.place(ScriptedExchanger(), MX1)
 
-    gone = await world.running.hosts.reset("mx1.example.net")
+    gone = await world.delivery.hosts.reset("mx1.example.net")
     await world.clock.sleep(2)
 
     assert [MX1] == [host.address for host in gone]
-    assert () == await world.running.hosts.report()
+    assert () == await world.delivery.hosts.report()
     assert {"bob@example.net": "relayed"} == ends(world)
     assert "an operator said so" in world.host_records(MX1)[-1].why
 
@@ -366,7 +366,7 @@ async def test_broken_ipv4_costs_one_dial_before_ipv6(world: SimulatedWorld) -> 
     hosts = [address for address, port in world.network.dialled if port == 25]
     assert 2 == len(hosts)
     assert "2001:db8::1" == hosts[1]
-    assert world.running.health.usable("", "2001:db8::1") is None
+    assert world.delivery.health.usable("", "2001:db8::1") is None
 
 
 # -- explanations ------------------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ async def test_broken_ipv4_costs_one_dial_before_ipv6(world: SimulatedWorld) -> 
 async def test_the_plan_is_explained_by_the_code_that_makes_it(world: SimulatedWorld) -> None:
     """Route, exchangers in order, their health and evidence, policy, and what DNS said; nothing is sent."""
     world.domain("example.net", MX1, MX2)
-    world.running.health.report_failure("", MX1, "connect", "timed out", "mx1.example.net")
+    world.delivery.health.report_failure("", MX1, "connect", "timed out", "mx1.example.net")
 
     told = await explain(world, "bob@example.net")
 
@@ -451,9 +451,9 @@ async def test_a_good_probe_by_an_operator_frees_the_mail(world: SimulatedWorld)
     world.domain("example.net", MX1)
     await world.submit("ann@example.org", "bob@example.net")
     await world.clock.sleep(1)
-    before = world.running.health.state_of("", MX1)
+    before = world.delivery.health.state_of("", MX1)
     await explain(world, "bob@example.net", probe=True)
-    assert before == world.running.health.state_of("", MX1)
+    assert before == world.delivery.health.state_of("", MX1)
     world.place(ScriptedExchanger(), MX1)
 
     await explain(world, "bob@example.net", probe=True)

@@ -16,25 +16,19 @@ from msgspec import Struct
 
 from smarthost.accept.policy import LOOPBACK, RelayPolicy
 from smarthost.accept.reception import Receptions, ReceptionTerms
-from smarthost.explain import Explainer, ExplainTerms
-from smarthost.hosts import Hosts, HostsTerms
+from smarthost.delivery import Delivery, DeliveryTerms
 from smarthost.mail.address import to_domain
 from smarthost.mail.errors import ConnectFailed, StoreError
-from smarthost.mail.identity import IdSource, SequenceSource
 from smarthost.mail.record import TERMINAL_KINDS, Kind, Record, to_json
 from smarthost.ports import Clock, Connection
 from smarthost.queue.memory import MemoryStore
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter
-from smarthost.relay import Journey, JourneyTerms
-from smarthost.route.health import HealthTerms, HostHealth
+from smarthost.relay import Journey
+from smarthost.route.health import HealthTerms
 from smarthost.route.plan import Planner, PlanTerms
 from smarthost.route.source import Speaker
 from smarthost.route.table import Route, RouteTable
-from smarthost.send.attempt import Sender
-from smarthost.send.opening import AttemptTerms
-from smarthost.send.pool import Pool
-from smarthost.send.probe import Prober, ProbeTerms
 from smarthost.smtp.limits import Limits
 from smarthost.smtp.server import ServerSettings
 from smarthost.testing.clients import CONTENT, Acknowledged, ScriptedClient
@@ -128,11 +122,20 @@ class SimulatedWorld:
 
     @property
     def journey(self) -> Journey:
-        return self.running.journey
+        return self.delivery.journey
 
     @property
-    def running(self) -> "_Running":
-        """The life of the relay that goes on."""
+    def delivery(self) -> Delivery:
+        """All that moves mail in the life that goes on."""
+        return self._life.delivery
+
+    @property
+    def store(self) -> MortalStore:
+        """The store of the life that goes on."""
+        return self._life.store
+
+    @property
+    def _life(self) -> "_Running":
         assert self._running is not None, "the relay runs"
         return self._running
 
@@ -307,7 +310,7 @@ class SimulatedWorld:
         """Say a verb to one chunk of the queue, as an operator."""
         changed = await self.journey.change(which or Filter(), verb, None, 1000)
         if verb == "retry":  # as assemble does
-            await self.running.hosts.hasten(which or Filter())
+            await self.delivery.hosts.hasten(which or Filter())
         return changed
 
 
@@ -315,93 +318,49 @@ class _Running:
     """One life of the relay."""
 
     def __init__(self, world: SimulatedWorld, memory: MemoryStore) -> None:
-        terms = world.terms
         self._world = world
         self._life = life = Life(world.heard)
         self._clock: Clock = MortalClock(life, world.clock)
+        self._sink = MortalSink(life, world)
         self.store = MortalStore(life, memory, world.disk)
         self._memory = memory
-        self._pool = Pool(self._clock, idle_s=5.0, transactions=terms.messages_per_session)
-        self.journey: Journey
+        self.delivery: Delivery
         self._receptions: Receptions
 
     async def open(self) -> None:
         await self.store.open()
-        self._assemble()
-        await self.hosts.load()
-        await self.journey.start()
-        for loop in self.hosts.loops:
-            self.journey.keep_running(loop)
+        self.delivery = self._make_delivery()
+        self._receptions = self._make_receptions()
+        await self.delivery.start()
         self._world.network.bind(*DOOR, self._accept)
 
-    def _assemble(self) -> None:
-        world, terms, clock, store = self._world, self._world.terms, self._clock, self.store
-        sink = MortalSink(self._life, world)
-        self.health = health = HostHealth(clock, world.random, terms.health)
-        dialer = MortalDialer(self._life, world.network)
-        self._sender = Sender(
-            AttemptTerms(
-                dialer=dialer,
-                gate=health,
-                pool=self._pool,
-                clock=clock,
-                sink=sink,
-                read_content=store.content,
-                soft_bounce=terms.soft_bounce,
-            )
-        )
+    def _make_delivery(self) -> Delivery:
+        world, terms = self._world, self._world.terms
         table = RouteTable(terms.default_route)
         plan_terms = PlanTerms(Speaker(terms.hostname), frozenset((DOOR,)), allow_private=True)
-        planner = Planner(table, world.resolver, clock, world.random, plan_terms)
-        next_id = IdSource(clock.wall, world.random.getrandbits(15), store.last_number).next
-        next_seq = SequenceSource(clock.wall(), store.last_number).next
-        store.draw_numbers_from(next_seq)
-        self.journey = Journey(
-            JourneyTerms(
-                store=store,
-                clock=clock,
+        return Delivery(
+            DeliveryTerms(
+                store=self.store,
+                clock=self._clock,
                 random=world.random,
-                sink=sink,
-                gate=health,
-                destination_of=table.destination_of,
-                plan=planner.plan,
-                attempt=self._sender.attempt,
-                next_id=next_id,
-                next_seq=next_seq,
+                sink=self._sink,
+                dialer=MortalDialer(self._life, world.network),
+                table=table,
+                planner=Planner(table, world.resolver, self._clock, world.random, plan_terms),
+                read_recipient=lambda text: to_domain(text.rpartition("@")[2]),
                 hostname=terms.hostname,
                 schedule=terms.schedule,
+                health=terms.health,
+                messages_per_session=terms.messages_per_session,
                 sessions_per_lane=terms.sessions_per_lane,
                 sessions=terms.sessions,
                 soft_bounce=terms.soft_bounce,
             )
         )
-        self.hosts = Hosts(
-            HostsTerms(
-                health=health,
-                store=store,
-                clock=clock,
-                sink=sink,
-                next_seq=next_seq,
-                destination_of=table.destination_of,
-                plan=planner.plan,
-                probe=self._sender.opener.probe,
-                suspended=self.journey.suspended,
-                resume=self.journey.resume,
-                look_again=self.journey.look_again,
-            )
-        )
-        self.explainer = Explainer(
-            ExplainTerms(
-                read_recipient=lambda text: to_domain(text.rpartition("@")[2]),
-                destination_of=table.destination_of,
-                plan_anew=planner.plan_anew,
-                state_of=health.state_of,
-                suspension=self.journey.suspension,
-                probe=Prober(ProbeTerms(dialer, clock, health.report_success)).probe,
-                soft_bounce=terms.soft_bounce,
-            )
-        )
-        self._receptions = Receptions(
+
+    def _make_receptions(self) -> Receptions:
+        terms, store = self._world.terms, self.store
+        return Receptions(
             ReceptionTerms(
                 settings=ServerSettings(
                     hostname=terms.hostname,
@@ -411,10 +370,10 @@ class _Running:
                 ),
                 limits=terms.limits,
                 policy=RelayPolicy(LOOPBACK),
-                clock=clock,
-                sink=sink,
-                next_id=next_id,
-                add=self.journey.add,
+                clock=self._clock,
+                sink=self._sink,
+                next_id=self.delivery.next_id,
+                add=self.delivery.journey.add,
                 draft=store.draft,
                 refusal=lambda: store.refusal,
             )
@@ -430,10 +389,7 @@ class _Running:
         until = self._clock.monotonic() + grace_s
         self._world.network.unbind(DOOR)
         await self._receptions.drain(grace_s)
-        await self.journey.stop(max(0.0, until - self._clock.monotonic()))
-        await self._sender.close()
-        await self.hosts.save()
-        self._pool.close()
+        await self.delivery.stop(max(0.0, until - self._clock.monotonic()))
         await self.store.close()
 
     def die(self) -> None:

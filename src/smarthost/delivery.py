@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""All that moves mail once it is ours, joined: the journey, those who send, the memory of hosts, who explains.
+
+assemble.py builds it on real backends, the simulation on fakes: in both it is the same relay. Decides nothing. Opens
+and closes in the one order that loses nothing: no attempt before what is known of hosts is loaded, and that saved last.
+"""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from smarthost.explain import Explainer, ExplainTerms
+from smarthost.hosts import Hosts, HostsTerms
+from smarthost.mail.address import Domain
+from smarthost.mail.identity import IdSource, SequenceSource
+from smarthost.ports import Clock, Dialer, Random, Sink
+from smarthost.queue.schedule import RetrySchedule
+from smarthost.queue.store import Store
+from smarthost.relay import Journey, JourneyTerms
+from smarthost.route.health import HealthTerms, HostHealth
+from smarthost.route.plan import Planner
+from smarthost.route.table import RouteTable
+from smarthost.send.attempt import Sender
+from smarthost.send.opening import PATIENCE_S, AttemptTerms
+from smarthost.send.pool import Pool
+from smarthost.send.probe import Prober, ProbeTerms
+
+
+class DeliveryTerms(Struct, frozen=True, kw_only=True):
+    """The world that mail moves in, and the operator's choices. The store is open; `read_recipient` as in explain."""
+
+    store: Store
+    clock: Clock
+    random: Random
+    sink: Sink
+    dialer: Dialer
+    table: RouteTable
+    planner: Planner
+    read_recipient: Callable[[str], Domain]
+    hostname: str
+    schedule: RetrySchedule
+    health: HealthTerms = HealthTerms()
+    patience_s: float = PATIENCE_S
+    idle_session_s: float = 5.0
+    messages_per_session: int = 100
+    sessions_per_lane: int = 20
+    sessions: int = 2_000
+    soft_bounce: bool = False
+
+
+class Delivery:
+    """One event loop; `start` before, `stop` after use."""
+
+    def __init__(self, terms: DeliveryTerms) -> None:
+        clock, store = terms.clock, terms.store
+        self._terms = terms
+        self.next_id = IdSource(clock.wall, terms.random.getrandbits(15), store.last_number).next
+        self._next_seq = SequenceSource(clock.wall(), store.last_number).next
+        store.draw_numbers_from(self._next_seq)
+        self.health = HostHealth(clock, terms.random, terms.health)
+        self._pool = Pool(clock, idle_s=terms.idle_session_s, transactions=terms.messages_per_session)
+        self._sender = self._make_sender()
+        self.journey = self._make_journey()
+        self.hosts = self._make_hosts()
+        self.explainer = self._make_explainer()
+
+    async def start(self) -> None:
+        """Begin to deliver what the store holds."""
+        await self.hosts.load()
+        await self.journey.start()
+        for loop in self.hosts.loops:
+            self.journey.keep_running(loop)
+
+    async def stop(self, grace_s: float) -> None:
+        """Let attempts under way end within `grace_s`, then give up on them; save what is known of hosts."""
+        await self.journey.stop(grace_s)
+        await self._sender.close()
+        self._pool.close()
+        await self.hosts.save()
+
+    def _make_sender(self) -> Sender:
+        terms = self._terms
+        return Sender(
+            AttemptTerms(
+                dialer=terms.dialer,
+                gate=self.health,
+                pool=self._pool,
+                clock=terms.clock,
+                sink=terms.sink,
+                read_content=terms.store.content,
+                soft_bounce=terms.soft_bounce,
+                patience_s=terms.patience_s,
+            )
+        )
+
+    def _make_journey(self) -> Journey:
+        terms = self._terms
+        return Journey(
+            JourneyTerms(
+                store=terms.store,
+                clock=terms.clock,
+                random=terms.random,
+                sink=terms.sink,
+                gate=self.health,
+                destination_of=terms.table.destination_of,
+                plan=terms.planner.plan,
+                attempt=self._sender.attempt,
+                next_id=self.next_id,
+                next_seq=self._next_seq,
+                hostname=terms.hostname,
+                schedule=terms.schedule,
+                sessions_per_lane=terms.sessions_per_lane,
+                sessions=terms.sessions,
+                soft_bounce=terms.soft_bounce,
+            )
+        )
+
+    def _make_hosts(self) -> Hosts:
+        terms = self._terms
+        return Hosts(
+            HostsTerms(
+                health=self.health,
+                store=terms.store,
+                clock=terms.clock,
+                sink=terms.sink,
+                next_seq=self._next_seq,
+                destination_of=terms.table.destination_of,
+                plan=terms.planner.plan,
+                probe=self._sender.opener.probe,
+                suspended=self.journey.suspended,
+                resume=self.journey.resume,
+                look_again=self.journey.look_again,
+            )
+        )
+
+    def _make_explainer(self) -> Explainer:
+        terms = self._terms
+        return Explainer(
+            ExplainTerms(
+                read_recipient=terms.read_recipient,
+                destination_of=terms.table.destination_of,
+                plan_anew=terms.planner.plan_anew,
+                state_of=self.health.state_of,
+                suspension=self.journey.suspension,
+                probe=Prober(ProbeTerms(terms.dialer, terms.clock, self.health.report_success)).probe,
+                soft_bounce=terms.soft_bounce,
+            )
+        )
