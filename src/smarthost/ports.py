@@ -155,7 +155,8 @@ class Answer(Struct, frozen=True, gc=False):
     (equal to the question's name when there are none), `aliases` those passed on the way: a failure has them only if
     they are what failed, a loop or too long a chain. `ttl_s` is the least TTL of
     the answer, for a negative one that of the SOA. `secure`: validated (AD). `stale`: past its TTL, served because the
-    resolver does not answer. `detail`: for failures, what happened, in one line.
+    resolver does not answer. `is_cut`: there was more than was read, so what is missing here may exist all the same.
+    `detail`: for failures, what happened, in one line.
     """
 
     name: str
@@ -168,6 +169,7 @@ class Answer(Struct, frozen=True, gc=False):
     ttl_s: int = 0
     secure: bool = False
     stale: bool = False
+    is_cut: bool = False
     detail: str = ""
 
 
