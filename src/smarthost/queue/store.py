@@ -57,6 +57,7 @@ class StoredRecipient(Struct, frozen=True, gc=False):
     last_reply: str
     status: str
     why: str
+    awaits_host: bool = False  # due at once, when a host of its destination works again
 
 
 class StoredMessage(Struct, frozen=True, gc=False):
