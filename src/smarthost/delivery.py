@@ -126,6 +126,7 @@ class Delivery:
                 next_seq=self._next_seq,
                 destination_of=terms.table.destination_of,
                 plan=terms.planner.plan,
+                recall=terms.planner.recall,
                 probe=self._sender.opener.probe,
                 suspended=self.journey.suspended,
                 resume=self.journey.resume,
@@ -143,6 +144,7 @@ class Delivery:
                 state_of=self.health.state_of,
                 suspension=self.journey.suspension,
                 probe=Prober(ProbeTerms(terms.dialer, terms.clock, self.health.report_success)).probe,
+                now=terms.clock.wall,
                 soft_bounce=terms.soft_bounce,
             )
         )

@@ -36,6 +36,7 @@ class ExplainTerms(Struct, frozen=True):
     state_of: Callable[[str, str], HostState]
     suspension: Callable[[str], tuple[float, str] | None]
     probe: Callable[[Host, str, SessionPolicy], Awaitable[Probed]]
+    now: Callable[[], float]
     soft_bounce: bool = False
 
 
@@ -64,7 +65,7 @@ class Explainer:
             domain=domain,
             destination=destination,
             rule=plan.rule,
-            conclusion=_conclude(hosts),
+            conclusion=_conclude(hosts, terms.now()),
             lane=plan.lane,
             policy=_explain_policy(plan.policy),
             hosts=hosts,
@@ -122,14 +123,23 @@ def _explain_policy(policy: SessionPolicy) -> ExplainedPolicy:
     return ExplainedPolicy(policy.port, policy.tls.value, policy.implicit_tls, policy.helo, policy.source, username)
 
 
-def _conclude(hosts: tuple[ExplainedHost, ...]) -> str:
+def _conclude(hosts: tuple[ExplainedHost, ...], now: float) -> str:
     stops = [(host, address) for host in hosts for address in host.addresses]
-    closed = [(host, address) for host, address in stops if address.state == HealthState.CLOSED.value]
-    broken = len(stops) - len(closed)
-    if closed:
-        host, address = closed[0]
-        passed_over = f"; {broken} of {len(stops)} addresses known as broken are passed over" if broken else ""
+    states = [address.state for _, address in stops]
+    if HealthState.CLOSED.value in states:
+        first = states.index(HealthState.CLOSED.value)
+        host, address = stops[first]
+        passed_over = f"; {first} better {_plural(first)} known as broken" if first else ""
         return f"mail goes to {host.name} [{address.address}] now{passed_over}"
-    if any(address.state == HealthState.HALF_OPEN.value for _, address in stops):
-        return "all hosts are known as broken; the next message is the probe of one of them"
-    return "all hosts are known as broken: mail waits until the first of them is probed, and is that probe"
+    if HealthState.HALF_OPEN.value in states:
+        host, address = stops[states.index(HealthState.HALF_OPEN.value)]
+        return f"all hosts are known as broken; the next message is the probe of {host.name} [{address.address}]"
+    host, address = min(stops, key=lambda stop: stop[1].until)
+    return (
+        f"mail waits: all hosts are known as broken; {host.name} [{address.address}] is probed in"
+        f" {max(0.0, address.until - now):.0f} s"
+    )
+
+
+def _plural(number: int) -> str:
+    return "address is" if number == 1 else "addresses are"

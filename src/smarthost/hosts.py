@@ -8,7 +8,8 @@ that moment, at worst one failed dial for each host that broke in it.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Set
+from functools import partial
 
 from msgspec import Struct
 
@@ -28,6 +29,7 @@ SAVE_S = 1.0  # between two savings: hosts that break together are saved togethe
 SAVED_OCTETS_A_SECOND = 1 << 20  # a hundred thousand broken hosts must not keep the disk busy
 RELEASE_S = 0.1  # between two looks for what awaits hosts: an outage ends for many at once
 PROBE_S = 5.0  # between two looks for hosts to be probed
+AGAIN_S = 60.0  # an attempt that failed at a host just before it was found well has ended by then
 REST = 20.0  # looks at everything that waits: the share of time they may take is one in so many
 REPAIR_S = 60.0  # between two tries to save while the store is in trouble
 RECORDS = 10_000  # of changes not yet saved; beyond it the oldest are dropped, and the log has them
@@ -49,7 +51,8 @@ _Stop = tuple[Host, str, SessionPolicy]  # how to dial it
 class HostsTerms(Struct, frozen=True):
     """The parts that are joined here.
 
-    `suspended` names the destinations that sleep, `resume` wakes one of them. `probe` begins a probe of a broken host.
+    `recall` gives the last plan, if it is remembered. `suspended` names the destinations that sleep,
+    `resume` wakes one of them. `probe` begins a probe of a broken host.
     """
 
     health: HostHealth
@@ -59,6 +62,7 @@ class HostsTerms(Struct, frozen=True):
     next_seq: Callable[[], int]
     destination_of: Callable[[str], str]
     plan: Callable[[str], Awaitable[Plan | NoPlan]]
+    recall: Callable[[str], Plan | NoPlan | None]
     probe: Callable[[Host, str, SessionPolicy], bool]
     suspended: Callable[[], Collection[str]]
     resume: Callable[[str], None]
@@ -76,6 +80,7 @@ class Hosts:
         self._records: deque[Record] = deque(maxlen=RECORDS)
         self._unsaved: dict[str, bytes] = {}
         self._works: set[Key] = set()
+        self._again: set[Key] = set()  # looked at for the second time
         self._change_bell = asyncio.Event()
         self._works_bell = asyncio.Event()
         terms.health.changed = self._changed
@@ -118,22 +123,28 @@ class Hosts:
         while True:
             await self._change_bell.wait()
             self._change_bell.clear()
-            self._unsaved.update(self._health.changes())
-            octets = sum(map(len, self._unsaved.values()))
-            is_saved = await self.save()
+            changed = self._health.changes()
+            self._unsaved.update(changed)
+            octets = sum(map(len, changed.values()))
+            is_saved = await self._save_taken()
+            if changed or not is_saved:
+                self._change_bell.set()  # there may be more
             await self._clock.sleep(max(SAVE_S, octets / SAVED_OCTETS_A_SECOND) if is_saved else REPAIR_S)
 
-    async def save(self) -> bool:
-        """Save what has changed; False: not now, and it will be saved with the next change."""
-        self._unsaved.update(self._health.changes())
-        if not self._unsaved and not self._records:
-            return True
+    async def save(self) -> None:
+        """Save all that has changed, if the store can."""
+        while changed := self._health.changes():
+            self._unsaved.update(changed)
+        await self._save_taken()
+
+    async def _save_taken(self) -> bool:
         records, notes = tuple(self._records), self._unsaved
+        if not notes and not records:
+            return True
         try:
             await self._store.save_notes({NOTES + name: value for name, value in notes.items()}, records)
         except StoreError as failure:
             self._terms.sink.note("error", "host health not saved", why=str(failure))
-            self._change_bell.set()
             return False
         self._unsaved = {name: value for name, value in self._unsaved.items() if notes.get(name) is not value}
         while records and self._records and self._records[0].seq <= records[-1].seq:
@@ -143,7 +154,7 @@ class Hosts:
     # -- mail that awaited a host --------------------------------------------------------------------------------------
 
     async def release_for_ever(self) -> None:
-        """Release what awaits hosts, each time one works again."""
+        """Release what awaits hosts, each time one works again; and once more later, for mail that was on its walk."""
         while True:
             await self._works_bell.wait()
             await self._clock.sleep(RELEASE_S)
@@ -152,30 +163,40 @@ class Hosts:
             began = self._clock.monotonic()
             try:
                 await self._release(works)
-            except StoreError as failure:  # it is due by its schedule all the same
+            except StoreError as failure:
                 self._terms.sink.note("error", "waiting mail not released", why=str(failure))
+            self._clock.deadline(AGAIN_S, partial(self._release_again, frozenset(works - self._again)))
+            self._again = works
             await self._clock.sleep(REST * min(1.0, self._clock.monotonic() - began))
+
+    def _release_again(self, works: Set[Key]) -> None:
+        if works:
+            self._works |= works
+            self._works_bell.set()
 
     async def _release(self, works: Set[Key]) -> None:
         """Wake the destinations that one of these hosts serves, and make due what awaits it on disk."""
         terms, now = self._terms, self._clock.wall()
-        asleep = await self._served_by(works, terms.suspended())
-        for destination in asleep:
-            terms.resume(destination)
         domains_of = await self._awaiting(now)
-        served = await self._served_by(works, domains_of)
-        domains = [domain for destination in served for domain in domains_of[destination]]
+        woken: dict[str, None] = {}
         recipients = 0
-        for start in range(0, len(domains), RELEASE_DOMAINS):
-            recipients += await self._store.release(domains[start : start + RELEASE_DOMAINS], now)
-        if asleep or recipients:
-            terms.look_again()
+        async for found in self._stops_of([*terms.suspended(), *domains_of]):
+            served = [name for name, stops in found.items() if not works.isdisjoint(stops)]
+            for destination in served:
+                terms.resume(destination)
+                woken[destination] = None
+            domains = [domain for destination in served for domain in domains_of.get(destination, ())]
+            for start in range(0, len(domains), RELEASE_DOMAINS):
+                recipients += await self._store.release(domains[start : start + RELEASE_DOMAINS], now)
+            if domains:
+                terms.look_again()
+        if woken:
             addresses = sorted({address for _, address in works})[:WAITING_SHOWN]
             terms.sink.note(
                 "info",
                 "waiting mail released",
                 addresses=addresses,
-                destinations=len({*asleep, *served}),
+                destinations=len(woken),
                 recipients=recipients,
             )
 
@@ -186,41 +207,44 @@ class Hosts:
             domains_of.setdefault(self._terms.destination_of(domain), []).append(domain)
         return domains_of
 
-    async def _served_by(self, hosts: Set[Key], destinations: Iterable[str]) -> list[str]:
-        return [name for name, stops in (await self._stops_of(destinations)).items() if not hosts.isdisjoint(stops)]
+    async def _stops_of(self, destinations: Iterable[str]) -> AsyncIterator[dict[str, dict[Key, _Stop]]]:
+        """Give for destinations the hosts of their plans, by the keys under which HostGate knows them.
 
-    async def _stops_of(self, destinations: Iterable[str]) -> dict[str, dict[Key, _Stop]]:
-        """Give for each destination the hosts of its plan, by the keys under which HostGate knows them."""
-        names = list(destinations)
+        Those whose plans are remembered come first: names with slow DNS hold up only each other.
+        """
+        unknown: list[str] = []
         found: dict[str, dict[Key, _Stop]] = {}
-        for start in range(0, len(names), DOMAINS_AT_ONCE):
-            some = names[start : start + DOMAINS_AT_ONCE]
-            for name, stops in zip(some, await asyncio.gather(*map(self._stops, some)), strict=True):
-                found[name] = stops
-            await self._clock.sleep(0.0)  # remembered plans wait for nothing: let others have their turn
-        return found
+        for number, name in enumerate(dict.fromkeys(destinations), 1):
+            plan = self._terms.recall(name)
+            if plan is None:
+                unknown.append(name)
+            else:
+                found[name] = _stops(plan)
+            if number % DOMAINS_AT_ONCE == 0:
+                await self._clock.sleep(0.0)  # let others have their turn
+        yield found
+        for start in range(0, len(unknown), DOMAINS_AT_ONCE):
+            some = unknown[start : start + DOMAINS_AT_ONCE]
+            yield dict(zip(some, await asyncio.gather(*map(self._plan, some)), strict=True))
 
-    async def _stops(self, destination: str) -> dict[Key, _Stop]:
-        plan = await self._terms.plan(destination)
-        if isinstance(plan, NoPlan):
+    async def _plan(self, destination: str) -> dict[Key, _Stop]:
+        try:
+            return _stops(await self._terms.plan(destination))
+        except Exception as failure:  # noqa: BLE001 - as in relay: one destination's trouble is not that of all others
+            self._terms.sink.note("error", "planning failed", destination=destination, why=repr(failure))
             return {}
-        keys = gate_keys(plan.policy)
-        return {
-            (key, address): (host, address, plan.policy)
-            for host in plan.hosts
-            for address in host.addresses
-            for key in keys
-        }
 
     async def _waiting(self) -> tuple[dict[Key, list[str]], dict[Key, _Stop]]:
-        """Give for each host which destinations wait for it, and how to reach it."""
-        destinations = dict.fromkeys([*self._terms.suspended(), *await self._awaiting(self._clock.wall())])
+        """Give for each host which destinations wait for it, and how to reach it with the fewest demands."""
+        destinations = [*self._terms.suspended(), *await self._awaiting(self._clock.wall())]
         waiting: dict[Key, list[str]] = {}
         ways: dict[Key, _Stop] = {}
-        for destination, stops in (await self._stops_of(destinations)).items():
-            ways.update(stops)
-            for key in stops:
-                waiting.setdefault(key, []).append(destination)
+        async for found in self._stops_of(destinations):
+            for destination, stops in found.items():
+                for key, stop in stops.items():
+                    waiting.setdefault(key, []).append(destination)
+                    if key not in ways or len(gate_keys(stop[2])) < len(gate_keys(ways[key][2])):
+                        ways[key] = stop
         return waiting, ways
 
     # -- probes for mail that waits ------------------------------------------------------------------------------------
@@ -268,11 +292,24 @@ class Hosts:
         page = await self._store.find(which, None, MESSAGES)
         domains = [recipient.domain for message in page.messages for recipient in message.recipients]
         destinations = dict.fromkeys(map(self._terms.destination_of, domains))
-        for destination, stops in (await self._stops_of(destinations)).items():
-            for source, address in stops:
-                self._health.hasten(source, address)
-            self._terms.resume(destination)
+        async for found in self._stops_of(destinations):
+            for destination, stops in found.items():
+                for source, address in stops:
+                    self._health.hasten(source, address)
+                self._terms.resume(destination)
         self._terms.look_again()
+
+
+def _stops(plan: Plan | NoPlan) -> dict[Key, _Stop]:
+    if isinstance(plan, NoPlan):
+        return {}
+    keys = gate_keys(plan.policy)
+    return {
+        (key, address): (host, address, plan.policy)
+        for host in plan.hosts
+        for address in host.addresses
+        for key in keys
+    }
 
 
 def _is_called(host: HostState, text: str) -> bool:
@@ -294,4 +331,5 @@ def _reported(host: HostState, waiting: list[str]) -> HostReport:
         steps=host.steps,
         waiting=tuple(waiting[:WAITING_SHOWN]),
         waiting_count=len(waiting),
+        is_probed=host.is_probed,
     )

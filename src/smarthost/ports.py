@@ -196,6 +196,9 @@ class Permit(Protocol):
     def failed(self, step: str, detail: str, name: str = "") -> None:
         """Connect, banner, EHLO or TLS failed: counts against the host, which was dialled under this name."""
 
+    def stalls(self, step: str, detail: str, name: str = "") -> None:
+        """Nothing came so far, and we go on waiting; others had better not. Does not close the permit."""
+
     def withdrawn(self) -> None:
         """Nothing was learned."""
 

@@ -210,15 +210,16 @@ class Journey:
     def _must_sleep(self, destination: str, plan: Plan) -> bool:
         """Suspend a destination while none of its hosts may be dialled; its recipients stay as they are."""
         gate, keys = self._terms.gate, gate_keys(plan.policy)
-        refusals = []
+        earliest: Refused | None = None
         for host in plan.hosts:
             for address in host.addresses:
                 asked = (gate.usable(key, address) for key in keys)
                 refused = max((each for each in asked if each is not None), key=lambda each: each.until, default=None)
                 if refused is None:
                     return False
-                refusals.append(refused)
-        earliest: Refused = min(refusals, key=lambda refused: refused.until)
+                if earliest is None or refused.until < earliest.until:
+                    earliest = Refused(refused.until, f"{host.name} [{address}]: {refused.why}")
+        assert earliest is not None, "a plan has hosts, and they have addresses"
         self._feed.suspend(destination, earliest.until, earliest.why)
         return True
 
@@ -242,6 +243,9 @@ class Journey:
                 if route is None or route.lane is not lane or not self._is_good(route):
                     lane.leave(destination)
                     self._wake(destination)  # plans anew, perhaps for another lane
+                    continue
+                if not lane.is_proven and self._must_sleep(destination, route.plan):
+                    lane.leave(destination)  # as a whole: its mail is not rewritten because its hosts are broken
                     continue
                 lease = await self._next_lease(destination)
                 if lease is None:

@@ -59,7 +59,7 @@ def test_a_full_text_is_read_whole() -> None:
         [dns]
         servers = ["127.0.0.1:5353"]
         timeout = "2s"
-        alias_lookups = 0
+        alias_lookups = 1
         [mx]
         port = 2526
         allow_private = true
@@ -91,7 +91,7 @@ def test_a_full_text_is_read_whole() -> None:
     assert (config.next_hop.host, config.next_hop.port) == ("smtp.example.net", 587)
     assert config.dns.servers == (Endpoint("127.0.0.1", 5353),)
     assert (config.dns.timeout_s, config.mx.port, config.mx.allow_private) == (2.0, 2526, True)
-    assert (config.dns.alias_lookups, config.mx.families) == (0, Families.IPV4)
+    assert (config.dns.alias_lookups, config.mx.families) == (1, Families.IPV4)
     assert (config.hosts.first_pause_s, config.hosts.longest_pause_s) == (2.0, 1800.0)
     assert (config.hosts.forget_after_s, config.hosts.patience_s) == (86400.0, 3.0)
     assert (config.retry.first_s, config.retry.jitter, config.retry.expire_after_s) == (60, 0, 172800)
@@ -120,7 +120,8 @@ def test_a_full_text_is_read_whole() -> None:
         ("[limits]\nrecipients = 99", "line 2: limits.recipients: expected 100 to 100000 (RFC 5321 4.5.3.1.8"),
         ("[limits]\nmessage_size = '10KiB'", "line 2: limits.message_size: expected 64KiB to 2GiB (RFC 5321 4.5.3.1.7"),
         ("[limits]\nidle_session = '6m'", "line 2: limits.idle_session: expected 0s to 5m, got 360"),
-        ("[dns]\nalias_lookups = 17", "line 2: dns.alias_lookups: expected 0 to 16, got 17"),
+        ("[dns]\nalias_lookups = 17", "line 2: dns.alias_lookups: expected 1 to 16, got 17"),
+        ("[dns]\nalias_lookups = 0", "line 2: dns.alias_lookups: expected 1 to 16, got 0"),
         ("[mx]\nfamilies = 'ipv5'", 'line 2: mx.families: expected one of both, ipv4, ipv6, got "ipv5"'),
         ("[next_hop]\nhost='a.b'\nfamilies=6", "line 3: next_hop.families: expected one of both, ipv4, ipv6, got 6"),
         ("[next_hop]\nhost='::1'\nfamilies='ipv4'", 'line 3: next_hop.families: "ipv4" leaves no way to ::1'),

@@ -101,6 +101,12 @@ BOUNCES: Cases = {
     "MX without address: no fall back": (f"bob.example MX 10 a.example | a.example TXT x | {OWN}", NONE, "5.4.4"),
     "MX is an address": (f"bob.example MX 10 192.0.2.1 | {OWN}", NONE, "5.4.4"),
     "MX is localhost": (f"bob.example MX 10 localhost | bob.example MX 10 mx.localhost | {OWN}", NONE, "5.4.4"),
+    "MX is localhost, which DNS knows": (
+        "bob.example MX 10 localhost | bob.example MX 10 mx.localhost"
+        " | localhost A 192.0.2.9 | mx.localhost A 192.0.2.9",
+        NONE,
+        "5.4.4",
+    ),
     "MX no host can be": (
         f"bob.example MX 1 a..b | bob.example MX 2 {'x' * 64}.c | bob.example MX 3 a/b",
         NONE,
@@ -183,7 +189,7 @@ async def test_loops_and_chains_that_stay_expire_as_what_they_are(world: Simulat
 A = "a.example A 192.0.2.1"
 MANY = [f"m{n}.example" for n in range(5000)]
 DEAD_FIRST = " | ".join(f"bob.example MX {n} gone{n}.example" for n in range(12))
-NO_HOSTS_FIRST = "bob.example MX 1 localhost | bob.example MX 2 10.0.0.1 | bob.example MX 3 a,b"
+NO_HOSTS_FIRST = "bob.example MX 1 localhost | bob.example MX 2 10.0.0.1 | bob.example MX 3 a,b | localhost A 192.0.2.2"
 IN_ORDER = "bob.example MX 30 a.example | bob.example MX 10 b.example | bob.example MX 20 c.example"
 WAYS: Cases = {
     "implicit MX": ("bob.example A 192.0.2.1", NONE, ["192.0.2.1"]),
@@ -237,6 +243,37 @@ def test_mail_goes_where_dns_says(names: str, faults: Faults, expected: list[str
     seen = send(names, faults, here=("192.0.2.1", "192.0.2.2", "2001:db8::1", "127.0.0.1"))
 
     assert (seen.kind, seen.dialled) == ("relayed", expected)
+
+
+@pytest.mark.parametrize(("are_alive", "exchangers"), [(True, 10), (False, 30)], ids=["alive", "dead"])
+def test_five_thousand_exchangers_cost_few_questions(*, are_alive: bool, exchangers: int) -> None:
+    """Ten are looked up at a time, and after thirty dead ones the mail waits: nobody makes us ask for all of them."""
+    names = [f"bob.example MX {n} {name}" + f" | {name} A 192.0.2.1" * are_alive for n, name in enumerate(MANY)]
+
+    seen = send(" | ".join(names), here=("192.0.2.1",))
+
+    looked_up = {(name, rdtype) for name in MANY[:exchangers] for rdtype in ("A", "AAAA")}
+    assert (seen.kind, seen.status) == (("relayed", "2.0.0") if are_alive else ("deferred", "4.4.0"))
+    assert {("bob.example", "MX"), *looked_up} == seen.asked
+
+
+@in_world()
+async def test_a_better_exchanger_that_dns_was_silent_about_is_used_within_a_minute(world: SimulatedWorld) -> None:
+    """Meanwhile mail goes to the other; the plan that was made without the better one does not stand for its TTL."""
+    others = ("192.0.2.2", "2001:db8::2")
+    set_names(world.zone, "bob.example MX 10 a.example | bob.example MX 20 b.example")
+    set_names(world.zone, "a.example A 192.0.2.1 | b.example A 192.0.2.2 | b.example AAAA 2001:db8::2")  # for 300 s
+    world.zone.faults["a.example"] = SERVFAIL
+    better, other = world.place(ScriptedExchanger(), "192.0.2.1"), world.place(ScriptedExchanger(), *others)
+
+    await world.submit("", "early@bob.example")
+    await world.clock.sleep(1)
+    world.zone.faults.clear()
+    await world.clock.sleep(60)
+    await world.submit("", "late@bob.example")
+    await world.until_empty()
+
+    assert ({"late@bob.example": 1}, {"early@bob.example": 1}) == (taken(better), taken(other))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +395,8 @@ FORBIDDEN = (
     "10.0.0.1", "172.16.0.1", "192.168.0.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "192.0.0.8",
     "198.18.0.1", "192.0.2.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fc00::1",
     "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::7f00:1", "64:ff9b::10.0.0.1",
-    "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "2002:a00:1::1", "2001::1", "100::1",
+    "64:ff9b::7f00:1", "64:ff9b:1::1", "64:ff9b:2::1", "200::1", "::1:0:0:1", "4000::1", "8000::1", "fe00::1",
+    "2002:7f00:1::", "2002:a00:1::1", "2001::1", "100::1",
 )  # fmt: skip
 
 
@@ -385,6 +423,18 @@ def test_addresses_of_the_internet_are_dialled(address: str) -> None:
 
     assert isinstance(found, Plan)
     assert found.hosts[0].addresses == (address,)
+
+
+def test_an_address_that_dns_repeats_is_planned_once() -> None:
+    """Whoever lists an address ten times is not dialled ten times, also where nobody knows yet that it is dead."""
+    names = "bob.example A 8.8.8.8 | bob.example A 8.8.8.8 | bob.example AAAA 2a00::1 | bob.example AAAA 2a00::1"
+
+    found, of_one_family = plan(names), plan(names.partition(" | bob.example AAAA")[0])
+
+    assert isinstance(found, Plan)
+    assert isinstance(of_one_family, Plan)
+    assert found.hosts == (Host("bob.example", ("8.8.8.8", "2a00::1")),)
+    assert of_one_family.hosts == (Host("bob.example", ("8.8.8.8",)),)
 
 
 @pytest.mark.parametrize(("port", "status"), [(25, "5.4.6"), (26, None)])
@@ -450,3 +500,19 @@ def test_stale_answers_deliver_and_never_bounce() -> None:
     assert (null.permanent, null.status, gone.permanent, gone.status) == (False, "4.1.10", False, "4.1.2")
     assert caveat in null.why
     assert caveat in gone.why
+
+
+class Cut(ScriptedResolver):
+    """Gives the beginning of what it heard."""
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        return replace(await super().ask(name, rdtype), is_cut=True)
+
+
+@pytest.mark.parametrize(("names", "faults", "status"), BOUNCES.values(), ids=BOUNCES)
+def test_nothing_bounces_by_an_answer_that_was_cut(names: str, faults: Faults, status: str) -> None:
+    """What would come back at once waits, where only a part of what DNS said was read; the reason says so."""
+    found = plan(names, faults=faults, kind=Cut)
+
+    assert isinstance(found, NoPlan)
+    assert (found.permanent, found.status[0], "cut: there was more" in found.why) == (False, "4", True)

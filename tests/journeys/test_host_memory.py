@@ -386,7 +386,7 @@ async def test_the_plan_is_explained_by_the_code_that_makes_it(world: SimulatedW
     first, second = (host.addresses[0] for host in told.hosts)
     assert (first.address, first.state, first.why) == (MX1, "open", "connect failed once: timed out")
     assert (second.state, second.why) == ("closed", "")
-    assert "mail goes to mx2.example.net [192.0.2.2] now; 1 of 2 addresses" in told.conclusion
+    assert "mail goes to mx2.example.net [192.0.2.2] now; 1 better address is known as broken" in told.conclusion
     assert told.policy is not None
     assert (told.policy.port, told.policy.tls, told.policy.helo) == (25, "opportunistic", "relay.example.org")
     assert any(line.startswith("MX example.net: 10 mx1.example.net") for line in told.evidence)
@@ -420,7 +420,7 @@ async def test_all_hosts_broken_is_explained(world: SimulatedWorld) -> None:
 
     told = await explain(world, "dan@example.net")
 
-    assert told.conclusion.startswith("all hosts are known as broken")
+    assert told.conclusion.startswith("mail waits: all hosts are known as broken; mx1.example.net [192.0.2.1] is ")
     assert told.suspended_until > world.clock.wall()
     assert "connect failed" in told.suspended_why
 

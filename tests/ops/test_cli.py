@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Which commands there are, and how each ends."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def test_names_not_built_yet_say_so_in_one_line(arguments: str, name: str) -> No
         (StoreLocked("taken"), 73, "smarthost: taken\n"),
         (KeyboardInterrupt(), 130, "smarthost: interrupted\n"),
         (BrokenPipeError(), 0, ""),
+        (OSError(errno.ENOSPC, "full"), 74, "smarthost: cannot write the output: No space left on device\n"),
     ],
 )
 def test_errors_are_plain_lines_and_exit_codes(
@@ -193,3 +195,18 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=20, check=True)
 
     assert (ran.stdout, ran.stderr) == ("0\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize("options", [[], ["-u"]])
+@pytest.mark.parametrize("arguments", ["config show --next-hop localhost:26", "--help", "plan --help", "--version"])
+def test_an_output_that_cannot_be_written_is_74(options: list[str], arguments: str) -> None:
+    """A full disk below a redirected output is told in one line, and is no bug of ours."""
+    command = [sys.executable, *options, "-m", "smarthost", *arguments.split()]
+
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False)
+
+    assert ran.stderr == "smarthost: cannot write the output: No space left on device\n"
+    assert ran.returncode == exits.IO_ERROR

@@ -45,7 +45,7 @@ HOSTS = (
 )
 FIELDS = [
     "address", "name", "service", "state", "failures", "since", "last_failure_at", "step", "detail", "next_probe_at",
-    "steps", "waiting", "waiting_count",
+    "steps", "waiting", "waiting_count", "is_probed",
 ]  # fmt: skip
 
 
@@ -72,8 +72,8 @@ def test_list_says_at_a_glance_who_is_broken_and_why(tmp_path: Path, daemon: Fak
         "192.0.2.10       mx1.example.org               open       40 min ago   12        in 4 min",
         "    connect failed 12 times in 40 min, last 3 s ago: timed out after 10 s",
         "    5 destinations wait: a.example, b.example and 3 more",
-        "2001:db8::25     mx2.example.org (port 587, TLS required)  half-open  90 s ago     3         now",
-        "    tls failed 2 times and connect once in 30 s, last 60 s ago at tls: certificate has expired",
+        "2001:db8::25     mx2.example.org               half-open  90 s ago     3         due, within seconds",
+        "    port 587, TLS required: tls failed 2 times and connect once in 30 s, last 60 s ago at tls: certificate has expired",
         "    1 destination waits: f.example",
         "192.0.2.30       mx3.example.org               open       2 s ago      1         in 3 s",
         "    connect failed once, 2 s ago: connection refused",
@@ -94,7 +94,7 @@ def test_list_as_json_has_the_stable_names(tmp_path: Path, daemon: FakeHosts) ->
         "state": "half-open", "failures": 3, "since": "2027-01-15T07:58:30.000Z",
         "last_failure_at": "2027-01-15T07:59:00.000Z", "step": "tls", "detail": "certificate has expired",
         "next_probe_at": "2027-01-15T07:59:59.000Z", "steps": {"tls": 2, "connect": 1}, "waiting": ["f.example"],
-        "waiting_count": 1,
+        "waiting_count": 1, "is_probed": False,
     }  # fmt: skip
 
 
@@ -154,14 +154,79 @@ def test_show_tells_how_many_waiting_it_does_not_name(tmp_path: Path) -> None:
     assert lines[-1] == "    and 1,134 more"
 
 
-def test_a_healthy_host_is_told_to_work(tmp_path: Path, daemon: FakeHosts) -> None:
-    """Who asks about a host that nothing is known against reads so, and it is no error."""
+def test_columns_line_up_however_long_names_are(tmp_path: Path) -> None:
+    """A long name or address moves the columns of all rows, so that each stays below its heading."""
+    long = host("2001:db8:1111:2222:3333:4444:5555:6666", f"{'m' * 40}.example")
+
+    with running(tmp_path, FakeHosts(host("192.0.2.1", "mx.example"), long)):
+        _, out, _ = run(tmp_path, "list")
+
+    heading, first, _, second, *_ = out.splitlines()
+    assert heading.index("STATE") == first.index("open") == second.index("open")
+    assert heading.index("NAME") == first.index("mx.") == second.index("mmm")
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"state": "half-open", "is_probed": True, "waiting_count": 1}, "under way"),
+        ({"state": "open", "is_probed": True, "next_probe_at": NOW + 240}, "under way"),
+        ({"state": "half-open", "waiting_count": 1}, "due, within seconds"),
+        ({"state": "open", "waiting_count": 1}, "due, within seconds"),
+        ({"state": "half-open"}, "with the next message"),
+    ],
+)
+@pytest.mark.usefixtures("daemon")
+def test_when_a_host_is_probed_is_told_as_it_is(tmp_path: Path, facts: dict[str, object], said: str) -> None:
+    """Nobody probes a host that no mail awaits, so "now" is said of none."""
+    directory = tmp_path / "other"
+    directory.mkdir()
+    known = host("192.0.2.1", "mx.example", since=NOW - 9, last_failure_at=NOW - 9, **{"next_probe_at": NOW - 1} | facts)
+
+    with running(directory, FakeHosts(known)):
+        _, listed, _ = run(directory, "list")
+        _, shown, _ = run(directory, "show", "mx.example")
+
+    assert listed.splitlines()[1].endswith(f"  1         {said}")
+    assert f"  next probe  {said}" in shown.splitlines()
+
+
+def test_a_destination_is_told_which_hosts_it_waits_for(tmp_path: Path, daemon: FakeHosts) -> None:
+    """Who mistakes a destination for a host learns which hosts are meant; everything is fetched once for all names."""
+    _, out, _ = run(tmp_path, "show", "A.example.", "f.example")
+
+    assert out.splitlines() == [
+        "A.example",
+        "  A.example is a destination that waits for: mx1.example.org [192.0.2.10]",
+        "",
+        "f.example",
+        "  f.example is a destination that waits for: mx2.example.org [2001:db8::25]",
+    ]
+    assert daemon.asked == ["A.example", "", "f.example"]
+
+
+@pytest.mark.parametrize(
+    "text", ["two words", "127.0.0.011", "1.2.3", "mx..example", "mx.example:587", "a@b.example", f"{'x' * 64}.example"]
+)
+@pytest.mark.parametrize("command", ["show", "reset"])
+def test_what_no_host_can_be_called_is_64(tmp_path: Path, daemon: FakeHosts, command: str, text: str) -> None:
+    """A slip of the keyboard is not told that nothing is known against it."""
+    code, out, said = run(tmp_path, command, "mx1.example.org", text)
+
+    assert (code, out) == (exits.USAGE, "")
+    assert f"neither a name nor an address: '{text}'" in said
+    assert (daemon.asked, daemon.resets) == ([], [])
+
+
+def test_a_host_nothing_is_known_against_is_an_answer(tmp_path: Path, daemon: FakeHosts) -> None:
+    """Who asks about such a host reads what that means, and it is no error."""
     code, out, said = run(tmp_path, "show", "mx9.example.org", "192.0.2.30")
 
     assert (code, said) == (0, "")
     assert out.splitlines()[:4] == [
         "mx9.example.org",
-        "  closed: nothing is known against it, it works as far as we know",
+        "  nothing is known against a host of this name or address (only broken hosts are remembered, so a misspelt one "
+        "looks the same)",
         "",
         "192.0.2.30  mx3.example.org",
     ]
@@ -202,13 +267,12 @@ def test_a_host_is_found_however_it_is_written(
 
 def test_reset_says_what_it_forgot(tmp_path: Path, daemon: FakeHosts) -> None:
     """The operator reads what was known, that it is forgotten, and that mail goes now."""
-    code, out, _ = run(tmp_path, "reset", "mx1.example.org", "192.0.2.77", "192.0.2.30")
+    code, out, said = run(tmp_path, "reset", "mx1.example.org", "192.0.2.77", "192.0.2.30")
 
-    assert code == 0
+    assert (code, said) == (0, "smarthost: no host is known as broken by this name or address: 192.0.2.77\n")
     assert out.splitlines() == [
         "reset: 192.0.2.10  mx1.example.org",
         "    connect failed 12 times in 40 min, last 3 s ago: timed out after 10 s",
-        "192.0.2.77: nothing is known against it",
         "reset: 192.0.2.30  mx3.example.org",
         "    connect failed once, 2 s ago: connection refused",
         "2 hosts reset; mail that waited for them is due now",
@@ -230,13 +294,20 @@ def test_reset_of_all_is_one_word(tmp_path: Path, daemon: FakeHosts) -> None:
     assert (daemon.resets, daemon.known) == ([""], [])
 
 
-@pytest.mark.parametrize("arguments", [["mx9.example.org"], ["--all"]])
-def test_a_reset_that_matches_nothing_is_66(tmp_path: Path, arguments: list[str]) -> None:
-    """A mistyped name is noticed by scripts as well."""
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mx9.example", "mx8.example"], "no host is known as broken by this name or address: mx9.example, mx8.example"),
+        (["mx9.example", "--json"], "no host is known as broken by this name or address: mx9.example"),
+        (["--all"], "no host is known as broken"),
+    ],
+)
+def test_a_reset_that_matches_nothing_is_66(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """A mistyped name is noticed by scripts as well, and told once."""
     with running(tmp_path, FakeHosts()):
-        code, _, said = run(tmp_path, "reset", *arguments)
+        ended = run(tmp_path, "reset", *arguments)
 
-    assert (code, said) == (exits.NO_INPUT, "smarthost: no host that is known as broken matches\n")
+    assert ended == (exits.NO_INPUT, "", f"smarthost: {said}\n")
 
 
 @pytest.mark.parametrize(
@@ -264,8 +335,7 @@ def test_a_name_without_end_is_refused(tmp_path: Path, daemon: FakeHosts) -> Non
     """What is longer than any name is not looked for."""
     code, _, said = run(tmp_path, "reset", "x" * 100_000)
 
-    assert code == exits.USAGE
-    assert "1024" in said
+    assert (code, said) == (exits.USAGE, "smarthost: a name has at most 255 octets\n")
     assert daemon.resets == []
 
 

@@ -106,7 +106,7 @@ def test_the_plan_says_where_mail_goes_and_what_that_rests_on(tmp_path: Path) ->
         "     10  mx1.example.net",
         f"         198.51.100.1     broken, not dialled before {words.local_time(NOW + 240)} (in 4 min): "
         "connect failed 12 times in 2403 s: timed out",
-        "         2001:db8::1      broken, a probe is due or under way: banner failed once: 554 go away",
+        "         2001:db8::1      broken, its next message is the probe: banner failed once: 554 go away",
         "     20  mx2.example.net",
         "         198.51.100.2     works, as far as we know",
         "",
@@ -140,7 +140,8 @@ def test_the_tls_policy_is_told_in_words(tmp_path: Path, policy: dict[str, objec
 def test_what_is_special_about_a_plan_is_told(tmp_path: Path) -> None:
     """Source address, login, a sleeping destination, a caveat and equal preferences each have their line."""
     policy = ExplainedPolicy(587, "verified", False, "relay.example.org", source="192.0.2.9", username="me")
-    equals = tuple(ExplainedHost(f"mx{n}.example.net", 10, ()) for n in range(2))
+    works = (ExplainedAddress("198.51.100.2", "closed"),)
+    equals = tuple(ExplainedHost(f"mx{n}.example.net", 10, works) for n in range(2))
 
     code, lines = told(
         tmp_path,
@@ -190,6 +191,36 @@ def test_a_plan_that_waits_is_75(tmp_path: Path) -> None:
         "verdict      waits, 4.4.3: DNS did not answer: timed out; "
         f"asked again {words.local_time(NOW + 5)} (in 5 s)" in lines
     )
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (("open", "open"), exits.TEMPORARY),
+        ((), exits.TEMPORARY),
+        (("open", "half-open"), 0),
+        (("open", "closed"), 0),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_plan_whose_hosts_nobody_dials_is_75(
+    tmp_path: Path, states: tuple[str, ...], code: int, as_json: bool
+) -> None:
+    """Where every host is broken and in its pause mail waits, and a script learns that."""
+    hosts = tuple(
+        ExplainedHost("mx.example.net", 10, (ExplainedAddress("192.0.2.1", state, NOW + 9),)) for state in states
+    ) or (ExplainedHost("mx.example.net", 10, ()),)
+
+    ended, _ = told(tmp_path, replace(PLANNED, hosts=hosts), *(["--json"] if as_json else []))
+
+    assert ended == code
+
+
+def test_a_probe_that_is_answered_is_0_though_health_was_bad(tmp_path: Path) -> None:
+    """After a probe what the hosts did counts, not what was known before."""
+    broken = (ExplainedHost("mx.example.net", 10, (ExplainedAddress("192.0.2.1", "open", NOW + 9),)),)
+
+    assert told(tmp_path, replace(PLANNED, hosts=broken, probes=(READY,)), "--probe")[0] == 0
 
 
 def test_a_probe_shows_how_far_it_came_and_what_was_said(tmp_path: Path) -> None:
@@ -352,7 +383,7 @@ def test_what_the_relay_would_refuse_is_refused(tmp_path: Path, refused: Excepti
         ([], exits.USAGE, "Missing argument 'ADDRESS'"),
         (["a@x.example", "b@x.example"], exits.USAGE, "unexpected extra argument"),
         (["bob@\udcff.example"], exits.BAD_INPUT, r"not an address: 'bob@\udcff.example' is not UTF-8"),
-        (["x" * 100_000], exits.USAGE, "Expected `str` of length <= 1024"),
+        (["x" * 100_000], exits.USAGE, "smarthost: an address has at most 320 octets\n"),
     ],
 )
 def test_what_is_no_single_address_is_not_asked_about(

@@ -82,10 +82,11 @@ def test_list_as_json_has_the_stable_names(tmp_path: Path, daemon: FakeQueue) ->
         {
             "address": "bob@x.example", "state": "deferred", "attempts": 2,
             "next_attempt_at": "2027-01-15T08:04:00.000Z", "last_reply": "451 4.7.1 Later", "why": "greylisted",
+            "awaits_host": False,
         },
         {
             "address": "carol@y.example", "state": "leased", "attempts": 1, "next_attempt_at": None,
-            "last_reply": "", "why": "",
+            "last_reply": "", "why": "", "awaits_host": False,
         },
     ]  # fmt: skip
     assert lines[2]["recipients"][0]["next_attempt_at"] is None
@@ -141,8 +142,64 @@ def test_show_tells_everything(tmp_path: Path, daemon: FakeQueue) -> None:
         "     why           greylisted",
         "",
         "  carol@y.example",
-        "     state         leased after 1 attempt",
+        "     state         being tried now, after 1 attempt",
     ]
+
+
+def test_mail_that_waits_for_a_host_says_that_it_may_go_sooner(tmp_path: Path, daemon: FakeQueue) -> None:
+    """The time is only the latest one: the list, the whole story and JSON tell what else is waited for."""
+    waiting = recipient("bob@x.example", due=NOW + 540, why="mx.x: connection refused", awaits_host=True)
+    daemon.messages[:] = [replace(MESSAGES[0], recipients=(waiting,))]
+
+    _, listed, _ = run(tmp_path, "list")
+    _, shown, _ = run(tmp_path, "show", FIRST)
+    _, as_json, _ = run(tmp_path, "show", FIRST, "--json")
+
+    assert "  in 9 min    <alice@example.org> -> bob@x.example\n" in listed
+    assert "    mx.x: connection refused (tried again at its time, or when a host works again)\n" in listed
+    expected = f"next attempt  {words.local_time(NOW + 540)} (in 9 min), or as soon as a host works again\n"
+    assert expected in shown
+    assert json.loads(as_json)["recipients"][0]["awaits_host"] is True
+
+
+def test_mail_that_waits_for_a_host_says_so_without_a_reason(tmp_path: Path, daemon: FakeQueue) -> None:
+    """Even when nothing else is known, the list tells what may make the mail go sooner."""
+    waiting = recipient("bob@x.example", due=NOW + 540, awaits_host=True)
+    daemon.messages[:] = [replace(MESSAGES[0], recipients=(waiting,))]
+
+    _, out, _ = run(tmp_path, "list")
+
+    assert "    no host could be asked (tried again at its time, or when a host works again)\n" in out
+
+
+@pytest.mark.parametrize("why", ["", "mx.x: connection refused"])
+def test_mail_that_is_due_already_waits_for_no_host(tmp_path: Path, daemon: FakeQueue, why: str) -> None:
+    """What goes now goes whether its host works or not."""
+    due = recipient("bob@x.example", due=NOW - 1, why=why, awaits_host=True)
+    daemon.messages[:] = [replace(MESSAGES[0], recipients=(due,))]
+
+    for command in ("list", "show"):
+        _, out, _ = run(tmp_path, command, FIRST)
+        assert "works again" not in out
+
+
+def test_the_reason_of_mail_that_is_being_tried_is_of_its_last_attempt(tmp_path: Path, daemon: FakeQueue) -> None:
+    """An old reason is not taken for the present; nobody has to know what a lease is, but programs keep the word."""
+    tried = recipient("bob@x.example", state="leased", attempts=2, last_reply="451 4.7.1 Later", why="greylisted")
+    daemon.messages[:] = [replace(MESSAGES[0], recipients=(tried,))]
+
+    _, listed, _ = run(tmp_path, "list")
+    _, shown, _ = run(tmp_path, "show", FIRST)
+    _, as_json, _ = run(tmp_path, "show", FIRST, "--json")
+
+    assert "  now         <alice@example.org> -> bob@x.example\n    last attempt: greylisted\n" in listed
+    assert shown.splitlines()[-3:] == [
+        "     state         being tried now, after 2 attempts",
+        "     last reply    451 4.7.1 Later",
+        "     last attempt  greylisted",
+    ]
+    assert "leased" not in listed + shown
+    assert json.loads(as_json)["recipients"][0]["state"] == "leased"
 
 
 def test_show_escapes_what_strangers_wrote(tmp_path: Path, daemon: FakeQueue) -> None:

@@ -96,3 +96,9 @@ def test_arguments_that_are_no_text_are_noticed() -> None:
 def test_columns_are_aligned_and_the_last_is_free() -> None:
     """Columns line up, a long cell moves only its own row, and no line ends in spaces."""
     assert words.aligned([("a", "b", "c"), ("longer", "", "")], (3, 2)) == ["a    b   c", "longer"]
+
+
+def test_columns_are_as_wide_as_their_longest_cell() -> None:
+    """Widths fit all rows, are never below what was wanted, and leave out the last column."""
+    assert words.fitting([("a", "bbb", "last"), ("aaaaa", "b", "the very last")], (3, 2)) == (5, 3)
+    assert words.fitting([], (3, 2)) == (3, 2)

@@ -133,6 +133,24 @@ def test_a_lane_whose_hosts_are_all_broken_is_doubted_again() -> None:
     assert slots.is_idle
 
 
+def test_a_lane_that_breaks_while_it_waits_stops_nobody() -> None:
+    """A lane that waits among the proven and is doubted then waits among the doubtful; the proven behind it go on."""
+    slots = Slots(8, 20)
+    breaks, goes_on = wanting(slots, "breaks"), wanting(slots, "goes on")
+    for lane in (breaks, goes_on):
+        slots.prove(lane)
+        assert slots.take(lane)
+    for n in range(6):
+        assert slots.take(wanting(slots, f"dead {n}"))
+    assert not slots.take(breaks)
+
+    slots.doubt(breaks)
+    assert slots.must_yield(goes_on)
+    slots.give_back(goes_on)
+
+    assert slots.next_waiting() is goes_on
+
+
 def test_a_proof_outlives_the_lane() -> None:
     """A site that writes once an hour is known the next time; of ten thousand the oldest are forgotten."""
     slots = Slots(4, 4)

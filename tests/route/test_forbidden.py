@@ -1,12 +1,33 @@
 # SPDX-License-Identifier: MIT
 """Addresses that a stranger's DNS must not make us dial."""
 
+from ipaddress import IPv6Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smarthost.route.forbidden import why_forbidden
 
+NOBODYS = [
+    "200::1",
+    "300:1::1",
+    "1::1",
+    "::1:0:0:1",
+    "64:ff9a:ffff::1",
+    "64:ff9b:2::1",
+    "64:ff9b::1:808:808",
+    "1fff:ffff::1",
+    "4000::1",
+    "5eff:ffff::1",
+    "7fff:ffff::1",
+    "8000::1",
+    "bfff:ffff::1",
+    "c000::1",
+    "fbff:ffff::1",
+    "fe00::1",
+    "fe7f:ffff::1",
+]
 FORBIDDEN = [
     ("0.0.0.0", "unspecified"),
     ("0.255.255.255", "unspecified"),
@@ -62,6 +83,7 @@ FORBIDDEN = [
     ("febf::1", "link-local"),
     ("fec0::1", "site-local"),
     ("ff02::1", "multicast"),
+    *((address, "outside global unicast, RFC 4291 2.4") for address in NOBODYS),
 ]
 ALLOWED = [
     "1.1.1.1",
@@ -87,7 +109,8 @@ ALLOWED = [
     "2001:4860:4860::8888",
     "2a00:1450:4001::1b",
     "2606:4700::1",
-    "fbff:ffff::1",
+    "2000::1",
+    "3ffe::1",
 ]
 
 
@@ -120,6 +143,16 @@ def test_text_that_is_no_address_is_refused(text: str) -> None:
     """Odd spellings that some libraries would dial are no addresses here, in test networks neither."""
     assert why_forbidden(text) == "not an IP address"
     assert why_forbidden(text, allow_private=True) == "not an IP address"
+
+
+@given(st.ip_addresses(v=6))
+def test_what_is_allowed_is_global_unicast_or_nat64(address: object) -> None:
+    """Nothing outside 2000::/3 is dialled, but what NAT64 makes of a public IPv4 address."""
+    number = int(IPv6Address(str(address)))
+
+    is_possible = number >> 125 == 1 or number >> 32 == int(IPv6Address("64:ff9b::")) >> 32
+
+    assert is_possible or why_forbidden(str(address)) is not None
 
 
 @given(st.ip_addresses(v=4))

@@ -6,6 +6,7 @@ import asyncio
 import pytest
 
 from smarthost.mail.hop import Host
+from smarthost.ports import Answer, AnswerStatus
 from smarthost.route.hop import find_hop
 from smarthost.route.mx import Exchangers, Ourselves, Unroutable
 from smarthost.route.table import Families, NextHop
@@ -106,6 +107,26 @@ def test_aliases_of_a_next_hop_are_followed_as_far_as_those_of_exchangers(furthe
     found = find(NextHop("c0.example", families=Families.IPV4), zone, further_lookups)
 
     assert is_found == isinstance(found, Exchangers)
+
+
+def test_a_next_hop_whose_answer_was_cut_is_asked_for_again_soon() -> None:
+    """What was read is used; what was not may be there all the same, and the reason says so."""
+
+    def answer(name: str, *addresses: str) -> Exchangers | Unroutable:
+        machine = find_hop(NextHop(name, families=Families.IPV4), US)
+        next(machine)
+        status = AnswerStatus.FOUND if addresses else AnswerStatus.NODATA
+        with pytest.raises(StopIteration) as end:
+            machine.send((Answer(name, "A", status, addresses=addresses, canonical=name, is_cut=True),))
+        found: Exchangers | Unroutable = end.value.value
+        return found
+
+    some, none = answer("hop.example", "10.0.0.1"), answer("hop.example")
+
+    assert isinstance(some, Exchangers)
+    assert some.is_partial
+    assert isinstance(none, Unroutable)
+    assert (none.status, "was cut" in none.why) == ("4.4.3", True)
 
 
 def test_a_next_hop_with_one_family_unanswered_is_asked_for_again_soon() -> None:

@@ -314,7 +314,7 @@ def test_only_forbidden_addresses_bounce_and_are_named(address: str) -> None:
 
 
 def test_forbidden_address_beside_a_public_one_is_left_out() -> None:
-    """The public addresses of a host stay usable."""
+    """The public addresses of a host stay usable: a stray record does not block mail."""
     found = find(zone_of("10 a.example.net", "20 b.example.net", a=f"10.0.0.1 {A}", b="192.168.0.1"))
 
     assert isinstance(found, Exchangers)
@@ -509,6 +509,124 @@ def test_stale_answers_are_good_enough_to_deliver_by() -> None:
     assert isinstance(fresh, Exchangers)
     assert stale.hosts == fresh.hosts
     assert (stale.caveat, fresh.caveat) == ("DNS does not answer: MX example.org is stale (3 h past its TTL)", "")
+
+
+class CutResolver(ScriptedResolver):
+    """Gives the beginning of what it heard, to these questions ("MX example.org"); all, if none is given."""
+
+    def __init__(self, zone: Zone, *questions: str) -> None:
+        super().__init__(zone)
+        self._questions = questions
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        answer = await super().ask(name, rdtype)
+        return replace(answer, is_cut=not self._questions or f"{rdtype} {name}" in self._questions)
+
+
+MX_CUT, A_CUT = "MX example.org", "A a.example.net"
+CUT: dict[str, tuple[Zone, str, str]] = {
+    "null MX": (zone_of("0 ."), MX_CUT, "4.1.10"),
+    "NXDOMAIN": (Zone(), MX_CUT, "4.1.2"),
+    "no address, MX cut": (zone_of("10 a.example.net"), MX_CUT, "4.4.3"),
+    "no address, addresses cut": (zone_of("10 a.example.net"), A_CUT, "4.4.3"),
+    "forbidden address, MX cut": (zone_of("10 a.example.net", a="127.0.0.1"), MX_CUT, "4.4.3"),
+    "forbidden address, addresses cut": (zone_of("10 a.example.net", a="127.0.0.1"), A_CUT, "4.4.3"),
+    "names no host has": (zone_of("10 localhost", "20 10.0.0.1"), MX_CUT, "4.4.3"),
+    "ourselves by name": (zone_of("10 relay.example.net"), MX_CUT, "4.4.3"),
+    "ourselves by address, MX cut": (zone_of("10 a.example.net", a="1.0.0.25"), MX_CUT, "4.4.3"),
+    "ourselves by address, addresses cut": (zone_of("10 a.example.net", a="1.0.0.25"), A_CUT, "4.4.3"),
+    "no MX read": (Zone({"example.org": "TXT no address"}), MX_CUT, "4.4.3"),
+    "no MX read, but an address": (Zone({"example.org": f"A {A}"}), MX_CUT, "4.4.3"),
+    "implicit exchanger without address": (Zone({"example.org": "TXT x"}), "AAAA example.org", "4.4.3"),
+    "none of the best": (zone_of(*[f"{n} gone{n}.example.net" for n in range(31)]), MX_CUT, "4.4.0"),
+    "alias to a missing name": (Zone({"example.org": "CNAME gone.example"}), MX_CUT, "4.1.2"),
+}
+
+
+@pytest.mark.parametrize(("zone", "cut", "status"), CUT.values(), ids=CUT)
+def test_nothing_bounces_by_what_was_not_read_to_its_end(zone: Zone, cut: str, status: str) -> None:
+    """What is missing in an answer that was cut may exist all the same: the mail waits, and the reason says why."""
+    found = verdict(find(zone, resolver=CutResolver(zone, cut)))
+    whole = find(zone)
+
+    assert (found.status, found.is_permanent) == (status, False)
+    assert "cut: there was more" in found.why
+    assert isinstance(whole, Exchangers) or "cut" not in whole.why
+
+
+def test_without_implicit_mx_a_cut_answer_is_no_verdict_either() -> None:
+    """That no MX record was read does not mean that there is none."""
+    zone = Zone({"example.org": f"A {A}"})
+
+    found = verdict(find(zone, terms=MxTerms(US, implicit_mx=False), resolver=CutResolver(zone)))
+
+    assert (found.status, found.is_permanent) == ("4.4.3", False)
+
+
+def test_a_domain_whose_exchangers_were_not_read_is_not_its_own_exchanger() -> None:
+    """Its address may be anything, a web server for one, while its exchangers are in the part that was not read."""
+    zone, asked = Zone({"example.org": f"A {A}"}), Counter[str]()
+
+    find(zone, asked=asked, resolver=CutResolver(zone, MX_CUT))
+
+    assert set(asked) == {MX_CUT}
+
+
+def test_what_is_final_says_nothing_of_cuts_elsewhere() -> None:
+    """Stale and cut: both are told; neither: the verdict stands."""
+    zone = zone_of("0 .")
+
+    class Both(CutResolver):
+        async def ask(self, name: str, rdtype: str) -> Answer:
+            return replace(await super().ask(name, rdtype), stale=True)
+
+    both, neither = verdict(find(zone, resolver=Both(zone))), verdict(find(zone))
+
+    assert "DNS does not answer" in both.why
+    assert "cut: there was more" in both.why
+    assert neither.status == "5.1.10"
+
+
+@pytest.mark.parametrize("cut", ["MX example.org", "A a.example.net", "AAAA a.example.net"])
+def test_hosts_from_an_answer_that_was_cut_are_used_and_asked_for_again_soon(cut: str) -> None:
+    """Mail goes to the exchangers that were read; a better one may be among the others."""
+    zone = zone_of("10 a.example.net", a=A)
+
+    found, whole = find(zone, resolver=CutResolver(zone, cut)), find(zone)
+
+    assert isinstance(found, Exchangers)
+    assert isinstance(whole, Exchangers)
+    assert (found.hosts, found.is_partial, whole.is_partial) == (whole.hosts, True, False)
+    assert any("cut: there was more" in line for line in found.evidence)
+
+
+ODD = ["foo\\032bar.example", "a/b.example", "192.0.2.1", "x" * 64 + ".example", "a..example"]
+
+
+class OddAlias(ScriptedResolver):
+    """Gives of these names an alias only, which leads to what is no name."""
+
+    def __init__(self, zone: Zone, odd: str, *names: str) -> None:
+        super().__init__(zone)
+        self._odd, self._names = odd, names
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        answer = await super().ask(name, rdtype)
+        if name not in self._names:
+            return answer
+        return Answer(name, rdtype, AnswerStatus.NODATA, canonical=self._odd, aliases=(name,))
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("where", ["example.org", "a.example.net"])
+def test_alias_to_what_is_no_name_defers_and_is_not_asked_for(where: str, odd: str) -> None:
+    """Written as text it would be another name: what is said of that one is no reason to bounce."""
+    zone, asked = zone_of("10 a.example.net"), Counter[str]()
+
+    found = verdict(find(zone, asked=asked, resolver=OddAlias(zone, odd, where)))
+
+    assert (found.status, "cannot be followed" in found.why) == ("4.4.3", True)
+    assert not any(odd in question for question in asked)
 
 
 # ourselves

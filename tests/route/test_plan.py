@@ -529,3 +529,85 @@ async def test_remembered_plans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     await rig.plan("b.example")
 
     assert rig.questions > asked
+
+
+def long_names(*domains: str) -> Zone:
+    """Domains with ten exchangers each, of 200 octets and their own."""
+    zone = Zone()
+    for domain in domains:
+        names = [f"{n}.{'x' * 60}.{'y' * 60}.{'z' * 60}.{domain}" for n in range(10)]
+        zone.set(domain, *(f"MX {10 + n} {name}" for n, name in enumerate(names)))
+        for name in names:
+            zone.set(name, f"A {A}")
+    return zone
+
+
+@pytest.mark.asyncio
+async def test_remembered_plans_are_bounded_by_octets_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names ten exchangers at length takes the room of few plans, not of a hundred thousand times 3 KB."""
+    monkeypatch.setattr(plan_module, "OCTETS_REMEMBERED", 9_000)
+    domains = [f"d{n}.example" for n in range(10)]
+    rig = Rig(long_names(*domains))
+
+    for domain in (*domains, domains[7], domains[0]):
+        await rig.planner.plan(domain)
+    memory = rig.planner._remembered
+
+    assert list(memory) == ["d9.example", "d7.example", "d0.example"], "the one not used for longest went first"
+    assert memory.octets == sum(each.octets for each in memory.values()) <= 9_000
+    assert all(each.octets > 2_300 for each in memory.values())
+
+
+@pytest.mark.asyncio
+async def test_the_octets_of_plans_that_were_replaced_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A domain planned anew a thousand times takes the room of one; forgetting gives all of it back."""
+    monkeypatch.setattr(plan_module, "OCTETS_REMEMBERED", 10_000)
+    rig = Rig(long_names("a.example", "b.example"))
+    await rig.plan("b.example")
+
+    for _ in range(20):
+        await rig.planner.plan_anew("a.example")
+    memory = rig.planner._remembered
+    rig.planner.forget()
+
+    assert list(memory) == ["b.example", "a.example"]
+    assert memory.octets == sum(each.octets for each in memory.values())
+    assert rig.planner._remembered.octets == 0
+
+
+@pytest.mark.asyncio
+async def test_a_plan_larger_than_all_the_room_is_remembered_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of its messages would ask DNS."""
+    monkeypatch.setattr(plan_module, "OCTETS_REMEMBERED", 100)
+    rig = Rig(two_hosts())
+
+    await rig.plan()
+    await rig.plan()
+
+    assert rig.questions == 5
+
+
+class CutResolver(ScriptedResolver):
+    """Gives the beginning of what it heard."""
+
+    async def ask(self, name: str, rdtype: str) -> Answer:
+        return replace(await super().ask(name, rdtype), is_cut=True)
+
+
+@pytest.mark.asyncio
+async def test_plan_on_answers_that_were_cut_is_made_again_within_a_minute() -> None:
+    """A better exchanger may be among those that were not read; a bounce is never made of them."""
+    zone = two_hosts(ttl_s=3600)
+    zone.set("null.example", "MX 0 .")
+    rig = Rig(zone, resolver=(cut := CutResolver(zone)))
+
+    await rig.plan()
+    rig.clock.advance(59)
+    await rig.plan()
+    asked = cut.asked.total()
+    rig.clock.advance(1)
+    await rig.plan()
+    null = await rig.no_plan("null.example")
+
+    assert (asked, cut.asked.total()) == (5, 11)
+    assert (null.permanent, null.status) == (False, "4.1.10")

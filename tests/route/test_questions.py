@@ -131,6 +131,35 @@ def test_staleness_goes_along_an_alias() -> None:
     assert evidence.caveat == "DNS does not answer: A b is stale (3 h past its TTL)"
 
 
+def test_a_cut_goes_along_an_alias() -> None:
+    """What was not read at the alias is not made up for by what its end says, nor the other way round."""
+    half = Answer("b", "A", NODATA, canonical="c", aliases=("b",))
+    rest = Answer("c", "A", FOUND, addresses=("1.0.0.2",), canonical="c")
+
+    early, first, _ = drive([Question("b", "A")], (replace(half, is_cut=True),), (rest,))
+    late, last, _ = drive([Question("b", "A")], (half,), (replace(rest, is_cut=True),))
+
+    assert (early[0].is_cut, late[0].is_cut) == (True, True)
+    assert first.cut == last.cut == "A b was cut: there was more than was read"
+    assert (first.caveat, first.doubt) == ("", first.cut)
+
+
+ROOT = ""
+
+
+@pytest.mark.parametrize("odd", ["foo\\032bar.example", "a b", "c..d", "192.0.2.1", ROOT])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_open_alias_to_what_is_no_name_is_a_failure_that_is_no_loop(*, is_first: bool, odd: str) -> None:
+    """It is not asked, it is not missing, and at expiry the report blames neither loop nor chain."""
+    end = Answer("b" if is_first else "c", "A", NODATA, canonical=odd, aliases=("b" if is_first else "c",))
+
+    answers, _, asked = drive([Question("b", "A")], *([(end,)] if is_first else [(HALF,), (end,)]))
+
+    assert (answers[0].status, answers[0].aliases) == (SERVFAIL, ())
+    assert "cannot be followed" in answers[0].detail
+    assert asked == (["A b"] if is_first else ["A b", "A c"])
+
+
 def test_without_further_lookups_an_open_alias_is_not_known() -> None:
     """What is not asked cannot be told: neither found nor missing."""
     half = Answer("b", "A", NODATA, canonical="c", aliases=("b",))
@@ -166,6 +195,7 @@ def test_evidence_is_bounded() -> None:
             "A o: alias of p, 1.0.0.1 (stale: the resolver does not answer)",
         ),
         (Answer("o", "A", AnswerStatus.SERVFAIL, detail="REFUSED from x"), "A o: SERVFAIL (REFUSED from x)"),
+        (Answer("o", "A", FOUND, addresses=("1.0.0.1",), is_cut=True), "A o: 1.0.0.1 (cut: there was more)"),
         (Answer("o", "A", FOUND, addresses=("1.0.0.1",), secure=True), "A o: 1.0.0.1 (secure)"),
         (
             Answer("o", "A", FOUND, addresses=tuple(str(n) for n in range(12))),

@@ -23,6 +23,13 @@ def test_hosts_are_read_back_as_they_were() -> None:
     assert found == (hosts[2], hosts[0], hosts[1])
 
 
+def test_address_with_a_zone_index_is_read_back() -> None:
+    """A configured next hop on a link keeps its interface."""
+    hosts = (Host("fe80::1%eth0", ("fe80::1%eth0",)),)
+
+    assert draw(pack(hosts), random.Random(1)) == hosts
+
+
 def test_equal_sites_are_equal_texts() -> None:
     """Domains at one provider are known as such, in whatever order DNS named its hosts and addresses."""
     first = (Host("a.example", (A, A6, B), 10), Host("b.example", (C,), 10))

@@ -45,6 +45,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.refused: dict[str, float] = {}
+        self.stalled: list[str] = []
         self.broken: set[str] = set()  # whoever is admitted there is a probe
         self.closed: list[tuple[str, str, str]] = []  # source, address, how
 
@@ -69,6 +70,9 @@ class LedgerPermit:
 
     def failed(self, step: str, detail: str, name: str = "") -> None:
         self._ledger.closed.append((*self._key, f"failed at {step}"))
+
+    def stalls(self, step: str, detail: str, name: str = "") -> None:
+        self._ledger.stalled.append(self._key[1])
 
     def withdrawn(self) -> None:
         self._ledger.closed.append((*self._key, "withdrawn"))

@@ -230,6 +230,8 @@ async def test_closing_ends_probes_under_way(simulation: Simulation) -> None:
 
     await rig.sender.close()
 
+    assert health.usable("", BEST) is not None
+    await rig.clock.sleep(61)
     assert health.usable("", BEST) is None  # the probe's turn is free again
 
 

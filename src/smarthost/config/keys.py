@@ -45,7 +45,7 @@ SECTION_KEYS: Mapping[str, tuple[type[Struct], Mapping[str, Setting]]] = {
         {
             "servers": Setting("servers", read.several(read.endpoint(53, numeric=True))),
             "timeout": Setting("timeout_s", read.duration(0.1, 30)),  # ports.Resolver: an answer within 30 s
-            "alias_lookups": Setting("alias_lookups", read.whole(0, 16)),  # a resolver follows 16 in one answer
+            "alias_lookups": Setting("alias_lookups", read.whole(1, 16)),  # a resolver follows 16 in one answer
         },
     ),
     "mx": (

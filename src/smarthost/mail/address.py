@@ -33,16 +33,24 @@ def to_domain(text: str) -> Domain:
     if text.startswith("["):
         return Domain(text.lower())
     lowered = text.lower() if text.isascii() else text
-    name = lowered.removesuffix(".")
-    if not name or len(name) > DOMAIN_OCTETS:
+    if len(lowered) > DOMAIN_OCTETS + 1:
         raise ValueError(f"a domain has 1 to {DOMAIN_OCTETS} octets")
-    if name.isascii():
-        if ".." in name or name.startswith("."):
-            raise ValueError("a domain has no empty label")
-        if any(len(label) > 63 for label in name.split(".")):
-            raise ValueError("a label has at most 63 octets")
-        return Domain(name)
+    if lowered.isascii():
+        return _checked(lowered)
     try:
-        return Domain(idna.encode(name, uts46=True, transitional=False).decode("ascii"))
+        return _checked(idna.encode(lowered, uts46=True, transitional=False).decode("ascii"))
     except idna.IDNAError as error:
         raise ValueError(f"not an internationalised domain name: {error}") from error
+
+
+def _checked(text: str) -> Domain:
+    """Take off the final dot, which may have been written as any of four (RFC 3490 3.1), and judge what is left."""
+    name = text.removesuffix(".")
+    if not name or len(name) > DOMAIN_OCTETS:
+        raise ValueError(f"a domain has 1 to {DOMAIN_OCTETS} octets")
+    labels = name.split(".")
+    if "" in labels:
+        raise ValueError("a domain has no empty label: a label has 1 to 63 octets")
+    if any(len(label) > 63 for label in labels):
+        raise ValueError("a label has at most 63 octets")
+    return Domain(name)

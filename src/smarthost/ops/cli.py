@@ -4,6 +4,8 @@
 Exit codes are sysexits (ops.exits); an error is one line on standard error that begins with "smarthost:".
 """
 
+import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -25,6 +27,8 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "config": ("smarthost.ops.settings", "config"),
 }
 _STDOUT = 1
+# Of a write to what standard output is: a full disk or quota, a file too large, a device in trouble, not for writing.
+_OUTPUT_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 # Names that are settled (design, section 8) and say so until they are built.
 _PLANNED = ("why", "doctor")
 _PLANNED_BELOW: Mapping[str, Sequence[str]] = {
@@ -62,15 +66,27 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         try:
             ended = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # `>&-`
+                sys.stdout.flush()
         except BrokenPipeError:  # `smarthost queue list | head`: whoever read had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # or Python's last flush would complain
+            _forget_output()
             return exits.OK
         return ended
 
     def main(self, *arguments: Any, **settings: Any) -> NoReturn:  # noqa: ANN401 - click's own signature
         settings["standalone_mode"] = False
         sys.exit(_ended(lambda: super(_Commands, self).main(*arguments, **settings)))
+
+
+def _forget_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # or Python's last flush would complain
+
+
+def _output_trouble(error: Exception) -> str:
+    """Say why standard output could not be written; "" if that is not what failed: files have names in their errors."""
+    if isinstance(error, OSError) and error.errno in _OUTPUT_TROUBLE and error.filename is None:
+        return os.strerror(error.errno or 0)
+    return ""
 
 
 def _ended(run: Any) -> int:  # noqa: ANN401
@@ -95,15 +111,20 @@ def _ended(run: Any) -> int:  # noqa: ANN401
     except SmarthostError as error:
         _complain(str(error))
         return exits.code_for(error)
-    except Exception:  # noqa: BLE001 - the outermost edge of ops
+    except Exception as error:  # noqa: BLE001 - the outermost edge of ops
+        if why := _output_trouble(error):
+            _forget_output()
+            _complain(f"cannot write the output: {why}")
+            return exits.IO_ERROR
         traceback.print_exc()
         _complain("this is a bug of smarthost: please report it with the lines above")
         return exits.SOFTWARE
 
 
 def _complain(text: str) -> None:
-    for line in text.splitlines():
-        click.echo(f"smarthost: {line}", err=True)
+    with contextlib.suppress(OSError):  # standard error is no better: the exit code says it
+        for line in text.splitlines():
+            click.echo(f"smarthost: {line}", err=True)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, is_wanted: bool) -> None:

@@ -2,14 +2,17 @@
 """`smarthost hosts list|show|reset`: which hosts are known as broken, on what evidence, and how to say that they work.
 
 JSON Lines have stable names: address, name, service, state, failures, since, last_failure_at, step, detail,
-next_probe_at, steps, waiting, waiting_count. Times are ISO 8601 in UTC, or null. A host at a time passes through here.
+next_probe_at, steps, waiting, waiting_count, is_probed. Times are ISO 8601 in UTC, or null. However many hosts there
+are, a page of them at a time passes through here.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -20,8 +23,17 @@ if TYPE_CHECKING:
     from smarthost.ops.verbs import HostsFind, HostsReset
 
 _WIDTHS = (15, 28, 9, 11, 8)  # of an IPv4 address, a name, a state, "40 min ago", a heading
+_PAGE = 1000  # hosts whose columns are aligned with each other
+_SERVICES = ("port ", "from ", "tls ", "user ")  # how reports begin to say which service of a host is meant
+_NAME_OCTETS = 255  # RFC 1035 2.3.4
+_UNKNOWN = (
+    "nothing is known against a host of this name or address "
+    "(only broken hosts are remembered, so a misspelt one looks the same)"
+)
 _TOLD = 2  # destinations that wait, in a list
 _LINE = 100  # characters of names in a row
+
+Found = TypeVar("Found")
 
 _names = click.argument("names", nargs=-1, metavar="NAME|ADDRESS...")
 
@@ -45,10 +57,9 @@ def list_(state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
         return
     now = time.time()
     states: Counter[str] = Counter()
-    for host in found:
-        heading = [] if states else [("ADDRESS", "NAME", "STATE", "SINCE", "FAILURES", "NEXT PROBE")]
-        states[words.printable(host.state)] += 1
-        click.echo("\n".join((*words.aligned(heading, _WIDTHS), *_row(host, now))))
+    while page := tuple(islice(found, _PAGE)):
+        click.echo("\n".join(_table(page, now, has_heading=not states)))
+        states.update(words.printable(host.state) for host in page)
     told = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items(), reverse=True))
     click.echo(f"{words.count(states.total(), 'host')}: {told}" if states else "no host is known as broken")
 
@@ -60,20 +71,23 @@ def list_(state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
 def show(names: tuple[str, ...], state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
     """Show all that is known about hosts.
 
-    A host nothing is known against works as far as we know: that is an answer, not an error.
+    That nothing is known against a host is an answer, not an error: only broken hosts are remembered. Of a destination
+    it is told which broken hosts it waits for.
     """
     asked = _as_asked(names)
     if not asked:
         raise click.UsageError("say which host: a NAME or an ADDRESS (or use `smarthost hosts list`)")
     now = time.time()
+    everything = cache(lambda: tuple(_ask(state_dir, file, _find(""))))
     is_first = True
     for text in asked:
-        found = _or_closed(text, _ask(state_dir, file, _find(text)))
+        found = _ask(state_dir, file, _find(text))
         if as_json:
-            _print_json(found)
+            _print_json(_or_closed(text, found))
             continue
-        for host in found:
-            click.echo("\n".join((*([] if is_first else [""]), *_whole(host, now))))
+        known = (_whole(host, now) for host in found)
+        for lines in _or_else(known, partial(_unknown, text, everything)):
+            click.echo("\n".join((*([] if is_first else [""]), *lines)))
             is_first = False
 
 
@@ -94,16 +108,20 @@ def reset(names: tuple[str, ...], everything: bool, state_dir: str | None, file:
         raise click.UsageError("say which host: a NAME or an ADDRESS (or --all)")
     now = time.time()
     number = 0
+    unknown: list[str] = []
     for text in asked or ("",):
         before = number
         for host in _ask(state_dir, file, _reset(text)):
             number += 1
             plain = f"reset: {_title(host)}\n    {evidence(host, now)}"
             click.echo(words.json_line(host_fields(host)) if as_json else plain)
-        if number == before and text and not as_json:
-            click.echo(f"{words.printable(text)}: nothing is known against it")
+        if number == before and text:
+            unknown.append(words.printable(text))
+    nothing = f"no host is known as broken{' by this name or address: ' if unknown else ''}{', '.join(unknown)}"
     if not number:
-        raise exits.CommandFailed("no host that is known as broken matches", exits.NO_INPUT)
+        raise exits.CommandFailed(nothing, exits.NO_INPUT)
+    if unknown:
+        click.echo(f"smarthost: {nothing}", err=True)
     if not as_json:
         click.echo(f"{words.count(number, 'host')} reset; mail that waited for {_them(number)} is due now")
 
@@ -113,12 +131,37 @@ def _them(number: int) -> str:
 
 
 def _as_asked(names: Iterable[str]) -> tuple[str, ...]:
-    """Give what to look for, once each, as reports spell it. Raises: UsageError: a text that restricts nothing."""
+    """Give what to look for, once each, as reports spell it.
+
+    Raises: UsageError: a text that restricts nothing or that no host can have. CommandFailed: one that is too long.
+    """
     asked = tuple(dict.fromkeys(_as_reported(name.strip()) for name in names))
     for text in asked:
-        if not text or not words.is_utf8(text):
+        if len(text) > _NAME_OCTETS:
+            raise exits.CommandFailed(f"a name has at most {_NAME_OCTETS} octets", exits.USAGE)
+        if not words.is_utf8(text) or not (text.lower().startswith(_SERVICES) or _is_possible(text)):
             raise click.UsageError(f"neither a name nor an address: {text!a}")
     return asked
+
+
+def _is_possible(text: str) -> bool:
+    """Can a host have this name or address? A last label of digits is an address (RFC 1123 2.1), or a broken one."""
+    from ipaddress import ip_address
+
+    from smarthost.mail.address import to_domain
+
+    try:
+        ip_address(text)
+    except ValueError:
+        pass
+    else:
+        return True
+    try:
+        name = to_domain(text)
+    except ValueError:
+        return False
+    is_text = text.isprintable() and not any(each.isspace() or each in ":[]/@," for each in text)
+    return is_text and not name.rpartition(".")[2].isdecimal()
 
 
 def _as_reported(written: str) -> str:
@@ -155,22 +198,46 @@ def _ask(state_dir: str | None, file: Path | None, request: "HostsFind | HostsRe
             yield answer.host
 
 
+def _or_else(found: Iterable[Found], otherwise: Callable[[], Found]) -> Iterator[Found]:
+    """Give what was found; where there is nothing, what stands for it."""
+    is_empty = True
+    for each in found:
+        is_empty = False
+        yield each
+    if is_empty:
+        yield otherwise()
+
+
 def _or_closed(text: str, found: "Iterable[HostReport]") -> "Iterator[HostReport]":
     """Give what was found; where there is nothing, a report that says so."""
+    return _or_else(found, lambda: _closed(text))
+
+
+def _closed(text: str) -> "HostReport":
     from ipaddress import ip_address
 
     from smarthost.mail.explanation import HostReport
 
-    is_empty = True
-    for host in found:
-        is_empty = False
-        yield host
-    if is_empty:
-        try:
-            address, name = str(ip_address(text)), ""
-        except ValueError:
-            address, name = "", text
-        yield HostReport(address, name, "", "closed", 0, 0.0, 0.0, "", "", 0.0)
+    try:
+        address, name = str(ip_address(text)), ""
+    except ValueError:
+        address, name = "", text
+    return HostReport(address, name, "", "closed", 0, 0.0, 0.0, "", "", 0.0)
+
+
+def _unknown(text: str, everything: "Callable[[], Iterable[HostReport]]") -> Iterator[str]:
+    """Say that no host is known by this text, or which hosts of `everything` it waits for if it is a destination."""
+    from smarthost.mail.address import to_domain
+
+    shown = words.printable(text)
+    yield shown
+    name = text.lower() if text.lower().startswith(_SERVICES) else to_domain(text)
+    awaited = dict.fromkeys(
+        f"{words.printable(host.name) or '-'} [{words.printable(host.address)}]"
+        for host in everything()
+        if name in host.waiting or f"[{name}]" in host.waiting
+    )
+    yield f"  {shown} is a destination that waits for: {', '.join(awaited)}" if awaited else f"  {_UNKNOWN}"
 
 
 def _print_json(found: "Iterable[HostReport]") -> None:
@@ -194,6 +261,7 @@ def host_fields(host: "HostReport") -> dict[str, object]:
         "steps": dict(host.steps),
         "waiting": host.waiting,
         "waiting_count": host.waiting_count,
+        "is_probed": host.is_probed,
     }
 
 
@@ -226,17 +294,31 @@ def _title(host: "HostReport") -> str:
 
 
 def _probe_words(host: "HostReport", now: float) -> str:
-    is_due = host.state == "half-open" or host.next_probe_at <= now
-    return "now" if is_due else words.relative(host.next_probe_at, now)
+    if host.is_probed:
+        return "under way"
+    if host.state == "half-open" or host.next_probe_at <= now:  # nobody probes a host that no mail awaits
+        return "due, within seconds" if host.waiting_count else "with the next message"
+    return words.relative(host.next_probe_at, now)
 
 
-def _row(host: "HostReport", now: float) -> Iterator[str]:
-    since = words.relative(host.since, now)
-    facts = (words.printable(host.state), since, f"{host.failures:,}", _probe_words(host, now))
-    yield from words.aligned([(words.printable(host.address), _name(host), *facts)], _WIDTHS)
-    yield f"    {evidence(host, now)}"
-    if host.waiting_count:
-        yield f"    {_waiting_words(host)}"
+def _table(hosts: "Sequence[HostReport]", now: float, *, has_heading: bool) -> Iterator[str]:
+    """Give a row for each host, and below it the evidence and who waits."""
+    heading = [("ADDRESS", "NAME", "STATE", "SINCE", "FAILURES", "NEXT PROBE")] if has_heading else []
+    rows = [_row(host, now) for host in hosts]
+    lines = words.aligned([*heading, *rows], words.fitting(rows, _WIDTHS))
+    yield from lines[: len(heading)]
+    for line, host in zip(lines[len(heading) :], hosts, strict=True):
+        yield line
+        service = f"{words.printable(host.service)}: " if host.service else ""
+        yield f"    {service}{evidence(host, now)}"
+        if host.waiting_count:
+            yield f"    {_waiting_words(host)}"
+
+
+def _row(host: "HostReport", now: float) -> tuple[str, ...]:
+    since, name = words.relative(host.since, now), words.printable(host.name) or "-"
+    state, address = words.printable(host.state), words.printable(host.address)
+    return address, name, state, since, f"{host.failures:,}", _probe_words(host, now)
 
 
 def _waiting_words(host: "HostReport") -> str:
@@ -250,15 +332,13 @@ def _waiting_words(host: "HostReport") -> str:
 
 def _whole(host: "HostReport", now: float) -> Iterator[str]:
     yield _title(host)
-    if host.state == "closed":
-        yield "  closed: nothing is known against it, it works as far as we know"
-        return
+    probe, is_later = _probe_words(host, now), host.state != "half-open" and host.next_probe_at > now
     facts = [
         ("state", _state_words(host)),
         ("since", words.when(host.since, now)),
         ("failures", f"{host.failures:,}, the last one {words.when(host.last_failure_at, now)}"),
         ("evidence", evidence(host, now)),
-        ("next probe", words.when(host.next_probe_at, now) if _probe_words(host, now) != "now" else "now"),
+        ("next probe", words.when(host.next_probe_at, now) if is_later and not host.is_probed else probe),
         ("waiting", words.count(host.waiting_count, "destination") if host.waiting_count else "nothing"),
     ]
     yield from words.aligned([("", name, fact) for name, fact in facts], (0, 10))
@@ -268,7 +348,7 @@ def _whole(host: "HostReport", now: float) -> Iterator[str]:
 
 
 def _state_words(host: "HostReport") -> str:
-    meaning = {"open": ": nobody dials it before the next probe", "half-open": ": a probe is due or under way"}
+    meaning = {"open": ": nobody dials it before the next probe", "half-open": ": its pause is over, a probe decides"}
     return words.printable(host.state) + meaning.get(host.state, "")
 
 

@@ -2,7 +2,8 @@
 """`smarthost plan ADDRESS [--probe]`: what would happen to a message for an address now, as the daemon itself decides.
 
 For people the conclusion comes first, then what it rests on. As JSON it is one line with the names of
-mail.explanation.Explanation; times are ISO 8601 in UTC, or null. Exit code: is there a host (probed: that answers)?
+mail.explanation.Explanation; times are ISO 8601 in UTC, or null. Exit code: is there a host that mail may
+go to now (probed: that answers)?
 """
 
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         Probed,
     )
 
+_DIALLED = ("closed", "half-open")  # states of an address that the next message is tried at
+_ADDRESS_OCTETS = 320  # 64 before the @ and 255 after it (RFC 5321 4.5.3.1)
 NO_HOST = 68  # EX_NOHOST of sysexits: mail for the address would bounce
 _NAMES = 11  # width of what facts are called
 _PREFERENCE, _ADDRESS = 5, 15  # of 65535, of an IPv4 address
@@ -51,7 +54,8 @@ def plan(address: str, state_dir: str | None, file: Path | None, *, probe: bool,
     use it, TLS. It never says AUTH or MAIL: no host learns a password, a sender or a recipient. A host that answers is
     no longer taken for broken. That may take a minute or more.
 
-    Exit codes: 0 there is a host (probed: one that is ready), 68 mail would bounce, 75 it would wait.
+    Exit codes: 0 there is a host that mail may go to now (probed: one that is ready), 68 mail would bounce, 75 it would
+    wait: DNS gives no host now, or all addresses are known as broken and in their pauses (probed: none is ready).
     """
     explanation = _ask(state_dir, file, _bare(address), probe=probe)
     if as_json:
@@ -62,6 +66,10 @@ def plan(address: str, state_dir: str | None, file: Path | None, *, probe: bool,
 
 
 def _bare(written: str) -> str:
+    from smarthost.ops.verbs import TEXT_CHARACTERS
+
+    if len(written) > TEXT_CHARACTERS:
+        raise exits.CommandFailed(f"an address has at most {_ADDRESS_OCTETS} octets", exits.USAGE)
     if not words.is_utf8(written):
         raise exits.CommandFailed(f"not an address: {written!a} is not UTF-8", exits.BAD_INPUT)
     return written[1:-1] if written.startswith("<") and written.endswith(">") else written
@@ -87,7 +95,10 @@ def _exit_code(explanation: "Explanation", *, probe: bool) -> int:
     if not explanation.hosts:
         is_permanent = explanation.no_host is not None and explanation.no_host.permanent
         return NO_HOST if is_permanent else exits.TEMPORARY
-    is_ready = not probe or any(probed.ok for probed in explanation.probes)
+    if probe:
+        is_ready = any(probed.ok for probed in explanation.probes)
+    else:
+        is_ready = any(address.state in _DIALLED for host in explanation.hosts for address in host.addresses)
     return exits.OK if is_ready else exits.TEMPORARY
 
 
@@ -197,7 +208,8 @@ def _host_lines(hosts: "Iterable[ExplainedHost]", now: float) -> Iterator[str]:
 
 
 def _address_words(address: "ExplainedAddress", now: float) -> str:
-    known = {"closed": "works, as far as we know", "open": "broken", "half-open": "broken, a probe is due or under way"}
+    half_open = "broken, its next message is the probe"
+    known = {"closed": "works, as far as we know", "open": "broken", "half-open": half_open}
     state = known.get(address.state, words.printable(address.state))
     until = f", not dialled before {words.when(address.until, now)}" if address.until > now else ""
     return _because(f"{state}{until}", address.why)

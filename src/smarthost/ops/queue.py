@@ -2,7 +2,7 @@
 """`smarthost queue list|show|retry|cancel`: what waits, why, and what to do about it.
 
 JSON Lines have stable names: a message is id, reverse_path, received_at, octets, recipients; a recipient is address,
-state, attempts, next_attempt_at, last_reply, why. Times are ISO 8601 in UTC, next_attempt_at may be null.
+state, attempts, next_attempt_at, last_reply, why, awaits_host. Times are ISO 8601 in UTC, next_attempt_at may be null.
 """
 
 import time
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
 
 _WIDTHS = (16, 25, 9, 10)  # of an id, a local time, a size, "in 12 min"
+_LEASED = "leased"  # the store's word for what is being tried now; JSON has it, people read plain words
 _TOLD = 3  # recipients, or reasons, of one message in a list
 
 
@@ -194,6 +195,7 @@ def message_fields(message: "StoredMessage") -> dict[str, object]:
                 "next_attempt_at": words.iso_utc(recipient.due) if recipient.state == "deferred" else None,
                 "last_reply": recipient.last_reply,
                 "why": recipient.why,
+                "awaits_host": recipient.awaits_host,
             }
             for recipient in message.recipients
         ],
@@ -203,7 +205,7 @@ def message_fields(message: "StoredMessage") -> dict[str, object]:
 def _row(message: "StoredMessage", now: float) -> Iterator[str]:
     """Give a message's line, and below it the reasons why it is still here."""
     dues = [recipient.due for recipient in message.recipients if recipient.state == "deferred"]
-    if any(recipient.state == "leased" for recipient in message.recipients):
+    if any(recipient.state == _LEASED for recipient in message.recipients):
         following = "now"
     else:
         following = "-" if not dues else "now" if min(dues) <= now else words.relative(min(dues), now)
@@ -212,15 +214,26 @@ def _row(message: "StoredMessage", now: float) -> Iterator[str]:
     whom = f"{words.path_words(message.reverse_path)} -> {', '.join(addresses[:_TOLD])}{more}"
     received, size = words.local_time(message.received_at), words.size_words(message.octets)
     yield from words.aligned([(message.id, received, size, following, whom)], _WIDTHS)
-    reasons = list(dict.fromkeys(filter(None, map(_reason, message.recipients))))
+    reasons = list(dict.fromkeys(filter(None, [_reason(each, now) for each in message.recipients])))
     for reason in reasons[:_TOLD]:
         yield f"    {words.printable(reason)}"
     if len(reasons) > _TOLD:
         yield f"    and {words.count(len(reasons) - _TOLD, 'other reason')}: smarthost queue show {message.id}"
 
 
-def _reason(recipient: "StoredRecipient") -> str:
-    return recipient.why or recipient.last_reply
+def _reason(recipient: "StoredRecipient", now: float) -> str:
+    """Say why it is still here, and what else than its time it waits for; empty when there is nothing to say."""
+    reason = recipient.why or recipient.last_reply
+    if reason and recipient.state == _LEASED:
+        return f"last attempt: {reason}"
+    if _goes_with_a_host(recipient, now):
+        return f"{reason or 'no host could be asked'} (tried again at its time, or when a host works again)"
+    return reason
+
+
+def _goes_with_a_host(recipient: "StoredRecipient", now: float) -> bool:
+    """Is it not due yet, but will be at once when a host works again?"""
+    return recipient.awaits_host and recipient.state == "deferred" and recipient.due > now
 
 
 def _print_whole(messages: "Iterable[StoredMessage]", now: float) -> int:
@@ -238,8 +251,16 @@ def _whole(message: "StoredMessage", now: float) -> Iterator[str]:
     for recipient in message.recipients:
         yield ""
         yield f"  {words.printable(recipient.address)}"
-        facts = [("state", f"{recipient.state} after {words.count(recipient.attempts, 'attempt')}")]
-        if recipient.state == "deferred":
-            facts.append(("next attempt", words.when(max(recipient.due, now), now)))
-        facts += [("last reply", recipient.last_reply), ("why", recipient.why)]
+        facts = _facts(recipient, now)
         yield from words.aligned([("   ", name, words.printable(fact)) for name, fact in facts if fact], (3, 12))
+
+
+def _facts(recipient: "StoredRecipient", now: float) -> Iterator[tuple[str, str]]:
+    is_tried = recipient.state == _LEASED
+    state = "being tried now," if is_tried else recipient.state
+    yield "state", f"{state} after {words.count(recipient.attempts, 'attempt')}"
+    if recipient.state == "deferred":
+        sooner = ", or as soon as a host works again" if _goes_with_a_host(recipient, now) else ""
+        yield "next attempt", words.when(max(recipient.due, now), now) + sooner
+    yield "last reply", recipient.last_reply
+    yield "last attempt" if is_tried else "why", recipient.why

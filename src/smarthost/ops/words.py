@@ -93,6 +93,12 @@ def path_words(reverse_path: str) -> str:
     return f"<{printable(reverse_path)}>"
 
 
+def fitting(rows: Iterable[Sequence[str]], least: Sequence[int]) -> tuple[int, ...]:
+    """Give the widths at which the columns of all rows line up, none below `least`."""
+    lengths = [[len(cell) for cell in row[: len(least)]] for row in rows]
+    return tuple(max(column) for column in zip(least, *lengths, strict=True))
+
+
 def aligned(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
     """Give lines whose columns have at least these widths; the last column is never padded."""
     return [

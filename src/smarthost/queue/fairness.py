@@ -130,7 +130,8 @@ class Slots:
         if not lane.is_proven:
             self._doubtful -= lane.active
             lane.is_proven = True
-            self._waiting[False].pop(lane, None)
+            if self._waiting[False].pop(lane, lane) is None:
+                self._waiting[True].setdefault(lane)
             if len(self._proven) >= _PROVEN_LANES:
                 self._proven.popitem(last=False)
         self._proven[lane.name] = None
@@ -141,4 +142,6 @@ class Slots:
         if lane.is_proven:
             self._doubtful += lane.active
             lane.is_proven = False
+            if self._waiting[True].pop(lane, lane) is None:
+                self._waiting[False].setdefault(lane)
         self._proven.pop(lane.name, None)

@@ -43,20 +43,7 @@ class Stored:
     def view(self, recipients: Iterable[SettledRecipient], leases: Leases) -> StoredMessage:
         """Give it with some of its recipients as an operator sees it."""
         message = self.message
-        viewed = [
-            StoredRecipient(
-                each.n,
-                each.address,
-                each.domain,
-                "leased" if leases.is_leased(message.id, each.n) else each.state.value,
-                each.due,
-                each.attempts,
-                each.last_reply,
-                each.status,
-                each.why,
-            )
-            for each in recipients
-        ]
+        viewed = [_view(each, leases.is_leased(message.id, each.n)) for each in recipients]
         return StoredMessage(
             message.id,
             message.received_at,
@@ -66,6 +53,21 @@ class Stored:
             message.content.octets,
             tuple(viewed),
         )
+
+
+def _view(recipient: SettledRecipient, is_leased: bool) -> StoredRecipient:
+    return StoredRecipient(
+        recipient.n,
+        recipient.address,
+        recipient.domain,
+        "leased" if is_leased else recipient.state.value,
+        recipient.due,
+        recipient.attempts,
+        recipient.last_reply,
+        recipient.status,
+        recipient.why,
+        recipient.awaits_host and recipient.state is State.DEFERRED and not is_leased,
+    )
 
 
 Row = tuple[int, Stored, SettledRecipient]

@@ -34,7 +34,8 @@ class HostState(Struct, frozen=True, gc=False):
     """The evidence about one host: consecutive `failures`, the last one's step and detail; times are wall seconds.
 
     `name`: under which it was dialled last. `since` is the first failure of this row, `until` the next probe, `steps`
-    how often each step failed, most often first. `closed_by`: for one that was just closed, why.
+    how often each step failed, most often first. `closed_by`: for one that was just closed, why. `is_probed`: a
+    probe is under way.
     """
 
     source: str
@@ -49,6 +50,7 @@ class HostState(Struct, frozen=True, gc=False):
     name: str = ""
     steps: tuple[tuple[str, int], ...] = ()
     closed_by: str = ""
+    is_probed: bool = False
 
     @property
     def works(self) -> bool:
@@ -58,7 +60,7 @@ class HostState(Struct, frozen=True, gc=False):
     @property
     def evidence(self) -> str:
         """Say in one line what is known against the host."""
-        return evidence_line(self.step, self.detail, self.failures, self.last_at - self.since)
+        return evidence_line(self.steps, self.detail, self.last_at - self.since)
 
 
 class Broken(Struct, gc=False, array_like=True):
@@ -68,7 +70,6 @@ class Broken(Struct, gc=False, array_like=True):
     since: float
     last_at: float
     until: float
-    shard: int
     failures: int = 0
     pauses: int = 0
     step: str = ""
@@ -96,7 +97,7 @@ class Broken(Struct, gc=False, array_like=True):
 
     def evidence(self) -> str:
         """Say in one line what is known against the host."""
-        return evidence_line(self.step, self.detail, self.failures, self.last_at - self.since)
+        return evidence_line(self.steps or ((self.step, self.failures),), self.detail, self.last_at - self.since)
 
     def told(self, key: Key, state: HealthState, closed_by: str = "") -> HostState:
         """Give it as it is told."""
@@ -127,10 +128,16 @@ encode_rows = msgspec.json.Encoder().encode
 decode_rows = msgspec.json.Decoder(list[Row]).decode
 
 
-def evidence_line(step: str, detail: str, failures: int, span_s: float) -> str:
-    """Say what failed, how often, in which time."""
-    often = "once" if failures == 1 else f"{failures} times {f'in {span_s:.0f} s' if span_s >= 1 else 'at once'}"
-    return f"{step} failed {often}: {detail}"
+def evidence_line(steps: tuple[tuple[str, int], ...], detail: str, span_s: float) -> str:
+    """Say what failed, how often, in which time: "banner failed 5 times and probe once in 124 s: no answer"."""
+    (first, times), *others = steps or (("", 0),)
+    failed = " and ".join([f"{first} failed {_times(times)}", *[f"{step} {_times(n)}" for step, n in others]])
+    many = sum(n for _, n in steps) > 1
+    return f"{failed}{f' in {span_s:.0f} s' if span_s >= 1 else ' at once' if many else ''}: {detail}"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def shard_of(address: str) -> int:

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
 _NOT_AN_ADDRESS = "not an IP address"
+_NOBODYS = "outside global unicast, RFC 4291 2.4"
 
 
 class _Range(NamedTuple):
@@ -67,6 +68,10 @@ _V6 = _table(
     ("fe80::/10", "link-local, RFC 4291 2.5.6", False),
     ("fec0::/10", "site-local, RFC 3879", False),
     ("ff00::/8", "multicast, RFC 4291 2.7", True),
+    # all that is left but 2000::/3, the only block IANA hands out to hosts
+    ("::/3", _NOBODYS, False),
+    ("4000::/2", _NOBODYS, False),
+    ("8000::/1", _NOBODYS, False),
 )
 # (prefix, its length, where the IPv4 address ends, what it is). An address within is as good as the one inside it:
 # NAT64's well-known prefix must stay usable, because DNS64 answers with it wherever the relay has IPv6 only.

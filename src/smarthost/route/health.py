@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.ports import Clock, Permit, Random, Refused
@@ -31,7 +32,8 @@ from smarthost.route.broken import (
     shard_of,
 )
 
-PROBE_WAIT_S = 1.0  # how long others wait while a probe is under way; a probe of a live host takes less
+WITHDRAWN_S = 60.0  # until the next probe, after one that we could not make: no descriptor, no route
+SAVED_AT_ONCE = 4  # parts: 100,000 broken hosts must not hold the loop up for a third of a second
 _REFUSALS = 4096  # made once and given often, because a busy lane asks often; the least that holds a large site
 _DETAILS = 1024  # "timed out after 10 s" is the same text for most hosts
 _DETAIL_CHARACTERS = 300
@@ -44,7 +46,7 @@ class HealthTerms(Struct, frozen=True, gc=False):
     `probe_s`: a probe not heard of for so long has failed; above a dial (10 s), below RFC 5321's 300 s for a banner.
     `jitter`: which part of a pause is left to chance, so that hosts that broke together are not probed together.
     `forget_after_s`: what failed so long ago, and never since, counts as unknown; must exceed `longest_pause_s`.
-    `hosts`: how many broken hosts are remembered, about 400 octets each; the one that failed longest ago goes first.
+    `hosts`: how many broken hosts are remembered, about 400 octets each; one that failed long ago goes first.
     """
 
     first_pause_s: float = 5.0
@@ -69,16 +71,18 @@ class HostHealth:
         self._clock = clock
         self._random = random
         self._terms = terms if terms is not None else HealthTerms()
-        self._broken: dict[Key, Broken] = {}  # longest since its last failure first
+        self._parts: tuple[dict[Key, Broken], ...] = tuple({} for _ in range(SHARDS))  # longest since a failure first
+        self._count = 0
         self._probes: dict[Key, _Permit] = {}  # under way
         self._refusals: dict[Key, Refused] = {}
         self._details: dict[str, str] = {}
         self._unsaved: set[int] = set()
+        self._damaged: list[str] = []  # names of what could not be read: to be cleared
 
     def admit(self, source: str, address: str) -> Permit | Refused:
         """May (source address or "", host address) be dialled now? A permit must be closed, exactly once."""
         key = (source, address)
-        broken = self._broken.get(key)
+        broken = self._find(key)
         if broken is None:
             return _Permit(self, key)
         now = self._clock.wall()
@@ -98,7 +102,7 @@ class HostHealth:
     def usable(self, source: str, address: str) -> Refused | None:
         """Would `admit` refuse? Takes no permit and changes nothing."""
         key = (source, address)
-        broken = self._broken.get(key)
+        broken = self._find(key)
         if broken is None:
             return None
         now = self._clock.wall()
@@ -107,24 +111,26 @@ class HostHealth:
     def state_of(self, source: str, address: str) -> HostState:
         """Give the state of one host and the evidence for it."""
         key = (source, address)
-        broken = self._broken.get(key)
+        broken = self._find(key)
         if broken is None or self._is_forgotten(broken, self._clock.wall()):
             return HostState(source, address, HealthState.CLOSED)
         return self._state(key, broken)
 
     def states(self) -> Iterator[HostState]:
-        """Give all hosts that are not closed, longest since their last failure first."""
+        """Give all hosts that are not closed; none may change meanwhile."""
         now = self._clock.wall()
-        for key, broken in self._broken.items():
-            if not self._is_forgotten(broken, now):
-                yield self._state(key, broken)
+        for part in self._parts:
+            for key, broken in part.items():
+                if not self._is_forgotten(broken, now):
+                    yield self._state(key, broken)
 
     def due_probes(self) -> list[Key]:
         """Name the hosts whose pause is over and whom nobody probes."""
         now, probes = self._clock.wall(), self._probes
         return [
             key
-            for key, broken in self._broken.items()
+            for part in self._parts
+            for key, broken in part.items()
             if broken.until <= now and key not in probes and not self._is_forgotten(broken, now)
         ]
 
@@ -145,11 +151,11 @@ class HostHealth:
     def hasten(self, source: str, address: str) -> None:
         """End a host's pause: the next who asks is its probe. What is known against it stays."""
         key = (source, address)
-        broken = self._broken.get(key)
+        broken = self._find(key)
         if broken is not None:
             broken.until = min(broken.until, self._clock.wall())
             self._refusals.pop(key, None)
-            self._unsaved.add(broken.shard)
+            self._unsaved.add(shard_of(address))
 
     # -- what permits report -------------------------------------------------------------------------------------------
 
@@ -159,25 +165,36 @@ class HostHealth:
 
     def permit_failed(self, permit: "_Permit", step: str, detail: str, name: str) -> None:
         """Open a closed host; open a probed one for longer; from anybody else it is evidence of what is known."""
-        is_news = permit.key not in self._broken or self._probes.get(permit.key) is permit
+        is_news = self._find(permit.key) is None or self._probes.get(permit.key) is permit
         self._fail(permit.key, step, detail, name, is_news=is_news)
 
+    def permit_stalls(self, permit: "_Permit", step: str, detail: str, name: str) -> None:
+        """Open a host of which nothing is known yet; whoever holds the permit goes on waiting for it."""
+        if not permit.is_probe and self._find(permit.key) is None:
+            self._fail(permit.key, step, detail, name, is_news=True)
+
     def permit_withdrawn(self, permit: "_Permit") -> None:
-        """A probe that was not made leaves its turn to the next."""
+        """A probe that was not made leaves its turn to the next, a moment later: what prevented it may last."""
         if self._probes.get(permit.key) is permit:
             del self._probes[permit.key]
+            broken = self._find(permit.key)
+            if broken is not None:
+                broken.until = self._clock.wall() + min(WITHDRAWN_S, self._terms.longest_pause_s)
+                self._refusals.pop(permit.key, None)
 
     # -- over a restart ------------------------------------------------------------------------------------------------
 
     def changes(self) -> dict[str, bytes]:
-        """Give what has changed since the last call, as named values to keep; an empty one: nothing is left of it."""
-        self._forget_old()
-        unsaved, self._unsaved = self._unsaved, set()
-        rows: dict[int, list[Row]] = {shard: [] for shard in sorted(unsaved)}
-        for key, broken in self._broken.items():
-            if broken.shard in unsaved:
-                rows[broken.shard].append(Row(*key, broken))
-        return {f"{shard:02d}": encode_rows(found) if found else b"" for shard, found in rows.items()}
+        """Give what has changed as named values to keep, a few at a time until there are none; b"": nothing is left."""
+        changed = dict.fromkeys(self._damaged, b"")
+        self._damaged.clear()
+        for shard in sorted(self._unsaved)[:SAVED_AT_ONCE]:
+            self._unsaved.discard(shard)
+            self._forget_old(self._parts[shard])
+            rows = [Row(*key, broken) for key, broken in self._parts[shard].items()]
+            changed[f"{shard:02d}"] = encode_rows(rows) if rows else b""
+            self._unsaved.discard(shard)
+        return changed
 
     def restore(self, values: Mapping[str, bytes]) -> tuple[str, ...]:
         """Take up what `changes` gave in an earlier life; gives the names of those that are damaged, and drops them.
@@ -185,35 +202,53 @@ class HostHealth:
         A host whose evidence is too old, or cannot be true, is dropped; its pause is at most the longest.
         """
         now = self._clock.wall()
-        damaged = []
         found: list[Row] = []
         for name, value in values.items():
             try:
                 rows = decode_rows(value)
             except msgspec.MsgspecError:
-                damaged.append(name)
-                self._unsaved.add(int(name) % SHARDS if name.isdigit() else 0)
+                self._damaged.append(name)
                 continue
             found += [row for row in rows if row.broken.is_credible(now) and not self._is_forgotten(row.broken, now)]
         found.sort(key=lambda row: row.broken.last_at)
         for row in found[-self._terms.hosts :]:
             row.broken.until = min(row.broken.until, now + self._terms.longest_pause_s)
-            row.broken.shard = shard_of(row.address)
-            self._broken[row.source, row.address] = row.broken
-        return tuple(damaged)
+            self._put((row.source, row.address), row.broken)
+        return tuple(self._damaged)
+
+    # -- where they are kept -------------------------------------------------------------------------------------------
+
+    def _find(self, key: Key) -> Broken | None:
+        return self._parts[shard_of(key[1])].get(key) if self._count else None
+
+    def _put(self, key: Key, broken: Broken) -> None:
+        """Keep it behind all others: it failed last."""
+        part = self._parts[shard_of(key[1])]
+        self._count += key not in part
+        part[key] = broken
+
+    def _take(self, key: Key) -> Broken | None:
+        broken = self._parts[shard_of(key[1])].pop(key, None)
+        self._count -= broken is not None
+        return broken
+
+    def _make_room(self, key: Key) -> None:
+        """Close the host of this one's part that failed longest ago; if there is none, one of another part."""
+        if self._count >= self._terms.hosts:
+            part = self._parts[shard_of(key[1])] or next(part for part in self._parts if part)
+            self._close(next(iter(part)), CROWDED)
 
     # -- moves ---------------------------------------------------------------------------------------------------------
 
     def _fail(self, key: Key, step: str, detail: str, name: str, *, is_news: bool) -> None:
         now = self._clock.wall()
-        broken = self._broken.pop(key, None)
+        broken = self._take(key)
         if broken is None:
-            broken = Broken(name, now, now, now, shard_of(key[1]))
-            if len(self._broken) >= self._terms.hosts:
-                self._close(next(iter(self._broken)), CROWDED)
-        self._broken[key] = broken  # at the end: it failed last
+            self._make_room(key)
+            broken = Broken(name, now, now, now)
+        self._put(key, broken)
         broken.fail(now, step, self._shared(detail), name)
-        self._unsaved.add(broken.shard)
+        self._unsaved.add(shard_of(key[1]))
         if is_news:
             self._open(key, broken, now)
 
@@ -228,22 +263,22 @@ class HostHealth:
         self._tell(key, broken, HealthState.OPEN)
 
     def _close(self, key: Key, closed_by: str) -> None:
-        broken = self._broken.pop(key, None)
+        broken = self._take(key)
         if broken is not None:
             self._probes.pop(key, None)
             self._refusals.pop(key, None)
-            self._unsaved.add(broken.shard)
+            self._unsaved.add(shard_of(key[1]))
             self._tell(key, broken, HealthState.CLOSED, closed_by)
 
     def _probe_overdue(self, key: Key, broken: Broken, now: float) -> None:
         detail = f"not heard of for {self._terms.probe_s:.0f} s"
         broken.fail(now, "probe", self._shared(detail), broken.name)
-        self._unsaved.add(broken.shard)
+        self._unsaved.add(shard_of(key[1]))
         self._open(key, broken, now)
 
-    def _forget_old(self) -> None:
+    def _forget_old(self, part: dict[Key, Broken]) -> None:
         now = self._clock.wall()
-        for key in [key for key, broken in self._broken.items() if self._is_forgotten(broken, now)]:
+        for key in [key for key, broken in part.items() if self._is_forgotten(broken, now)]:
             self._close(key, AGED)
 
     def _is_forgotten(self, broken: Broken, now: float) -> bool:
@@ -252,7 +287,7 @@ class HostHealth:
     def _refuse(self, key: Key, broken: Broken, now: float) -> Refused | None:
         probe = self._probes.get(key)
         if probe is not None and now < probe.until:
-            return Refused(min(now + PROBE_WAIT_S, probe.until), f"a probe is under way, {broken.evidence()}")
+            return Refused(probe.until, f"a probe is under way, {broken.evidence()}")  # a success wakes who waits
         if now >= broken.until:
             return None
         refused = self._refusals.get(key)
@@ -269,7 +304,9 @@ class HostHealth:
         return self._details.setdefault(detail, detail)
 
     def _state(self, key: Key, broken: Broken) -> HostState:
-        is_open = key not in self._probes and self._clock.wall() < broken.until
+        if key in self._probes:
+            return replace(broken.told(key, HealthState.HALF_OPEN), is_probed=True)
+        is_open = self._clock.wall() < broken.until
         return broken.told(key, HealthState.OPEN if is_open else HealthState.HALF_OPEN)
 
     def _tell(self, key: Key, broken: Broken, state: HealthState, closed_by: str = "") -> None:
@@ -299,6 +336,10 @@ class _Permit:
     def failed(self, step: str, detail: str, name: str = "") -> None:
         self._close_once()
         self._health.permit_failed(self, step, detail, name)
+
+    def stalls(self, step: str, detail: str, name: str = "") -> None:
+        if not self._is_closed:
+            self._health.permit_stalls(self, step, detail, name)
 
     def withdrawn(self) -> None:
         self._close_once()

@@ -28,7 +28,8 @@ def find_hop(
             return no_way("4.4.4", f"the next hop {hop.host} is no host name", evidence)
         questions = [Question(name, rdtype) for rdtype in hop.families.rdtypes]
         answers = yield from ask(questions, evidence, further_lookups)
-        is_partial = any(is_failure(answer) for answer in answers)
+        is_silent = any(is_failure(answer) for answer in answers)
+        is_partial = is_silent or bool(evidence.cut)
         addresses = interleave([answer.addresses for answer in answers])[:ADDRESSES_USED]
         if not addresses:
             said = ", ".join(f"{answer.rdtype} {answer.detail or answer.status.name}" for answer in answers)

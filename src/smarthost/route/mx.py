@@ -4,7 +4,8 @@
 RFC 5321 5.1, RFC 7505, RFC 2181 10.3. A generator that yields questions and takes answers (route.questions); it asks
 nobody itself and keeps nothing. Only hosts with an address mail may go to are in its result, none of them ourselves.
 "Cannot tell" (SERVFAIL, timeout, alias loops) is temporary, whatever else was found, unless some host is usable.
-A stale answer (past its TTL, since DNS is silent: RFC 8767) is good enough to deliver by, never to bounce by.
+A stale answer (past its TTL, since DNS is silent: RFC 8767), or one of which only a part was read, is good enough to
+deliver by, never to bounce by.
 Of its own 4.4.6 is a loop of aliases, 4.4.4 too long a chain, and nothing else is: they become final at expiry.
 """
 
@@ -20,15 +21,13 @@ from smarthost.mail.hop import Host
 from smarthost.ports import Answer, AnswerStatus, MxRecord, Random
 from smarthost.route.forbidden import why_forbidden
 from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Evidence, Question, ask, is_failure, is_loop
+from smarthost.route.questions import why_no_name as why_no_name  # callers take it from here
 from smarthost.route.table import Families
 
 HOSTS_USED = 10  # an attempt dials at most 5 addresses; RFC 5321 5.1 asks for at least two
 ADDRESSES_USED = 20
 EXCHANGERS_ASKED = 30  # three rounds: hosts whose names are dead do not hide the ones behind them
-NAME_OCTETS = 253  # 255 on the wire (RFC 1035 2.3.4)
-LABEL_OCTETS = 63
 _NO_CEILING = 1 << 16  # preferences have 16 bits
-_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")  # Deviation: RFC 1123 2.1 has no "_"; exchangers have
 _LOCALHOST = "it is every machine's own name (RFC 6761 6.3)"  # .local is asked: many sites have it in their own DNS
 _ADDRESS = {Families.BOTH: "address", Families.IPV4: "IPv4 address", Families.IPV6: "IPv6 address"}
 
@@ -77,7 +76,7 @@ class Exchangers(Struct, frozen=True, gc=False):
     hosts: tuple[Host, ...]
     ttl_s: int
     evidence: tuple[str, ...]
-    is_partial: bool = False  # some exchanger's answer is missing: ask again soon
+    is_partial: bool = False  # some exchanger's answer is missing, or a part of one: ask again soon
     caveat: str = ""  # rests on stale answers: why, in one line
 
 
@@ -105,7 +104,8 @@ def find_hosts(domain: str, terms: MxTerms, random: Random) -> Asking[Exchangers
     if _is_localhost(domain):
         return no_way("5.4.4", f"mail for {domain} has nowhere to go: {_LOCALHOST}", evidence)
     (answer,) = yield from ask((Question(domain, "MX"),), evidence, terms.further_lookups)
-    if is_failure(answer):
+    if is_failure(answer) or (answer.is_cut and answer.status is AnswerStatus.NODATA):
+        # what was not read may be its exchangers: its own address is no way around them
         return _unknown(f"the exchangers of {domain} cannot be looked up", (answer,), evidence)
     if answer.status is AnswerStatus.NXDOMAIN:
         return no_way("5.1.2", f"the domain {answer.canonical or domain} does not exist", evidence)
@@ -123,18 +123,6 @@ def find_hosts(domain: str, terms: MxTerms, random: Random) -> Asking[Exchangers
     random.shuffle(records)  # equal preference: spread the load (RFC 5321 5.1)
     records.sort(key=lambda record: record.preference)
     return (yield from _Search(domain, terms, evidence).run(records))
-
-
-def why_no_name(name: str) -> str:
-    """Say why DNS could not hold this as a host's name, or "" when it could."""
-    if not name or len(name) > NAME_OCTETS:
-        return f"a name has 1 to {NAME_OCTETS} octets"
-    labels = name.split(".")
-    if not all(0 < len(label) <= LABEL_OCTETS for label in labels):
-        return f"a label has 1 to {LABEL_OCTETS} octets"
-    if not all(_LABEL.issuperset(label) for label in labels):
-        return "it has characters no host's name has"
-    return "it is an address" if labels[-1].isdigit() else ""  # RFC 1123 2.1: a top-level label is never all digits
 
 
 def _find_literal(domain: str, terms: MxTerms, evidence: Evidence) -> Exchangers | Unroutable:
@@ -179,8 +167,8 @@ class _Search:
             asked += HOSTS_USED
             yield from self._look_up(batch)
         if self._hosts:
-            is_partial = bool(self._relevant(self._unknown))
             evidence = self._evidence
+            is_partial = bool(self._relevant(self._unknown) or evidence.cut)
             return Exchangers(
                 tuple(self._hosts), evidence.ttl_s, tuple(evidence.lines), is_partial, caveat=evidence.caveat
             )
@@ -240,6 +228,11 @@ class _Search:
         return addresses
 
     def _may_go(self, record: MxRecord, address: str) -> bool:
+        """Judge one address, by itself.
+
+        Deviation: many relays refuse a host that has any forbidden address beside its public ones. Leaving that one out
+        is as safe, since it is never dialled, and a stray record does not block mail.
+        """
         why = why_forbidden(address, allow_private=self._terms.allow_private)
         if why is not None:
             self._forbidden.append((record.preference, f"{record.exchange} [{address}]: {why}"))
@@ -302,11 +295,13 @@ def _unknown(what: str, answers: Sequence[Answer], evidence: Evidence) -> Unrout
 
 
 def no_way(status: str, why: str, evidence: Evidence) -> Unroutable:
-    """Conclude that there is no host. What rests on stale answers waits: a bounce is final, and DNS will say more.
+    """Conclude that there is no host. What rests on stale or cut answers waits: a bounce is final, DNS may say more.
 
     It keeps what it says of the address (5.1.2 waits as 4.1.2), else it is DNS that fails (4.4.3).
     """
-    if status.startswith("5") and evidence.caveat:
+    if status.startswith("5") and evidence.doubt:
         status = f"4{status[1:]}" if status.startswith("5.1.") else "4.4.3"
-        why = f"{why}; not final: {evidence.caveat}"
+        why = f"{why}; not final: {evidence.doubt}"
+    elif evidence.cut:
+        why = f"{why}; {evidence.cut}"
     return Unroutable(status, why, evidence.ttl_s, (*evidence.lines, f"{status}: {why}"))  # whatever the bound

@@ -27,6 +27,8 @@ from smarthost.route.table import DirectMx, NextHop, Refuse, RouteTable
 from smarthost.route.tls_policy import policy_for
 
 PLANS_REMEMBERED = 100_000  # python -m bench.routes prints what each takes
+OCTETS_REMEMBERED = 64 << 20  # of these plans, as they count themselves: with 370 octets of text each it is as many
+PLAN_OCTETS = 300  # what one takes besides its texts (python -m bench.routes: 340 with 56 octets of text)
 SITES_SHARED = 1024  # of which a new plan may use the text; who has more than a thousandth of all domains is among them
 SHORTEST_S = 5.0  # a TTL of 0 must not make every message ask
 LONGEST_S = 3600.0  # absurd TTLs exist; a moved exchanger is noticed within the hour
@@ -68,7 +70,7 @@ class Planner:
         self._terms = terms
         self._speakers = Speakers(terms.speaker)
         self._ourselves = Ourselves(terms.speaker.helo.lower().removesuffix("."), terms.listening)
-        self._remembered: _Memory = OrderedDict()  # longest unused first
+        self._remembered = _Memory()
         self._sites: OrderedDict[str, str] = OrderedDict()  # longest unused first
         self._policies: dict[SessionPolicy, SessionPolicy] = {}  # each once; there are as many as kinds of route
         self._under_way: dict[str, asyncio.Event] = {}
@@ -80,7 +82,7 @@ class Planner:
 
     def forget(self) -> None:
         """Forget all plans, also those under way, so that DNS is asked again."""
-        self._remembered = OrderedDict()
+        self._remembered = _Memory()
 
     async def plan(self, destination: str) -> Plan | NoPlan:
         """Plan for a destination (RouteTable.destination_of, or a recipient domain). No evidence. Safe to cancel."""
@@ -93,6 +95,11 @@ class Planner:
             if under_way is None:
                 return await self._plan_for_all(destination)
             await under_way.wait()  # then it is remembered; or who asked has failed, and it is our turn
+
+    def recall(self, destination: str) -> Plan | NoPlan | None:
+        """Give the last plan if it is remembered, its time over or not: to know where mail would go, not to send it."""
+        remembered = self._remembered.get(destination)
+        return None if remembered is None else remembered.draw(self._random)
 
     async def plan_anew(self, destination: str) -> Plan | NoPlan:
         """Plan as `plan` does, but ask the resolver whatever is remembered, and tell with what evidence.
@@ -122,10 +129,7 @@ class Planner:
         else:
             found = await self._drive(destination, route)
             remembered, evidence = self._conclude(destination, route, found), found.evidence
-        memory.pop(destination, None)
-        if len(memory) >= PLANS_REMEMBERED:
-            memory.popitem(last=False)
-        memory[destination] = remembered
+        memory.keep(destination, remembered)
         return remembered, evidence
 
     def _conclude(self, destination: str, route: DirectMx | NextHop, found: Exchangers | Unroutable) -> "_Remembered":
@@ -220,6 +224,11 @@ class _PlanRemembered(Struct, frozen=True, gc=False):
     route: DirectMx | NextHop
     caveat: str
 
+    @property
+    def octets(self) -> int:
+        """About what it takes; a site counts in full although domains at one provider share its text."""
+        return PLAN_OCTETS + len(self.destination) + len(self.site) + len(self.caveat)
+
     def draw(self, random: Random) -> Plan:
         """Give the plan with its equals drawn anew."""
         hosts, destination, policy, route = draw(self.site, random), self.destination, self.policy, self.route
@@ -233,9 +242,33 @@ class _NoPlanRemembered(Struct, frozen=True, gc=False):
     no_plan: NoPlan
     until: float
 
+    @property
+    def octets(self) -> int:
+        """About what it takes."""
+        return PLAN_OCTETS + len(self.no_plan.destination) + len(self.no_plan.why)
+
     def draw(self, random: Random) -> NoPlan:
         return self.no_plan
 
 
 _Remembered: TypeAlias = _PlanRemembered | _NoPlanRemembered
-_Memory: TypeAlias = OrderedDict[str, _Remembered]
+
+
+class _Memory(OrderedDict[str, _Remembered]):
+    """What is remembered, longest unused first, bounded by number and octets; only `keep` and `move_to_end` change it.
+
+    Both bounds, because a stranger's DNS says how long names are: ten exchangers of 200 octets each take 3 KB a plan.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.octets = 0
+
+    def keep(self, destination: str, remembered: _Remembered) -> None:
+        """Remember this, in place of what was, and forget what was not used longest as far as there is no room."""
+        old = self.pop(destination, None)
+        self.octets += remembered.octets - (old.octets if old is not None else 0)
+        self[destination] = remembered
+        while len(self) > PLANS_REMEMBERED or (self.octets > OCTETS_REMEMBERED and len(self) > 1):
+            _, forgotten = self.popitem(last=False)
+            self.octets -= forgotten.octets

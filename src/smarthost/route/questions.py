@@ -16,6 +16,9 @@ from smarthost.ports import Answer, AnswerStatus
 FURTHER_LOOKUPS = 3  # by default, after an answer that ended in an alias; most chains are followed within one answer
 ALIASES_READ = 16  # of one answer (backends.dns.codec.ALIASES): a resolver's failure with more was cut off there
 EVIDENCE_LINES = 40  # 10 hosts with two answers each, and what was decided about them
+NAME_OCTETS = 253  # 255 on the wire (RFC 1035 2.3.4)
+LABEL_OCTETS = 63
+_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")  # Deviation: RFC 1123 2.1 has no "_"; exchangers have
 _SHOWN = 10  # records of one answer in its line of evidence
 LONGEST_TTL_S = 1 << 31  # RFC 2181 8
 CAVEAT_CHARACTERS = 200  # in each record of an attempt
@@ -36,13 +39,20 @@ Asking: TypeAlias = Generator[tuple[Question, ...], tuple[Answer, ...], _T]
 class Evidence:
     """What a machine has learned: bounded lines, and the least TTL of the answers that counted.
 
-    `caveat`: one line when an answer that counted was stale, else "": nothing that rests on it is final.
+    `caveat`: one line when an answer that counted was stale, else ""; `cut`: the same when one was cut, so that what is
+    not in it may exist all the same. Nothing that rests on either is final.
     """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.ttl_s = LONGEST_TTL_S
         self.caveat = ""
+        self.cut = ""
+
+    @property
+    def doubt(self) -> str:
+        """Say in one line why nothing that rests on these answers is final, or ""."""
+        return "; ".join(filter(None, (self.caveat, self.cut)))
 
     def note(self, line: str) -> None:
         """Keep a line, up to the bound."""
@@ -57,6 +67,8 @@ class Evidence:
             self.ttl_s = min(self.ttl_s, answer.ttl_s)
         if answer.stale and not self.caveat:
             self.caveat = _caveat(answer)
+        if answer.is_cut and not self.cut:
+            self.cut = f"{answer.rdtype} {answer.name} was cut: there was more than was read"
         self.note(describe(answer))
 
 
@@ -85,6 +97,8 @@ def describe(answer: Answer) -> str:
         parts.append(f" ({answer.detail})")
     if answer.stale:
         parts.append(" (stale: the resolver does not answer)")
+    if answer.is_cut:
+        parts.append(" (cut: there was more)")
     if answer.secure:
         parts.append(" (secure)")
     return "".join(parts)
@@ -95,15 +109,28 @@ def _caveat(answer: Answer) -> str:
     return line if len(line) <= CAVEAT_CHARACTERS else line[: CAVEAT_CHARACTERS - 3] + "..."
 
 
+def why_no_name(name: str) -> str:
+    """Say why DNS could not hold this as a host's name, or "" when it could."""
+    if not name or len(name) > NAME_OCTETS:
+        return f"a name has 1 to {NAME_OCTETS} octets"
+    labels = name.split(".")
+    if not all(0 < len(label) <= LABEL_OCTETS for label in labels):
+        return f"a label has 1 to {LABEL_OCTETS} octets"
+    if not all(_LABEL.issuperset(label) for label in labels):
+        return "it has characters no host's name has"
+    return "it is an address" if labels[-1].isdigit() else ""  # RFC 1123 2.1: a top-level label is never all digits
+
+
 def ask(
     questions: Sequence[Question], evidence: Evidence, further_lookups: int = FURTHER_LOOKUPS
 ) -> Asking[tuple[Answer, ...]]:
-    """Ask, and follow the aliases that answers leave open; loops and endless chains end as SERVFAIL with a detail.
+    """Ask, and follow the aliases that answers leave open; those that cannot be followed end as SERVFAIL with a detail.
 
-    Only such a failure has `aliases`; where an alias leads to a name that fails, `canonical` alone says so.
+    Only a loop and an endless chain have `aliases` then; where one leads to a name that fails, or to what is no name,
+    `canonical` alone says so.
     See: RFC 5321 5.1: the name at the end of an alias is processed as if it were the initial name.
     """
-    answers = [_judged(answer, answer) for answer in (yield tuple(questions))]
+    answers = [_followable(_judged(answer, answer)) for answer in (yield tuple(questions))]
     opens = [index for index, answer in enumerate(answers) if _is_open(answer)]
     for _ in range(further_lookups):
         if not opens:
@@ -131,13 +158,28 @@ def _joined(first: Answer, further: Answer) -> Answer:
         further,
         name=first.name,
         aliases=first.aliases + further.aliases,
-        canonical=further.canonical or further.name,
+        canonical=further.canonical or ("" if further.aliases else further.name),  # "": an alias of the root
         ttl_s=min(first.ttl_s, further.ttl_s),
         secure=first.secure and further.secure,
         stale=first.stale or further.stale,
+        is_cut=first.is_cut or further.is_cut,
         detail=further.detail or (first.detail if first.stale else ""),
     )
-    return _failed(joined, f"alias loop at {joined.canonical}") if is_loop(joined) else _judged(joined, further)
+    if is_loop(joined):
+        return _failed(joined, f"alias loop at {joined.canonical}")
+    return _followable(_judged(joined, further))
+
+
+def _followable(answer: Answer) -> Answer:
+    """Fail where the alias that is left open leads to what cannot be asked for.
+
+    Odd octets are escaped in the text of a name (RFC 1035 5.1): asked as it stands it would be another name, and what
+    is said of that one is nothing about ours.
+    """
+    defect = why_no_name(answer.canonical) if _is_open(answer) else ""
+    if not defect:
+        return answer
+    return replace(_failed(answer, f"alias of {answer.canonical[:80]!r} cannot be followed: {defect}"), aliases=())
 
 
 def _judged(answer: Answer, last: Answer) -> Answer:

@@ -144,8 +144,14 @@ class RouteTable:
 
 def _checked(route: Route, place: str) -> Route:
     if isinstance(route, NextHop):
-        if not route.host or any(octet <= " " or octet in "[]" for octet in route.host + route.verified_name):
-            raise ConfigError("a next hop needs a host: a name, or an address without brackets", key=place)
+        if not route.host or any(map(_is_odd, route.host + route.verified_name)):
+            why = "a next hop needs a host: a name, or an address without brackets; no blanks, no commas"
+            raise ConfigError(why, key=place)
         if not 0 < route.port < 65536:
             raise ConfigError(f"no such port: {route.port}", key=place)
     return route if route.rule else replace(route, rule=place)
+
+
+def _is_odd(character: str) -> bool:
+    """Tell what no host has in its name: route.site parts texts by blanks and commas (a zone index could have them)."""
+    return character in " []," or not character.isprintable()

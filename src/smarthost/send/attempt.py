@@ -51,6 +51,7 @@ class Sender:
             if not walk.pending or walk.effort.dials >= DIALS_PER_ATTEMPT:
                 break
             await walk.visit(host, address, stops[index + 1 :])
+        await walk.visit_anew()
         return walk.result()
 
 
@@ -74,6 +75,7 @@ class _Walk:
         "_lease",
         "_plan",
         "_queued_s",
+        "_refused",
         "_sender",
         "_tls",
         "_transfer_s",
@@ -91,6 +93,7 @@ class _Walk:
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
         self._tls: TlsFacts | None = None
         self._transfer_s = 0.0
+        self._refused: tuple[Stop, ...] = ()
         self.pending = list(range(len(lease.recipients)))
         self.effort = Effort()
         if plan.caveat:
@@ -99,16 +102,27 @@ class _Walk:
     async def visit(self, host: Host, address: str, ahead: Sequence[Stop]) -> None:
         """Try one address of one host for the recipients that still need a verdict; `ahead` is what would follow."""
         key = self._sender.opener.key_for(host, address, self._plan.policy)
+        if key[2].tls is not self._plan.policy.tls:
+            self.effort.tried(host.name, address, "in clear, because TLS broke there within the last hour")
         session = self._sender.terms.pool.take(key)
         if session is not None and await self._use(session, host.name, address, is_stale_tolerable=True):
             return
         opened = await self._sender.opener.open(key, self.effort, hurry=self._has_other(ahead))
         if isinstance(opened, Refused):
+            self._refused += ((host, address),)
             self._refuse(opened, host.name, address)
         elif isinstance(opened, SetupFailed):
             self._judge_setup(opened, host.name, address)
         else:
             await self._use(opened, host.name, address, is_stale_tolerable=False)
+
+    async def visit_anew(self) -> None:
+        """Go back to hosts that were refused and work now: a probe may have found that while this walk went on."""
+        for host, address in self._refused:
+            if not self.pending or self.effort.dials >= DIALS_PER_ATTEMPT:
+                return
+            if self._sender.opener.is_usable(self._plan.policy, address):
+                await self.visit(host, address, ())
 
     def _has_other(self, ahead: Sequence[Stop]) -> bool:
         """Is another host at hand, so that nobody need wait long for this one?"""

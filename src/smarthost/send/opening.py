@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from smarthost.mail.content import Content
 from smarthost.mail.errors import ConnectFailed, ConnectionLost, DeadlinePassed
 from smarthost.mail.hop import Host, SessionPolicy, TlsLevel
-from smarthost.ports import Clock, Dialer, HostGate, Permit, Refused, Sink
+from smarthost.ports import Clock, Deadline, Dialer, HostGate, Permit, Refused, Sink
 from smarthost.send.egress import EgressWatch
 from smarthost.send.gates import demand_key, gate_keys, service_key
 from smarthost.send.pool import Pool
@@ -103,10 +103,12 @@ class Opener:
         return await self._open_with(key, effort, permits, patience_s)
 
     def _admit(self, address: str, policy: SessionPolicy) -> "_Permits | Refused":
+        demand = demand_key(policy)
+        if demand is not None and (refused := self._terms.gate.usable(demand, address)) is not None:
+            return refused  # before the other permit: one that is taken and given back is a probe that was not made
         permit = self._terms.gate.admit(service_key(policy), address)
         if isinstance(permit, Refused):
             return permit
-        demand = demand_key(policy)
         strict = None if demand is None else self._terms.gate.admit(demand, address)
         if isinstance(strict, Refused):
             permit.withdrawn()
@@ -116,22 +118,34 @@ class Opener:
     async def _open_with(
         self, key: SessionKey, effort: Effort, permits: "_Permits", patience_s: float | None
     ) -> Session | SetupFailed:
+        alarm = self._watch(key, permits) if patience_s is None else None
         try:
             opened = await self._open_or_fall_back(key, effort, patience_s)
         except BaseException:  # cancelled, or a bug of ours: nothing was learned, and a probe must not stay open
             permits.withdraw()
             raise
+        finally:
+            if alarm is not None:
+                alarm.cancel()
         permits.close(opened, key[0])
         return opened
+
+    def _watch(self, key: SessionKey, permits: "_Permits") -> Deadline:
+        """A host alone has the RFC's times; nobody else need hang on it meanwhile, and an operator should see it."""
+        name, address, _ = key
+        soon_s = max(self._terms.patience_s, self._greets_in.get(address, 0.0))
+        return self._terms.clock.deadline(soon_s, lambda: permits.stall(f"no answer within {soon_s:.0f} s", name))
 
     # Probes aside
 
     def probe(self, host: Host, address: str, policy: SessionPolicy) -> bool:
         """Probe a broken host for mail that awaits it; False: it is not its turn, or it is not known as broken."""
+        if len(self._probes) >= PROBES_ASIDE:
+            return False
         permits = self._admit(address, policy)
         if isinstance(permits, Refused):
             return False
-        if not permits.is_probe or len(self._probes) >= PROBES_ASIDE:
+        if not permits.is_probe:
             permits.withdraw()
             return False
         self._probe_aside(self.key_for(host, address, policy), permits)
@@ -147,7 +161,8 @@ class Opener:
         return refused if refused is not None else Refused(self._terms.clock.wall(), "a probe is under way")
 
     async def _probe(self, key: SessionKey, permits: "_Permits") -> None:
-        opened = await self._open_with(key, Effort(), permits, PROBE_PATIENCE_S)
+        patience_s = max(PROBE_PATIENCE_S, self._greets_in.get(key[1], 0.0))
+        opened = await self._open_with(key, Effort(), permits, patience_s)
         if isinstance(opened, Session):
             self._terms.pool.keep(opened)
 
@@ -226,6 +241,9 @@ class _Permits:
     @property
     def is_probe(self) -> bool:
         return self._permit.is_probe or (self._strict is not None and self._strict.is_probe)
+
+    def stall(self, detail: str, name: str) -> None:
+        self._permit.stalls("set-up", f"{detail}, we go on waiting", name)
 
     def withdraw(self) -> None:
         self._permit.withdrawn()

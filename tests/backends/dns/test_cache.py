@@ -203,6 +203,25 @@ async def test_stale_answer_gives_way_to_a_fresh_one(rig: Rig) -> None:
     assert (await rig.ask("mx1.example.org")).status is SERVFAIL
 
 
+@on_both_loops(zone, MIXED)
+async def test_failure_does_not_erase_what_is_served_stale(rig: Rig) -> None:
+    """Silent, one SERVFAIL, silent again: what was known before the SERVFAIL is still worth as much as it was."""
+    await rig.ask("mx1.example.org")
+    rig.clock.advance(121)
+    said = []
+
+    for fault in (Fault.TIMEOUT, Fault.SERVFAIL, Fault.SERVFAIL, Fault.TIMEOUT, Fault.TIMEOUT):
+        rig.zone.faults["mx1.example.org"] = fault
+        said.append(await rig.ask("mx1.example.org"))
+        rig.clock.advance(31)
+
+    assert [each.status for each in said] == [FOUND, SERVFAIL, SERVFAIL, FOUND, FOUND]
+    assert [each.stale for each in said] == [True, False, False, True, True]
+    assert said[3].detail.startswith("94 s past its TTL")
+    rig.clock.advance(86_400)
+    assert (await rig.ask("mx1.example.org")).status is TIMEOUT
+
+
 # bounds
 
 
@@ -317,12 +336,25 @@ def test_fat_answers_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert used < 6 << 20
 
 
+def test_shared_exchangers_are_bounded_by_octets_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand sets of a hundred long names would be as much as all that may be kept, and more."""
+    monkeypatch.setattr(cache_module, "ANSWERS_KEPT", 2)
+    cache = Cache()
+
+    for n in range(300):
+        cache.keep(found(f"{n}.example", *[f"{n:>04}{m:>04}.{'x' * 240}" for m in range(100)]), 0.0)
+
+    assert sum(90 + len(record.exchange) for mx in cache._shared for record in mx) < 3 << 20
+
+
 def test_octets_are_counted_to_nothing_when_all_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens to an answer while it is kept, as much is given back as was taken."""
     cache = Cache()
     for n in range(200):
         cache.keep(found(f"{n % 50}.example", *[f"m{m}.example" for m in range(n % 7)], ttl_s=5), float(n))
         cache.fresh(f"{n % 50}.example", "MX", n + 1.5)
+        if n % 3 == 0:
+            cache.keep(Answer(f"{n % 48}.example", "MX", SERVFAIL, canonical="", detail="why"), n + 10.0)
         cache.stale(f"{n % 49}.example", "MX", "a reason", n + 20.0)
     monkeypatch.setattr(cache_module, "ANSWERS_KEPT", 1)
 

@@ -26,8 +26,8 @@ from smarthost.ports import Answer, AnswerStatus
 QUESTION = encode_question("example.org", "MX")
 
 
-def response(*answers: str, rcode: dns.rcode.Rcode = dns.rcode.NOERROR, flags: int = 0) -> bytes:
-    message = dns.message.make_response(dns.message.from_wire(encode_query(7, QUESTION)))
+def response(*answers: str, rcode: dns.rcode.Rcode = dns.rcode.NOERROR, flags: int = 0, recurses: bool = True) -> bytes:
+    message = dns.message.make_response(dns.message.from_wire(encode_query(7, QUESTION)), recursion_available=recurses)
     message.set_rcode(rcode)
     message.flags |= flags
     for text in answers:
@@ -77,14 +77,13 @@ def test_backslash_and_at_sign_are_plain_octets() -> None:
         (response()[:11], False),
         (response().replace(b"example", b"examplf", 1), False),
         (response().replace(b"\x00\x0f\x00\x01", b"\x00\x01\x00\x01", 1), False),
-        (b"\0\7\x81\x82\0\0\0\0\0\0\0\0", True),
-        (b"\0\7\x81\x80\0\0\0\0\0\0\0\0", False),
+        *[(bytes([0, 7, 0x81, 0x80 | rcode]) + bytes(8), rcode in (1, 2, 4, 5)) for rcode in range(16)],
         (b"\0\7\x81\x80\0\2\0\0\0\0\0\0" + QUESTION + QUESTION, False),
         (b"", False),
     ],
 )
 def test_only_answers_to_our_question_belong_to_it(message: bytes, belongs: bool) -> None:
-    """A response with our question, whatever its case, or an error without any; nothing else."""
+    """A response with our question, whatever its case, or a server's word about itself without any; nothing else."""
     assert belongs_to(message, QUESTION) is belongs
 
 
@@ -113,13 +112,20 @@ def test_negative_answer_without_soa_is_not_kept() -> None:
     assert read(response()).ttl_s == 0
 
 
-def test_records_in_an_nxdomain_answer_do_not_count() -> None:
-    """A name that does not exist has no records, whatever else is said."""
-    message = response("example.org. 5 IN MX 10 evil.example.", rcode=dns.rcode.NXDOMAIN)
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (("example.org. 5 IN MX 10 m.example.",), Unable("NXDOMAIN with records")),
+        (("example.org. 5 IN CNAME x.example.", "x.example. 5 IN MX 0 m.example."), Unable("NXDOMAIN with records")),
+        (("example.org. 5 IN CNAME x.example.",), AnswerStatus.NXDOMAIN),
+        (("other.example. 5 IN MX 10 m.example.",), AnswerStatus.NXDOMAIN),
+    ],
+)
+def test_server_that_contradicts_itself_cannot_tell(answers: tuple[str, ...], said: Unable | AnswerStatus) -> None:
+    """No mail bounces because a name has exchangers and does not exist, in one answer."""
+    answer = decode_answer("example.org", "MX", response(*answers, rcode=dns.rcode.NXDOMAIN), trust_ad=False)
 
-    answer = read(message)
-
-    assert (answer.status, answer.mx) == (AnswerStatus.NXDOMAIN, ())
+    assert (answer if isinstance(answer, Unable) else answer.status) == said
 
 
 def test_alias_beside_a_record_gives_way_to_it() -> None:
@@ -166,8 +172,19 @@ def test_reason_of_a_failure_is_told_in_the_resolvers_words() -> None:
     assert said.detail == "SERVFAIL, EDE 6 (DNSSEC Bogus): nosignature, EDE 999"
 
 
-def referral(*authority: str, aliases: tuple[str, ...] = ()) -> bytes:
-    message = dns.message.from_wire(response(*aliases))
+def test_only_three_reasons_are_read() -> None:
+    """An EDNS record of 64 KiB of reasons costs no more than three."""
+    reason = struct.pack("!HHH", 15, 2, 6)
+    opt = struct.pack("!BHHIH", 0, 41, 1232, 0, 6 * 4) + reason * 3 + b"\0\x0f\0\xff\0\6"
+
+    said = decode_answer("example.org", "MX", b"\0\7\x81\x82\0\1\0\0\0\0\0\1" + QUESTION + opt, trust_ad=False)
+
+    assert isinstance(said, Answer)
+    assert said.detail == "SERVFAIL" + ", EDE 6 (DNSSEC Bogus)" * 3
+
+
+def referral(*authority: str, aliases: tuple[str, ...] = (), flags: int = 0, recurses: bool = True) -> bytes:
+    message = dns.message.from_wire(response(*aliases, flags=flags, recurses=recurses))
     for text in authority:
         name, ttl, kind, rdtype, rdata = text.split(" ", 4)
         message.authority.append(dns.rrset.from_text(name, int(ttl), kind, rdtype, rdata))
@@ -187,11 +204,36 @@ _NS, _SOA = "org. 300 IN NS ns.org.", "org. 300 IN SOA ns.org. h.org. 1 2 3 4 50
         (referral(_SOA, _NS), AnswerStatus.NODATA),
         (referral(_NS, aliases=("example.org. 5 IN CNAME x.example.",)), AnswerStatus.NODATA),
         (referral(_NS, aliases=("example.org. 5 IN MX 0 .",)), AnswerStatus.FOUND),
+        (referral(recurses=False), "lame: no recursion"),
+        (referral(_NS, recurses=False), "lame: a referral"),
+        (referral(_SOA, recurses=False), AnswerStatus.NODATA),
+        (referral(flags=dns.flags.AA, recurses=False), AnswerStatus.NODATA),
+        (referral(aliases=("other.example. 5 IN MX 0 .",), recurses=False), "lame: no recursion"),
+        (referral(aliases=("example.org. 5 IN CNAME x.example.",), recurses=False), AnswerStatus.NODATA),
+        (referral(aliases=("example.org. 5 IN MX 0 .",), recurses=False), AnswerStatus.FOUND),
     ],
-    ids=["referral", "upward", "no authority", "SOA", "SOA and NS", "open alias", "records"],
+    ids=[
+        "referral",
+        "upward",
+        "no authority",
+        "SOA",
+        "SOA and NS",
+        "open alias",
+        "records",
+        "no recursion",
+        "referral without recursion",
+        "SOA without recursion",
+        "authoritative",
+        "strange records",
+        "open alias without recursion",
+        "records without recursion",
+    ],
 )
 def test_referral_is_told_from_no_records(message: bytes, said: str | AnswerStatus) -> None:
-    """RFC 2308 2.2: name servers and no SOA: this server does not ask them for us. An alias may be asked on."""
+    """RFC 2308 2.2: name servers and no SOA: this server does not ask them for us. An alias may be asked on.
+
+    Nor does one that says so, and has nothing.
+    """
     answer = decode_answer("example.org", "MX", message, trust_ad=False)
 
     assert (answer.why if isinstance(answer, Unable) else answer.status) == said

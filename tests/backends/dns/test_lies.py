@@ -23,7 +23,7 @@ Message = dns.message.Message
 
 def answer_to(query: bytes, address: str, owner: str = "a.example") -> Message:
     """Give an answer that would be believed."""
-    made = dns.message.make_response(dns.message.from_wire(query))
+    made = dns.message.make_response(dns.message.from_wire(query), recursion_available=True)
     made.answer.append(dns.rrset.from_text(f"{owner}.", 300, "IN", "A", address))
     return made
 
@@ -86,6 +86,7 @@ LIES: dict[str, Callable[[bytes], bytes]] = {
     "another opcode": lambda query: lie(query)[:2] + b"\xa1\x80" + lie(query)[4:],
     "two questions": lambda query: query[:2] + b"\x81\x80\0\2\0\0\0\0\0\0" + query[12:27] * 2,
     "no question": lambda query: query[:2] + b"\x81\x80\0\0\0\0\0\0\0\0",
+    "NXDOMAIN without question": lambda query: query[:2] + b"\x81\x83\0\0\0\0\0\0\0\0",
     "an id alone": lambda query: query[:2],
     "nothing": lambda _: b"",
     "an octet": lambda _: b"\xff",
@@ -286,7 +287,7 @@ def test_set_too_large_for_dns_is_a_failure_that_says_so() -> None:
 
 @BOTH_LOOPS
 def test_largest_message_dns_can_hold_is_read(run: Runner) -> None:
-    """Truncated over UDP, 64 KiB over TCP, the first hundred records."""
+    """Truncated over UDP, 64 KiB over TCP, the best hundred records."""
 
     class Large(ScriptedDns):
         def answer(self, message: bytes, *, over_tcp: bool) -> bytes | None:

@@ -2,11 +2,13 @@
 """What the machine knows about names: resolv.conf, the hosts file, the search list."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
-from smarthost.backends.dns import LocalNames, ResolvConf, read_hosts, read_resolv_conf
+from smarthost.backends.dns import LocalNames, ResolvConf, SystemServers, read_hosts, read_resolv_conf
+from smarthost.backends.dns import names as names_module
 from smarthost.ports import Answer, AnswerStatus
 from smarthost.testing.dns import Fault, ScriptedResolver, Zone
 
@@ -100,3 +102,101 @@ def test_failure_of_the_name_itself_is_what_counts() -> None:
     answer = ask(LocalNames(ScriptedResolver(ZONE), {}, ("svc.local",)), "down")
 
     assert (answer.name, answer.status) == ("down", AnswerStatus.TIMEOUT)
+
+
+@pytest.mark.parametrize(("name", "broken"), [("new", "new.svc.local"), ("new.two", "new.two.svc.local")])
+def test_name_that_may_exist_along_the_search_list_is_not_told_to_be_missing(name: str, broken: str) -> None:
+    """A relay in a container network whose DNS fails for a moment is not "a name that does not exist"."""
+    resolver = ScriptedResolver(Zone(faults={broken: Fault.SERVFAIL}))
+
+    answer = ask(LocalNames(resolver, {}, ("svc.local",)), name)
+
+    assert (answer.name, answer.canonical, answer.status) == (name, name, AnswerStatus.SERVFAIL)
+    assert answer.detail == f"{broken}: scripted servfail"
+
+
+def test_search_list_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six domains and a silent server do not make a question last a minute and a half."""
+    monkeypatch.setattr(names_module, "SEARCH_S", 0.05)
+
+    class Silent:
+        async def ask(self, name: str, rdtype: str) -> Answer:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody sets it")
+
+    answer = ask(LocalNames(Silent(), {}, ("svc.local",)), "relay")
+
+    assert (answer.name, answer.status) == ("relay", AnswerStatus.TIMEOUT)
+    assert answer.detail == "no answer along the search list within 0.05 s in all"
+
+
+# resolv.conf as it changes
+
+
+def test_resolv_conf_is_read_again_when_it_changed(tmp_path: Path) -> None:
+    """Rewritten in place, replaced by another file, or swapped by a link: the next look sees it."""
+    path, other = tmp_path / "resolv.conf", tmp_path / "other"
+    path.write_text("nameserver 192.0.2.1\n")
+    servers = SystemServers(path)
+    assert servers() == (("192.0.2.1", 53),)
+
+    path.write_text("nameserver 192.0.2.22\n")
+    assert servers() == (("192.0.2.22", 53),)
+    other.write_text("nameserver 192.0.2.33\n")
+    other.replace(path)
+    assert servers() == (("192.0.2.33", 53),)
+    other.write_text("nameserver 192.0.2.44\n")
+    path.unlink()
+    path.symlink_to(other)
+    assert servers() == (("192.0.2.44", 53),)
+
+
+@pytest.mark.parametrize("text", [None, "", "search example.org\n", "nameserver nonsense\n"])
+def test_resolv_conf_without_servers_leaves_the_last_ones(tmp_path: Path, text: str | None) -> None:
+    """A file that is just being replaced, or a network that is gone, is no reason to ask somebody else."""
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 192.0.2.1\n")
+    servers = SystemServers(path)
+    servers()
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+
+    assert servers() == (("192.0.2.1", 53),)
+    path.write_text("nameserver 192.0.2.222\n")
+    assert servers() == (("192.0.2.222", 53),)
+
+
+def test_change_within_a_tick_of_the_file_system_is_seen(tmp_path: Path) -> None:
+    """Two writers within four milliseconds leave the same time; the second one's servers count all the same."""
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 192.0.2.1\n")
+    seen = path.stat()
+    servers = SystemServers(path)
+    servers()
+    path.write_text("nameserver 192.0.2.2\n")
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+    assert servers() == (("192.0.2.2", 53),)
+
+
+def test_unchanged_resolv_conf_is_only_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look costs a stat."""
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 192.0.2.1\n")
+    servers = SystemServers(path)
+    servers()
+    servers()
+    monkeypatch.setattr(Path, "read_text", lambda *_: pytest.fail("the file was read"))
+
+    assert servers() == (("192.0.2.1", 53),)
+
+
+def test_machine_without_resolv_conf_asks_its_own_server(tmp_path: Path) -> None:
+    """As resolv.conf(5) has it; as soon as there is a file it counts."""
+    servers = SystemServers(tmp_path / "none")
+    assert servers() == (("127.0.0.1", 53),)
+
+    (tmp_path / "none").write_text("nameserver 192.0.2.1\n")
+
+    assert servers() == (("192.0.2.1", 53),)

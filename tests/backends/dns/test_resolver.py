@@ -2,8 +2,10 @@
 """DnsResolver against a scripted server on loopback, on both event loops."""
 
 import asyncio
+from typing import Any
 
 import pytest
+import uvloop
 from tests.backends.dns.rig import (
     BOTH_LOOPS,
     FOUND,
@@ -21,7 +23,7 @@ from tests.backends.dns.rig import (
 
 from smarthost.backends.dns import DnsResolver
 from smarthost.backends.dns.resolver import Patience
-from smarthost.backends.dns.transport import QUESTIONS_PER_SOCKET, SOCKETS
+from smarthost.backends.dns.transport import QUESTIONS_PER_SOCKET, SOCKET_S, SOCKETS
 from smarthost.ports import Answer, MxRecord
 from smarthost.testing.dns import Fault, ScriptedDns, Zone
 
@@ -177,7 +179,7 @@ async def test_absurd_answer_is_bounded(rig: Rig) -> None:
     answer = await rig.ask("big.example", "MX")
 
     assert answer.status is FOUND
-    assert len(answer.mx) == 100
+    assert (len(answer.mx), answer.is_cut) == (100, True)
     assert answer.detail == "first 100 of 600 records"
 
 
@@ -218,9 +220,10 @@ async def test_total_time_is_bounded(rig: Rig) -> None:
 
 @on_both_loops(zone)
 async def test_what_is_no_name_is_not_asked(rig: Rig) -> None:
-    """Names DNS cannot hold do not exist; nothing is raised and nothing is sent."""
+    """Nothing is raised and nothing is sent; that DNS cannot hold a name is not its word that there is none."""
     for name in ("", "a..b", "x" * 64, "a." * 128 + "b", "bücher.example"):
-        assert (await rig.ask(name)).status is NXDOMAIN
+        answer = await rig.ask(name)
+        assert (answer.status, answer.detail[:20]) == (SERVFAIL, "no question for DNS:")
 
     assert rig.dns.asked.total() == 0
 
@@ -249,6 +252,30 @@ async def test_close_ends_questions_under_way(rig: Rig) -> None:
     assert answer.status is TIMEOUT
 
 
+def test_resolver_goes_on_in_a_second_event_loop() -> None:
+    """Where the first loop is over sockets are made anew; where it still runs the answer says what is wrong."""
+    at_home: list[DnsResolver] = []
+
+    @on_both_loops(zone)
+    async def scenario(rig: Rig) -> None:
+        resolver = at_home[0] if at_home else DnsResolver(rig.clock, [rig.dns.address])
+        at_home.append(resolver)
+        resolver._servers.in_order = (rig.dns.address,)
+        answers = await asyncio.gather(*[resolver.ask(f"{len(at_home)}-{n}.example.org", "A") for n in range(300)])
+        elsewhere = await asyncio.to_thread(asyncio.run, resolver.ask(f"{len(at_home)}.example.org", "A"))
+        for sockets in resolver._transport._sockets.values():
+            for each in sockets:
+                each.close()
+        await asyncio.sleep(0)
+
+        assert {answer.status for answer in answers} == {NXDOMAIN}
+        assert (elsewhere.status, elsewhere.detail) == (SERVFAIL, "this resolver serves another event loop")
+
+    scenario(asyncio.run)
+    scenario(uvloop.run)
+    scenario(asyncio.run)
+
+
 # what is shared
 
 
@@ -271,6 +298,51 @@ async def test_cancelled_asker_does_not_take_others_along(rig: Rig) -> None:
 
     assert (await second).status is FOUND
     assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+
+
+@on_both_loops(lambda: Zone({"example": "A 192.0.2.1"}))
+async def test_sockets_do_not_grow_old(rig: Rig) -> None:
+    """A relay that asks little does not ask from one port for days."""
+    for n in range(40):
+        await rig.ask(f"{n}.example")
+    before = set(rig.resolver._transport._sockets[rig.dns.address])
+    rig.clock.advance(SOCKET_S)
+
+    for n in range(40, 120):
+        await rig.ask(f"{n}.example")
+
+    assert not before & set(rig.resolver._transport._sockets[rig.dns.address])
+    assert all(each._transport is None or each._transport.is_closing() for each in before)
+
+
+@pytest.mark.parametrize("what", ["given up", "closed"])
+@BOTH_LOOPS
+def test_socket_that_is_made_while_its_server_is_given_up_is_closed(what: str, run: Runner) -> None:
+    """Nobody would ever close it else."""
+
+    @on_both_loops(zone)
+    async def scenario(rig: Rig) -> None:
+        transport, loop = rig.resolver._transport, asyncio.get_running_loop()
+        made: list[asyncio.BaseTransport] = []
+        make = loop.create_datagram_endpoint
+
+        async def meanwhile(*args: Any, **kwargs: Any) -> Any:
+            both: Any = await make(*args, **kwargs)
+            made.append(both[0])
+            transport.keep_only([]) if what == "given up" else transport.close()
+            return both
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "create_datagram_endpoint", meanwhile)
+            answers = [await rig.ask("mx1.example.org"), await rig.ask("example.org")]
+        await asyncio.sleep(0)
+
+        assert answers[0].status is (FOUND if what == "given up" else TIMEOUT)
+        assert made
+        assert all(each.is_closing() for each in made)
+        assert not any(transport._sockets.values())
+
+    scenario(run)
 
 
 @pytest.mark.slow

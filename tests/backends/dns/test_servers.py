@@ -2,15 +2,13 @@
 """Servers that do not do their work, servers of another age, and servers that change while we run."""
 
 import asyncio
-import os
-from pathlib import Path
 
 import dns.message
 import dns.rcode
 import pytest
 from tests.backends.dns.rig import FOUND, MIXED, NODATA, SERVFAIL, TIMEOUT, Rig, on_both_loops
 
-from smarthost.backends.dns import DnsResolver, SystemServers
+from smarthost.backends.dns import DnsResolver
 from smarthost.backends.dns.resolver import Patience
 from smarthost.backends.dns.servers import LOOK_S, PLAIN_S, Servers
 from smarthost.testing.clock import FakeClock
@@ -69,7 +67,7 @@ async def test_no_data_without_soa_is_still_no_data(rig: Rig) -> None:
     """Some servers leave the authority section empty; that is an answer (RFC 2308 2.2.1)."""
 
     def answer(message: bytes, *, over_tcp: bool) -> bytes:
-        return dns.message.make_response(dns.message.from_wire(message)).to_wire()
+        return dns.message.make_response(dns.message.from_wire(message), recursion_available=True).to_wire()
 
     rig.dns.answer = answer  # type: ignore[method-assign]
 
@@ -88,6 +86,61 @@ async def test_failures_of_all_servers_are_told(rig: Rig) -> None:
 
     assert answer.status is SERVFAIL
     assert answer.detail == f"no answer from {host}:{port} within 0.1 s; SERVFAIL from {rig.where}"
+
+
+@on_both_loops(zone)
+async def test_empty_answer_of_a_server_that_does_not_recurse_makes_the_next_one_answer(rig: Rig) -> None:
+    """An authoritative server in resolv.conf that knows nothing of a name does not make its mail bounce."""
+
+    class Empty(ScriptedDns):
+        def answer(self, message: bytes, *, over_tcp: bool) -> bytes | None:
+            return dns.message.make_response(dns.message.from_wire(message)).to_wire()
+
+    async with Empty(Zone()) as lame:
+        resolver = DnsResolver(rig.clock, [lame.address, rig.dns.address])
+        alone = DnsResolver(rig.clock, [lame.address])
+        host, port = lame.address
+
+        answer, failure = await resolver.ask("a.example", "A"), await alone.ask("a.example", "A")
+        resolver.close()
+        alone.close()
+
+    assert (answer.status, answer.addresses) == (FOUND, ("192.0.2.1",))
+    assert (failure.status, failure.detail) == (SERVFAIL, f"lame: no recursion from {host}:{port}")
+
+
+@on_both_loops(zone)
+async def test_answer_that_contradicts_itself_makes_the_next_server_answer(rig: Rig) -> None:
+    """NXDOMAIN with the records asked for: neither is believed."""
+
+    class Torn(ScriptedDns):
+        def answer(self, message: bytes, *, over_tcp: bool) -> bytes | None:
+            made = super().answer(message, over_tcp=over_tcp)
+            return made[:3] + bytes([made[3] | 3]) + made[4:] if made is not None else None
+
+    async with Torn(zone()) as torn:
+        resolver = DnsResolver(rig.clock, [torn.address, rig.dns.address])
+        alone = DnsResolver(rig.clock, [torn.address])
+        host, port = torn.address
+
+        answer, failure = await resolver.ask("a.example", "A"), await alone.ask("a.example", "A")
+        resolver.close()
+        alone.close()
+
+    assert (answer.status, answer.addresses) == (FOUND, ("192.0.2.1",))
+    assert (failure.status, failure.detail) == (SERVFAIL, f"NXDOMAIN with records from {host}:{port}")
+
+
+@on_both_loops(zone)
+async def test_second_server_is_asked_however_short_the_patience_is(rig: Rig) -> None:
+    """A whole time of less than a try's leaves each server its share of it."""
+    async with ScriptedDns(Zone(faults={"a.example": Fault.TIMEOUT})) as silent:
+        resolver = DnsResolver(rig.clock, [silent.address, rig.dns.address], Patience(total_s=0.6))
+
+        answer = await resolver.ask("a.example", "A")
+        resolver.close()
+
+    assert (answer.status, answer.addresses) == (FOUND, ("192.0.2.1",))
 
 
 # servers without EDNS
@@ -322,75 +375,3 @@ def test_former_servers_are_forgotten() -> None:
 
     assert servers.in_order == (second,)
     assert servers.wants_edns(first)
-
-
-# resolv.conf
-
-
-def test_resolv_conf_is_read_again_when_it_changed(tmp_path: Path) -> None:
-    """Rewritten in place, replaced by another file, or swapped by a link: the next look sees it."""
-    path, other = tmp_path / "resolv.conf", tmp_path / "other"
-    path.write_text("nameserver 192.0.2.1\n")
-    servers = SystemServers(path)
-    assert servers() == (("192.0.2.1", 53),)
-
-    path.write_text("nameserver 192.0.2.22\n")
-    assert servers() == (("192.0.2.22", 53),)
-    other.write_text("nameserver 192.0.2.33\n")
-    other.replace(path)
-    assert servers() == (("192.0.2.33", 53),)
-    other.write_text("nameserver 192.0.2.44\n")
-    path.unlink()
-    path.symlink_to(other)
-    assert servers() == (("192.0.2.44", 53),)
-
-
-@pytest.mark.parametrize("text", [None, "", "search example.org\n", "nameserver nonsense\n"])
-def test_resolv_conf_without_servers_leaves_the_last_ones(tmp_path: Path, text: str | None) -> None:
-    """A file that is just being replaced, or a network that is gone, is no reason to ask somebody else."""
-    path = tmp_path / "resolv.conf"
-    path.write_text("nameserver 192.0.2.1\n")
-    servers = SystemServers(path)
-    servers()
-    path.unlink()
-    if text is not None:
-        path.write_text(text)
-
-    assert servers() == (("192.0.2.1", 53),)
-    path.write_text("nameserver 192.0.2.222\n")
-    assert servers() == (("192.0.2.222", 53),)
-
-
-def test_change_within_a_tick_of_the_file_system_is_seen(tmp_path: Path) -> None:
-    """Two writers within four milliseconds leave the same time; the second one's servers count all the same."""
-    path = tmp_path / "resolv.conf"
-    path.write_text("nameserver 192.0.2.1\n")
-    seen = path.stat()
-    servers = SystemServers(path)
-    servers()
-    path.write_text("nameserver 192.0.2.2\n")
-    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-
-    assert servers() == (("192.0.2.2", 53),)
-
-
-def test_unchanged_resolv_conf_is_only_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look costs a stat."""
-    path = tmp_path / "resolv.conf"
-    path.write_text("nameserver 192.0.2.1\n")
-    servers = SystemServers(path)
-    servers()
-    servers()
-    monkeypatch.setattr(Path, "read_text", lambda *_: pytest.fail("the file was read"))
-
-    assert servers() == (("192.0.2.1", 53),)
-
-
-def test_machine_without_resolv_conf_asks_its_own_server(tmp_path: Path) -> None:
-    """As resolv.conf(5) has it; as soon as there is a file it counts."""
-    servers = SystemServers(tmp_path / "none")
-    assert servers() == (("127.0.0.1", 53),)
-
-    (tmp_path / "none").write_text("nameserver 192.0.2.1\n")
-
-    assert servers() == (("192.0.2.1", 53),)

@@ -153,7 +153,7 @@ def _by_dnspython(parsed: dns.message.Message, rdtype: str) -> tuple[AnswerStatu
 def test_messages_say_what_they_say_to_dnspython(records: list[tuple[str, int, str, str]], rdtype: str) -> None:
     """Compressed names, alias chains and loops, repeated records, other types and owners: two readers, one answer."""
     query = dns.message.make_query(OURS, rdtype)
-    made = dns.message.make_response(query)
+    made = dns.message.make_response(query, recursion_available=True)
     for owner, ttl, kind, text in records:
         rdata = dns.rdata.from_text("IN", kind, text, origin=dns.name.root, relativize=False)
         made.find_rrset(made.answer, dns.name.from_text(owner), rdata.rdclass, rdata.rdtype, create=True).add(
@@ -224,12 +224,60 @@ def test_strange_exchanges_come_as_they_are() -> None:
     )
 
 
-def test_sections_after_one_that_was_cut_are_not_guessed_at() -> None:
-    """Where the next section begins is not known then: an answer's 101st record is not taken for the EDNS record."""
+def test_record_of_one_section_is_not_taken_for_one_of_another() -> None:
+    """An answer's 101st record is not the EDNS record."""
     answers = [mx(n, name(b"m%d" % n)) for n in range(100)] + [record(b"\0", wire.OPT, b"", ttl=1 << 24)] * 3
     octets = message(answers, [], [record(b"\0", wire.A, b"\1\2\3\4")])
 
     assert len(read(octets).mx) == 100
+
+
+@pytest.mark.parametrize("position", [0, 99, 100, 2999])
+def test_best_hundred_exchangers_are_read_wherever_they_stand(position: int) -> None:
+    """A hundred useless records before the good one do not make mail bounce; the answer says that it was cut."""
+    records = [mx(20, b"\1m" + POINTER)] + [mx(10_000 + n, name(b"m%d" % n)) for n in range(2999)]
+    records[0], records[position] = records[position], records[0]
+
+    answer = read(message(records))
+
+    assert MxRecord(20, "m.big.example") in answer.mx
+    assert (len(answer.mx), answer.is_cut, answer.detail) == (100, True, "first 100 of 3000 records")
+
+
+def test_hundred_exchangers_are_not_cut() -> None:
+    """All of them are there, in the order of the answer, even if some were said many times."""
+    records = [mx(n, name(b"m%d" % n)) for n in reversed(range(100))]
+
+    answers = [read(message(records)), read(message(records * 9))]
+
+    assert [(each.is_cut, each.detail) for each in answers] == [(False, "")] * 2
+    assert [each.preference for each in answers[0].mx] == list(reversed(range(100)))
+    assert answers[0].mx == answers[1].mx
+
+
+def test_alias_after_a_hundred_records_of_its_target_is_followed() -> None:
+    """The order of records in an answer says nothing."""
+    target = name(b"target", b"example")
+    records = [record(target, wire.A, struct.pack("!I", n)) for n in range(300)]
+
+    answer = read(message([*records, record(POINTER, wire.CNAME, target)], rdtype="A"), "A")
+
+    assert (answer.status, len(answer.addresses), answer.is_cut) == (AnswerStatus.FOUND, 100, True)
+    assert answer.aliases == (OURS,)
+
+
+@pytest.mark.parametrize("flags", [0x8180, 0x8183], ids=["NOERROR", "NXDOMAIN"])
+def test_what_was_not_read_is_not_told_to_be_missing(flags: int) -> None:
+    """Records of a hundred other names, then who knows: neither "no exchangers" nor "no such name"."""
+    strange = [mx(n, b"\0", owner=name(b"o%d" % n)) for n in range(100)]
+    octets = [message([*strange, *more]) for more in ([], [mx(5, b"\1m" + POINTER)])]
+    whole, cut = [
+        decode_answer(OURS, "MX", each[:2] + struct.pack("!H", flags) + each[4:], trust_ad=False) for each in octets
+    ]
+
+    assert isinstance(whole, Answer)
+    assert (whole.is_cut, whole.mx) == (False, ())
+    assert cut == Unable("more than 100 names in an answer")
 
 
 def test_repeated_records_count_once() -> None:
@@ -260,6 +308,9 @@ _HUGE = {
     "names of 125 labels": (message([mx(n, each) for n, each in enumerate(_MANY)]), 100),
     "owners of 125 labels": (message([mx(n, each, owner=each) for n, each in enumerate(_MANY[:120])]), 0),
     "chains of pointers": (_chains_of_pointers(), 0),
+    "owners without end": (message([mx(n, b"\0", owner=b"\0" if n % 2 else POINTER) for n in range(4500)]), 100),
+    "alike but for case": (message([mx(7, b"\1m" + POINTER, owner=POINTER)] * 3600), 1),
+    "no names at all": (message([record(b"\0", wire.A, b"")] * 5950), 0),
     "authority": (message([mx(0, b"\0")], [record(b"\0", wire.NS, name(b"n%d" % n)) for n in range(3000)]), 1),
     "additional": (message([mx(0, b"\0")], [], [record(b"\0", wire.A, struct.pack("!I", n)) for n in range(4000)]), 1),
 }
@@ -267,7 +318,7 @@ _HUGE = {
 
 @pytest.mark.parametrize("kind", _HUGE)
 def test_absurd_answers_cost_milliseconds(kind: str) -> None:
-    """64 KiB of whatever a stranger's zone holds do not stop the loop; the first hundred records count."""
+    """64 KiB of whatever a stranger's zone holds do not stop the loop; the best hundred records count."""
     octets, records = _HUGE[kind]
     assert len(octets) <= 65_535
     taken = []

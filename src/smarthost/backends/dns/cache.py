@@ -21,6 +21,7 @@ FAILURE_S = 5  # RFC 9520 3.2: at least a second, at most five minutes
 STALE_S = 86_400  # RFC 8767 5 suggests one to three days
 STALE_TTL_S = 30  # RFC 8767 4
 _SETS_SHARED = 1_000  # sets of exchangers of which only one copy is kept: ten thousand domains at one provider
+_OCTETS_SHARED = 2 << 20  # of such sets, which may be in no answer any more
 
 
 class Cache:
@@ -29,6 +30,7 @@ class Cache:
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, _Kept]] = {}  # by type, then by name: longest kept first
         self._shared: dict[tuple[MxRecord, ...], tuple[MxRecord, ...]] = {}
+        self._shared_octets = 0
         self._octets = 0
 
     def __len__(self) -> int:
@@ -54,14 +56,17 @@ class Cache:
         mx = self._one_copy(answer.mx) if answer.mx else ()
         answer = replace(answer, mx=mx, ttl_s=stands_s)
         until = now + stands_s
-        self._put(_Kept(answer, until, until))
+        good = self._good(answer.name, answer.rdtype) if _is_failure(answer) else None
+        self._put(_Kept(answer, until, until, good))
         return answer
 
     def stale(self, name: str, rdtype: str, why: str, now: float) -> Answer | None:
-        """Give once more what nobody can confirm now, unless it is a failure or too old; `why` nobody can."""
-        kept = self._kept.get(rdtype, {}).get(name)
-        if kept is None or _is_failure(kept.answer) or now >= kept.past_at + STALE_S:
+        """Give once more the last answer that was no failure, unless it is too old: nobody can confirm it, `why`."""
+        kept = self._good(name, rdtype)
+        if kept is None or now >= kept.past_at + STALE_S:
             return None
+        if kept is not self._kept[rdtype][name]:  # a failure stands before it
+            self._put(kept)
         detail = f"{_span(now - kept.past_at)} past its TTL: {why}"
         kept.answer = replace(kept.answer, stale=True, ttl_s=STALE_TTL_S, detail=detail)
         kept.until = now + STALE_TTL_S
@@ -73,13 +78,18 @@ class Cache:
             for kept in names.values():
                 kept.until = min(kept.until, now)
 
+    def _good(self, name: str, rdtype: str) -> "_Kept | None":
+        """Give what was kept last that was no failure: a failure is kept in front of it."""
+        kept = self._kept.get(rdtype, {}).get(name)
+        return kept.good if kept is not None and _is_failure(kept.answer) else kept
+
     # -- bounds --------------------------------------------------------------------------------------------------------
 
     def _put(self, kept: "_Kept") -> None:
         answer = kept.answer
         names = self._kept.setdefault(answer.rdtype, {})
         old = names.pop(answer.name, None)
-        self._octets += _octets(answer) - (_octets(old.answer) if old is not None else 0)
+        self._octets += kept.octets - (old.octets if old is not None else 0)
         while len(self) >= ANSWERS_KEPT or (self._octets > OCTETS_KEPT and len(self)):
             self._forget_some()
         names[answer.name] = kept
@@ -96,28 +106,46 @@ class Cache:
                 kept.is_asked = False
                 names[name] = kept
             else:
-                self._octets -= _octets(kept.answer)
+                self._octets -= kept.octets
 
     def _one_copy(self, mx: tuple[MxRecord, ...]) -> tuple[MxRecord, ...]:
-        if len(self._shared) >= _SETS_SHARED:
+        shared = self._shared.get(mx)
+        if shared is not None:
+            return shared
+        octets = _mx_octets(mx)
+        if len(self._shared) >= _SETS_SHARED or self._shared_octets + octets > _OCTETS_SHARED:
             self._shared.clear()  # those in use stay shared among their users
-        return self._shared.setdefault(mx, mx)
+            self._shared_octets = 0
+        self._shared_octets += octets
+        self._shared[mx] = mx
+        return mx
 
 
 class _Kept(Struct, gc=False):
-    """An answer, until when it is given unasked, and since when it is past its TTL (the same, unless it is stale)."""
+    """An answer, until when it is given unasked, and since when it is past its TTL (the same, unless it is stale).
+
+    `good`: for a failure, what was known before it.
+    """
 
     answer: Answer
     until: float
     past_at: float
+    good: "_Kept | None" = None
     is_asked: bool = False
+
+    @property
+    def octets(self) -> int:
+        return _octets(self.answer) + (_octets(self.good.answer) if self.good is not None else 0)
 
 
 def _octets(answer: Answer) -> int:
     """About what it takes to keep an answer; what `fresh` and `stale` change does not count."""
     texts = len(answer.name) + len(answer.canonical) + sum(map(len, answer.aliases))
-    texts += sum([90 + len(record.exchange) for record in answer.mx])
-    return 350 + texts + 70 * (len(answer.addresses) + len(answer.aliases))
+    return 350 + texts + _mx_octets(answer.mx) + 70 * (len(answer.addresses) + len(answer.aliases))
+
+
+def _mx_octets(mx: tuple[MxRecord, ...]) -> int:
+    return sum([90 + len(record.exchange) for record in mx])
 
 
 def _stands_s(answer: Answer) -> int:

@@ -6,20 +6,23 @@ is a ValueError; a server that cannot tell is Unable, which is its failure and s
 """
 
 import struct
+from itertools import islice
 from socket import AF_INET, AF_INET6, inet_ntop
 
 from msgspec import Struct
 
 from smarthost.backends.dns import wire
-from smarthost.backends.dns.wire import HEADER_OCTETS, RECORDS_READ, Message, Name, Record, name_text, read_last_name
+from smarthost.backends.dns.wire import HEADER_OCTETS, Message, Name, Record, name_text, read_last_name
 from smarthost.ports import Answer, AnswerStatus, MxRecord
 
 UDP_OCTETS = 1232  # what passes without fragments (DNS flag day 2020, RFC 9715)
 ALIASES = 16  # in one answer, as other resolvers have it
+RECORDS_READ = 100  # of a set, the best of it; Postfix keeps 100 too
+OWNERS_READ = 100  # of one answer: an honest one has a name for each alias, and that of the records
 
 _RDTYPES = {"MX": wire.MX, "A": wire.A, "AAAA": wire.AAAA}
 _QUERY = struct.Struct("!HHHHHH")
-_RD, _AD = 0x0100, 0x0020  # AD in a query: tell us whether it was validated (RFC 6840 5.7)
+_AA, _RD, _RA, _AD = 0x0400, 0x0100, 0x0080, 0x0020  # AD in a query: tell us whether it was validated (RFC 6840 5.7)
 _OPT = b"\0" + struct.pack("!HHIH", wire.OPT, UDP_OCTETS, 0, 0)  # RFC 6891 6.1.2
 _TRUNCATED = 0x02  # TC, in the third octet
 _RESPONSE, _KIND = 0x80, 0xF8  # QR, and QR with the opcode, there too
@@ -28,6 +31,7 @@ _TC = 0x0200
 _SHORTEST_SOA = 22  # two names of at least an octet, five numbers of four
 
 _NOERROR, _FORMERR, _SERVFAIL, _NXDOMAIN, _NOTIMP, _REFUSED, _BADVERS = 0, 1, 2, 3, 4, 5, 16
+_WITHOUT_QUESTION = (_FORMERR, _SERVFAIL, _NOTIMP, _REFUSED)
 _RCODES = {
     _FORMERR: "FORMERR",
     _SERVFAIL: "SERVFAIL",
@@ -66,12 +70,13 @@ def encode_query(id: int, question: bytes, *, with_edns: bool = True) -> bytes:
 def belongs_to(message: bytes, question: bytes) -> bool:
     """Tell whether a message with the right id is an answer to this question; else it is a lie or a stray.
 
-    An error may come without the question (RFC 1035 4.1.1 lets a server that understood nothing say just that).
+    A server that understood nothing may say just that, without the question (RFC 1035 4.1.1). What says something
+    about a name must name it: else who guesses an id could tell of any name that it does not exist.
     """
     if len(message) < HEADER_OCTETS or message[2] & _KIND != _RESPONSE:
         return False
     if message[4:6] == b"\0\0":
-        return bool(message[3] & 0x0F)
+        return message[3] & 0x0F in _WITHOUT_QUESTION
     echoed = message[HEADER_OCTETS : HEADER_OCTETS + len(question)]
     return message[4:6] == b"\0\1" and echoed.lower() == question.lower()
 
@@ -101,7 +106,7 @@ def decode_answer(name: str, rdtype: str, message: bytes, *, trust_ad: bool) -> 
 
 
 class _Chain:
-    """Follows the aliases of one answer."""
+    """Follows the aliases of one answer. Reads few names, whatever it holds: a name may cost 160 steps."""
 
     def __init__(self, parsed: Message, name: str, rdtype: str) -> None:
         self._parsed = parsed
@@ -109,14 +114,16 @@ class _Chain:
         self._rdtype = rdtype
         self._wanted: dict[Name, list[Record]] = {}
         self._aliases: dict[Name, Record] = {}
-        wanted = _RDTYPES[rdtype]
-        for record in parsed.answer:
-            if record.rdclass == wire.IN and record.rdtype in (wanted, wire.CNAME):
-                owner, _ = wire.read_name(parsed.octets, record.owner_at)
-                if record.rdtype == wanted:
-                    self._wanted.setdefault(owner, []).append(record)
-                else:
-                    self._aliases.setdefault(owner, record)
+        by_owner = wire.by_owner(parsed.octets, parsed.answer, (_RDTYPES[rdtype], wire.CNAME))
+        self._is_cut = len(by_owner) > OWNERS_READ
+        for records in islice(by_owner.values(), OWNERS_READ):
+            owner, _ = wire.read_name(parsed.octets, records[0].owner_at)
+            aliases = [record for record in records if record.rdtype == wire.CNAME]
+            if aliases:
+                self._aliases.setdefault(owner, aliases[0])
+            if len(aliases) < len(records):
+                wanted = [record for record in records if record.rdtype != wire.CNAME] if aliases else records
+                self._wanted.setdefault(owner, []).extend(wanted)
 
     def answer(self, *, is_secure: bool) -> Answer | Unable:
         here = tuple([label.lower() for label in wire.name_of(self._name)])
@@ -130,37 +137,59 @@ class _Chain:
                 what = "alias loop" if here in passed else "alias chain too long"
                 return self._failed(here, passed, f"{what} at {name_text(here)}")
         is_nxdomain = self._parsed.rcode == _NXDOMAIN
-        records = [] if is_nxdomain else self._wanted.get(here, [])
-        if not records and not is_nxdomain:
-            if self._parsed.flags & _TC:  # over TCP, or TCP would have been asked; what is left proves nothing
-                return Unable("an answer too large for DNS")
-            if not passed and self._is_referral():
-                return Unable("lame: a referral")
-        ttls += [record.ttl_s for record in records] or [self._negative_ttl()]
-        count = self._parsed.answer_count
+        records = self._wanted.get(here, [])
+        if doubt := self._doubt(is_nxdomain, bool(records), bool(passed)):
+            return Unable(doubt)
+        ttls += wire.ttls_s(records) or [self._negative_ttl()]
+        best, detail = self._best(records)
         return Answer(
             self._name,
             self._rdtype,
             AnswerStatus.FOUND if records else AnswerStatus.NXDOMAIN if is_nxdomain else AnswerStatus.NODATA,
-            mx=self._exchanges(records) if self._rdtype == "MX" else (),
-            addresses=self._addresses(records) if self._rdtype != "MX" else (),
+            mx=self._exchanges(best) if self._rdtype == "MX" else (),
+            addresses=self._addresses(best) if self._rdtype != "MX" else (),
             canonical=name_text(here) if passed else self._name,
             aliases=tuple(map(name_text, passed)),
             ttl_s=min(ttls),
             secure=is_secure,
-            detail=f"first {RECORDS_READ} of {count} records" if count > RECORDS_READ else "",
+            is_cut=self._is_cut or bool(detail),
+            detail=detail,
         )
+
+    def _doubt(self, is_nxdomain: bool, is_found: bool, is_alias: bool) -> str:
+        """Say why neither the records nor their absence can be believed, or "". An open alias may be asked on."""
+        if is_found:
+            return "NXDOMAIN with records" if is_nxdomain else ""
+        if self._is_cut:
+            return f"more than {OWNERS_READ} names in an answer"
+        if is_nxdomain:
+            return ""
+        if self._parsed.flags & _TC:  # over TCP, or TCP would have been asked; what is left proves nothing
+            return "an answer too large for DNS"
+        rdtypes = {record.rdtype for record in self._parsed.authority}
+        if is_alias or wire.SOA in rdtypes:
+            return ""
+        if wire.NS in rdtypes:  # RFC 2308 2.2: that is no answer, it says who else might have one
+            return "lame: a referral"
+        return "" if self._parsed.flags & (_RA | _AA) else "lame: no recursion"
+
+    def _best(self, records: list[Record]) -> tuple[list[Record], str]:
+        """Give the records to be read, and what to say if there are others: no names are read to choose them."""
+        if len(records) <= RECORDS_READ:
+            return records, ""
+        octets = self._parsed.octets
+        unlike = list({octets[record.start : record.end]: record for record in records}.values())
+        if len(unlike) <= RECORDS_READ:
+            return unlike, ""
+        if self._rdtype == "MX":
+            unlike.sort(key=lambda record: octets[record.start : record.start + 2])  # the preference
+        return unlike[:RECORDS_READ], f"first {RECORDS_READ} of {len(unlike)} records"
 
     def _failed(self, here: Name, passed: list[Name], detail: str) -> Answer:
         aliases = tuple(map(name_text, passed))
         return Answer(
             self._name, self._rdtype, AnswerStatus.SERVFAIL, canonical=name_text(here), aliases=aliases, detail=detail
         )
-
-    def _is_referral(self) -> bool:
-        """RFC 2308 2.2: name servers without SOA are no answer, they say who else might have one."""
-        rdtypes = {record.rdtype for record in self._parsed.authority}
-        return wire.NS in rdtypes and wire.SOA not in rdtypes
 
     def _negative_ttl(self) -> int:
         """RFC 2308 5: the lesser of the SOA's own TTL and its minimum; without SOA it must not be kept (0)."""

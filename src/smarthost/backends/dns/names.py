@@ -6,6 +6,7 @@ exchangers named by strangers go to DNS as they are. Files are read once (but Sy
 ones count as empty.
 """
 
+import asyncio
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +19,7 @@ from smarthost.ports import Answer, AnswerStatus, Resolver
 DNS_PORT = 53
 SERVERS = 3  # resolv.conf(5): MAXNS
 HOSTS_TTL_S = 60
+SEARCH_S = 30.0  # ports.Resolver: however long the search list is
 
 
 class ResolvConf(Struct, frozen=True, gc=False):
@@ -130,15 +132,25 @@ class LocalNames:
             return Answer(
                 name, rdtype, status, addresses=addresses, canonical=name, ttl_s=HOSTS_TTL_S, detail="hosts file"
             )
-        absolute: Answer | None = None
+        try:
+            async with asyncio.timeout(SEARCH_S):
+                return await self._ask_along(name, rdtype)
+        except TimeoutError:
+            detail = f"no answer along the search list within {SEARCH_S:g} s in all"
+            return Answer(name, rdtype, AnswerStatus.TIMEOUT, canonical=name, detail=detail)
+
+    async def _ask_along(self, name: str, rdtype: str) -> Answer:
+        """Give what is found first; else what the name itself gave, unless it may exist where nobody could tell."""
+        said: dict[str, Answer] = {}
         for full in self._candidates(name):
-            answer = await self._resolver.ask(full, rdtype)
+            said[full] = answer = await self._resolver.ask(full, rdtype)
             if answer.status is AnswerStatus.FOUND:
                 return answer
-            if full == name:
-                absolute = answer
-        assert absolute is not None, "the name itself is among its candidates"
-        return absolute
+        for full, answer in (name, said[name]), *said.items():
+            if answer.status in (AnswerStatus.SERVFAIL, AnswerStatus.TIMEOUT):
+                detail = answer.detail if full == name else f"{full}: {answer.detail}"
+                return replace(answer, name=name, canonical=answer.canonical if full == name else name, detail=detail)
+        return said[name]
 
     def _candidates(self, name: str) -> list[str]:
         """resolv.conf(5): a name with fewer than ndots dots is tried with the search list first."""

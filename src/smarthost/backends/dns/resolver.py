@@ -26,6 +26,10 @@ class Patience(Struct, frozen=True, gc=False):
     rounds: int = 2
     total_s: float = 15.0
 
+    def share_s(self, servers: int) -> float:
+        """Give the time of one try, so short that every one of so many servers is tried within the whole."""
+        return min(self.try_s, self.total_s / (servers + 1))
+
 
 class DnsResolver:
     """Implements ports.Resolver over recursive servers (address text, port), asked in the order of their last success.
@@ -40,8 +44,14 @@ class DnsResolver:
         self._clock = clock
         self._servers = Servers(clock, servers, trust_ad)
         self._patience = patience if patience is not None else Patience()
-        self._transport = Transport()
         self._cache = Cache()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have what belongs to one event loop."""
+        self._transport = Transport(self._clock.monotonic)
         self._under_way: dict[tuple[str, str], asyncio.Event] = {}
         self._places = asyncio.Semaphore(UNDER_WAY)
 
@@ -54,6 +64,9 @@ class DnsResolver:
             answer = self._cache.fresh(name, rdtype, now)
             if answer is not None:
                 return answer
+            if not self._is_at_home():
+                detail = "this resolver serves another event loop"
+                return Answer(name, rdtype, AnswerStatus.SERVFAIL, canonical=name, detail=detail)
             under_way = self._under_way.get((name, rdtype))
             if under_way is None:
                 return await self._ask_anew(name, rdtype)
@@ -61,7 +74,20 @@ class DnsResolver:
 
     def close(self) -> None:
         """Close the sockets; questions under way end as failures."""
+        self._is_closed = True
         self._transport.close()
+
+    def _is_at_home(self) -> bool:
+        """Tell whether this is the event loop that sockets and waiters belong to; they begin anew where it is over."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return True
+        if self._loop is not None:
+            if not self._loop.is_closed() or self._is_closed:
+                return False
+            self._begin()
+        self._loop = loop
+        return True
 
     def _look(self) -> None:
         """Other servers may see another world: what the former ones said stands only if these do not answer."""
@@ -91,7 +117,7 @@ class DnsResolver:
         try:
             question = encode_question(walk.name, walk.rdtype)
         except ValueError as error:
-            return Answer(walk.name, walk.rdtype, AnswerStatus.NXDOMAIN, canonical=walk.name, detail=str(error))
+            return Answer(walk.name, walk.rdtype, AnswerStatus.SERVFAIL, canonical=walk.name, detail=str(error))
         try:
             async with asyncio.timeout(self._patience.total_s), self._places:
                 return await self._follow(walk, question)
@@ -114,11 +140,12 @@ class DnsResolver:
     async def _try(self, server: Server, walk: "_Walk", question: bytes) -> Answer | None:
         """Ask one server once; None when that did not settle the question."""
         where = f"{server[0]}:{server[1]}"
+        try_s = self._patience.share_s(len(self._servers.in_order))
         try:
-            async with asyncio.timeout(self._patience.try_s):
+            async with asyncio.timeout(try_s):
                 said = await self._exchange(server, walk, question)
         except TimeoutError:
-            walk.silent(f"no answer from {where} within {self._patience.try_s:g} s")
+            walk.silent(f"no answer from {where} within {try_s:.2g} s")
         except OSError as error:
             walk.silent(f"no answer from {where}: {(error.strerror or str(error)).lower()}")
         except ValueError as error:

@@ -8,7 +8,7 @@ guessed. Answers that do not belong to a question are ignored: the question goes
 
 import asyncio
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import cast
 
 from smarthost.backends.dns.codec import belongs_to, encode_query, is_truncated
@@ -16,13 +16,16 @@ from smarthost.backends.dns.servers import Server
 
 SOCKETS = 4  # per server: each question's source port is one of four
 QUESTIONS_PER_SOCKET = 500  # then another port takes its place
+SOCKET_S = 60.0  # and then, too: who asks little must not keep one port for days
 
 
 class Transport:
-    """Exchanges messages with DNS servers, on one event loop."""
+    """Exchanges messages with DNS servers, on one event loop; `monotonic` tells how old sockets are."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
         self._sockets: dict[Server, list[_Socket]] = {}
+        self._servers: Collection[Server] | None = None  # if not None: to others a socket serves one question
         self._is_closed = False
 
     async def exchange(self, server: Server, question: bytes, *, with_edns: bool = True) -> bytes:
@@ -45,28 +48,31 @@ class Transport:
 
     def keep_only(self, servers: Collection[Server]) -> None:
         """Give up the sockets of all other servers; questions under way go on."""
+        self._servers = servers
         for server in [each for each in self._sockets if each not in servers]:
             for socket in self._sockets.pop(server):
                 socket.retire()
 
     async def _socket(self, server: Server) -> "_Socket":
-        sockets = self._sockets.setdefault(server, [])
+        is_kept = self._servers is None or server in self._servers
+        sockets = self._sockets.setdefault(server, []) if is_kept else []
         at = secrets.randbelow(SOCKETS)
         if at < len(sockets):
             socket = sockets[at]
-            if not socket.is_spent:
+            if not socket.is_spent and self._monotonic() < socket.until:
                 return socket
             sockets.remove(socket)
             socket.retire()
         host, port = server
         loop = asyncio.get_running_loop()
-        _, socket = await loop.create_datagram_endpoint(_Socket, remote_addr=(host, port))
+        until = self._monotonic() + SOCKET_S
+        _, socket = await loop.create_datagram_endpoint(lambda: _Socket(until), remote_addr=(host, port))
         if self._is_closed:
             socket.close()
             raise OSError("the resolver is closed")
-        if len(sockets) < SOCKETS:
+        if len(sockets) < SOCKETS and self._sockets.get(server) is sockets:
             sockets.append(socket)
-        else:  # others were faster: it serves this question only
+        else:  # others were faster, or the server was given up meanwhile: it serves this question only
             socket.retire()
         return socket
 
@@ -80,9 +86,10 @@ class Transport:
 
 
 class _Socket(asyncio.DatagramProtocol):
-    """One connected UDP socket and the questions that wait on it."""
+    """One connected UDP socket and the questions that wait on it; no more are to be asked after `until`."""
 
-    def __init__(self) -> None:
+    def __init__(self, until: float) -> None:
+        self.until = until
         self._transport: asyncio.DatagramTransport | None = None
         self._waiting: dict[int, tuple[bytes, asyncio.Future[bytes]]] = {}
         self._asked = 0

@@ -48,21 +48,24 @@ def to_lease(row: wire.LeaseRow, id: str, recipients: Sequence[tuple[int, str, s
 def to_stored(row: wire.MessageRow, leases: Leases) -> StoredMessage:
     """Give a found message as an operator sees it."""
     id = encode_id(row.key, row.tag)
-    recipients = [
-        StoredRecipient(
-            found.n,
-            found.address,
-            found.domain,
-            "leased" if leases.is_leased(id, found.n) else found.state,
-            found.due,
-            found.attempts,
-            found.last_reply,
-            found.status,
-            found.why,
-        )
-        for found in row.recipients
-    ]
-    return StoredMessage(id, row.received_at, row.reverse_path, row.client, row.sender, row.octets, tuple(recipients))
+    recipients = tuple([_to_stored_recipient(found, leases.is_leased(id, found.n)) for found in row.recipients])
+    return StoredMessage(id, row.received_at, row.reverse_path, row.client, row.sender, row.octets, recipients)
+
+
+def _to_stored_recipient(row: wire.RecipientRow, is_leased: bool) -> StoredRecipient:
+    state = "leased" if is_leased else row.state
+    return StoredRecipient(
+        row.n,
+        row.address,
+        row.domain,
+        state,
+        row.due,
+        row.attempts,
+        row.last_reply,
+        row.status,
+        row.why,
+        bool(row.awaits_host) and state == State.DEFERRED.value,
+    )
 
 
 def to_settled(row: wire.RecipientRow, report_owed: bool = False) -> SettledRecipient:

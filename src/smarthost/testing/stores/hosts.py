@@ -43,6 +43,32 @@ async def domains_that_await_a_host_are_named(trial: Trial) -> None:
         await trial.crash()
 
 
+async def operator_sees_what_awaits_a_host(trial: Trial) -> None:
+    """Whoever looks at the queue sees which mail goes sooner than its time says; mail being tried awaits nothing."""
+    await _defer(trial, "waiting@dest.example")
+    await _defer(trial, "greylisted@dest.example", awaits=False)
+    await trial.add("new@dest.example")
+    _, (lease,) = await trial.add_leased("held@dest.example")
+    await trial.store.settle([trial.settlement(lease, State.HELD, due=LATER, awaits=True)])
+
+    assert await _seen_awaiting(trial) == ["waiting@dest.example"]
+    await trial.crash()
+    assert await _seen_awaiting(trial) == ["waiting@dest.example"]
+    leases = await trial.store.sweep(NOW + DAY, 10)
+    assert await _seen_awaiting(trial) == []
+    for lease in leases:
+        trial.store.give_back(lease)
+    assert await _seen_awaiting(trial) == ["waiting@dest.example"]
+    await trial.store.release(["dest.example"], NOW)
+    assert await _seen_awaiting(trial) == []
+
+
+async def _seen_awaiting(trial: Trial) -> list[str]:
+    """Give the addresses that `find` tells to await a host."""
+    page = await trial.store.find(EVERYTHING, None, 100)
+    return [each.address for message in page.messages for each in message.recipients if each.awaits_host]
+
+
 async def what_has_ended_or_is_held_awaits_no_host(trial: Trial) -> None:
     """Mail that is held, or that only owes a report, is not waiting for a host."""
     _, (lease,) = await trial.add_leased("a@dest.example", "b@dest.example")
@@ -261,6 +287,7 @@ async def records_of_hosts_come_in_order_among_others(trial: Trial) -> None:
 
 SCENARIOS = (
     domains_that_await_a_host_are_named,
+    operator_sees_what_awaits_a_host,
     what_has_ended_or_is_held_awaits_no_host,
     release_wakes_only_what_awaits_a_host,
     second_release_finds_nothing,
