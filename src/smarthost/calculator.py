@@ -32,9 +32,8 @@ from smarthost.mail.hop import Host
 from smarthost.mail.plan import NoPlan
 from smarthost.ports import Answer, Clock, Random, Resolver
 from smarthost.route.health import HealthTerms, HostHealth
-from smarthost.route.mx import why_no_name
 from smarthost.route.plan import Planner, PlanTerms
-from smarthost.route.questions import FURTHER_LOOKUPS
+from smarthost.route.questions import FURTHER_LOOKUPS, why_no_name
 from smarthost.route.source import Speaker
 from smarthost.route.table import DirectMx, Families, RouteTable
 

@@ -192,6 +192,16 @@ def test_when_a_host_is_probed_is_told_as_it_is(
     assert f"  next probe  {said}" in shown.splitlines()
 
 
+def test_a_fixed_hop_is_a_destination_too(tmp_path: Path) -> None:
+    """What `waiting` names can be asked about as it is written there."""
+    hop = "hop:smart.example:587"
+
+    with running(tmp_path, FakeHosts(host("192.0.2.1", "smart.example", waiting=(hop,), waiting_count=1))):
+        code, out, _ = run(tmp_path, "show", hop)
+
+    assert (code, out) == (0, f"{hop}\n  {hop} is a destination that waits for: smart.example [192.0.2.1]\n")
+
+
 def test_a_destination_is_told_which_hosts_it_waits_for(tmp_path: Path, daemon: FakeHosts) -> None:
     """Who mistakes a destination for a host learns which hosts are meant; everything is fetched once for all names."""
     _, out, _ = run(tmp_path, "show", "A.example.", "f.example")

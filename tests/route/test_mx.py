@@ -22,8 +22,8 @@ from smarthost.route.mx import (
     Unroutable,
     find_hosts,
     interleave,
-    why_no_name,
 )
+from smarthost.route.questions import why_no_name
 from smarthost.route.table import Families
 from smarthost.testing.dns import Fault, ScriptedResolver, Zone
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _WIDTHS = (15, 28, 9, 11, 8)  # of an IPv4 address, a name, a state, "40 min ago", a heading
 _PAGE = 1000  # hosts whose columns are aligned with each other
-_SERVICES = ("port ", "from ", "tls ", "user ")  # how reports begin to say which service of a host is meant
+_REPORTED = ("port ", "from ", "tls ", "user ", "hop:")  # how services, and destinations that are fixed hops, begin
 _NAME_OCTETS = 255  # RFC 1035 2.3.4
 _UNKNOWN = (
     "nothing is known against a host of this name or address "
@@ -139,7 +139,7 @@ def _as_asked(names: Iterable[str]) -> tuple[str, ...]:
     for text in asked:
         if len(text) > _NAME_OCTETS:
             raise exits.CommandFailed(f"a name has at most {_NAME_OCTETS} octets", exits.USAGE)
-        if not words.is_utf8(text) or not (text.lower().startswith(_SERVICES) or _is_possible(text)):
+        if not words.is_utf8(text) or not (text.lower().startswith(_REPORTED) or _is_possible(text)):
             raise click.UsageError(f"neither a name nor an address: {text!a}")
     return asked
 
@@ -231,7 +231,7 @@ def _unknown(text: str, everything: "Callable[[], Iterable[HostReport]]") -> Ite
 
     shown = words.printable(text)
     yield shown
-    name = text.lower() if text.lower().startswith(_SERVICES) else to_domain(text)
+    name = text.lower() if text.lower().startswith(_REPORTED) else to_domain(text)
     awaited = dict.fromkeys(
         f"{words.printable(host.name) or '-'} [{words.printable(host.address)}]"
         for host in everything()

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 from smarthost.mail.address import to_domain
 from smarthost.mail.hop import Host
-from smarthost.route.mx import ADDRESSES_USED, Exchangers, Ourselves, Unroutable, interleave, no_way, why_no_name
-from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Evidence, Question, ask, is_failure
+from smarthost.route.mx import ADDRESSES_USED, Exchangers, Ourselves, Unroutable, interleave, no_way
+from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Evidence, Question, ask, is_failure, why_no_name
 from smarthost.route.table import Families, NextHop
 
 _LOOPBACK = {Families.BOTH: ("127.0.0.1", "::1"), Families.IPV4: ("127.0.0.1",), Families.IPV6: ("::1",)}

@@ -20,8 +20,7 @@ from msgspec import Struct
 from smarthost.mail.hop import Host
 from smarthost.ports import Answer, AnswerStatus, MxRecord, Random
 from smarthost.route.forbidden import why_forbidden
-from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Evidence, Question, ask, is_failure, is_loop
-from smarthost.route.questions import why_no_name as why_no_name  # callers take it from here
+from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Evidence, Question, ask, is_failure, is_loop, why_no_name
 from smarthost.route.table import Families
 
 HOSTS_USED = 10  # an attempt dials at most 5 addresses; RFC 5321 5.1 asks for at least two

@@ -86,7 +86,8 @@ def describe(answer: Answer) -> str:
     """Say what was asked and what came, in one line."""
     parts = [f"{answer.rdtype} {answer.name}: "]
     if answer.aliases or answer.canonical not in ("", answer.name):
-        parts.append(f"alias of {answer.canonical}, ")
+        way = [*answer.aliases[1:], answer.canonical]
+        parts.append(f"alias of {' -> '.join(way[:_SHOWN])}, ")
     records = [f"{record.preference} {record.exchange or '.'}" for record in answer.mx[:_SHOWN]]
     records += answer.addresses[:_SHOWN]
     more = len(answer.mx) + len(answer.addresses) - len(records)
@@ -96,7 +97,7 @@ def describe(answer: Answer) -> str:
     if answer.detail:
         parts.append(f" ({answer.detail})")
     if answer.stale:
-        parts.append(" (stale: the resolver does not answer)")
+        parts.append(" (stale)" if answer.detail else " (stale: the resolver does not answer)")
     if answer.is_cut:
         parts.append(" (cut: there was more)")
     if answer.secure:
