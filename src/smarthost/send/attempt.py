@@ -79,6 +79,7 @@ class _Walk:
         "_sender",
         "_tls",
         "_transfer_s",
+        "_uncounted",
         "_verdicts",
         "effort",
         "pending",
@@ -93,7 +94,8 @@ class _Walk:
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
         self._tls: TlsFacts | None = None
         self._transfer_s = 0.0
-        self._refused: tuple[Stop, ...] = ()
+        self._refused: list[Stop] = []
+        self._uncounted: list[tuple[Refused, str, str]] = []
         self.pending = list(range(len(lease.recipients)))
         self.effort = Effort()
         if plan.caveat:
@@ -107,10 +109,12 @@ class _Walk:
         session = self._sender.terms.pool.take(key)
         if session is not None and await self._use(session, host.name, address, is_stale_tolerable=True):
             return
-        opened = await self._sender.opener.open(key, self.effort, hurry=self._has_other(ahead))
+        opener = self._sender.opener
+        opened = opener.refusal(self._plan.policy, address) or await opener.open(
+            key, self.effort, hurry=self._has_other(ahead)
+        )
         if isinstance(opened, Refused):
-            self._refused += ((host, address),)
-            self._refuse(opened, host.name, address)
+            self._refuse(opened, host, address)
         elif isinstance(opened, SetupFailed):
             self._judge_setup(opened, host.name, address)
         else:
@@ -118,10 +122,10 @@ class _Walk:
 
     async def visit_anew(self) -> None:
         """Go back to hosts that were refused and work now: a probe may have found that while this walk went on."""
-        for host, address in self._refused:
+        for host, address in tuple(self._refused):
             if not self.pending or self.effort.dials >= DIALS_PER_ATTEMPT:
                 return
-            if self._sender.opener.is_usable(self._plan.policy, address):
+            if self._sender.opener.refusal(self._plan.policy, address) is None:
                 await self.visit(host, address, ())
 
     def _has_other(self, ahead: Sequence[Stop]) -> bool:
@@ -129,7 +133,7 @@ class _Walk:
         if self.effort.dials + 1 >= DIALS_PER_ATTEMPT:
             return False
         opener, policy = self._sender.opener, self._plan.policy
-        return any(opener.is_usable(policy, address) for _, address in ahead)
+        return any(opener.refusal(policy, address) is None for _, address in ahead)
 
     async def _use(self, session: Session, host: str, address: str, *, is_stale_tolerable: bool) -> bool:
         """Run the transaction in this session; False: the session had died while idle, which is nobody's attempt."""
@@ -157,14 +161,22 @@ class _Walk:
 
     # Judging
 
-    def _refuse(self, refused: Refused, host: str, address: str) -> None:
-        """Nobody asked this host, so its verdict is still open: a worse host's 5xx does not settle it."""
-        self.effort.tried(host, address, f"not dialled, {refused.why}")
-        postponed = verdict.for_refused_host(refused, host, address).verdict
-        for index in self.pending:
-            self._verdicts[index] = verdict.combine(self._verdicts[index], postponed)
+    def _refuse(self, refused: Refused, host: Host, address: str) -> None:
+        """Pass a host over. What that means is worked out only for mail that no other host takes."""
+        self._refused.append((host, address))
+        self._uncounted.append((refused, host.name, address))
+        self.effort.lines.append(self._sender.opener.refusal_line(host.name, address, refused))
+
+    def _count_refusals(self) -> None:
+        """Nobody asked these hosts, so their verdicts are still open: a worse host's 5xx does not settle them."""
+        for refused, host, address in self._uncounted:
+            postponed = verdict.for_refused_host(refused, host, address).verdict
+            for index in self.pending:
+                self._verdicts[index] = verdict.combine(self._verdicts[index], postponed)
+        self._uncounted.clear()
 
     def _judge_setup(self, failed: SetupFailed, host: str, address: str) -> None:
+        self._count_refusals()
         judged = verdict.after_session_failure(failed.step, failed.said, host, address)
         self.effort.tried(host, address, f"at {failed.step}: {failed.said}")
         if judged.alarm:
@@ -194,6 +206,8 @@ class _Walk:
 
     def _take_verdicts(self, indices: list[int], judged: Sequence[verdict.RecipientVerdict]) -> None:
         """Join what this host said with what better hosts said; who may not go on leaves the walk."""
+        if self._uncounted and any(each.verdict.outcome is not Outcome.RELAYED for each in judged):
+            self._count_refusals()
         done = set()
         for index, each in zip(indices, judged, strict=True):
             self._verdicts[index] = verdict.combine(self._verdicts[index], each.verdict)
@@ -234,6 +248,8 @@ class _Walk:
 
     def result(self) -> AttemptResult:
         """Give the verdicts of all recipients."""
+        if self._uncounted and self.pending:
+            self._count_refusals()
         verdicts = tuple([each if each is not None else _NO_HOST for each in self._verdicts])
         return AttemptResult(
             lease=self._lease,

@@ -70,6 +70,7 @@ class Opener:
         self._terms = terms
         self._clear_until: dict[str, float] = {}
         self._greets_in: dict[str, float] = {}  # seconds from dial to ready, of hosts that are slow
+        self._lines: dict[tuple[str, str], tuple[Refused, str]] = {}
         self._egress = EgressWatch(terms.sink)
         self._probes: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
 
@@ -87,9 +88,22 @@ class Opener:
                 policy = replace(policy, tls=TlsLevel.NONE)
         return (host.name, address, policy)
 
-    def is_usable(self, policy: SessionPolicy, address: str) -> bool:
-        """Would HostGate let us dial there now?"""
-        return all(self._terms.gate.usable(key, address) is None for key in gate_keys(policy))
+    def refusal(self, policy: SessionPolicy, address: str) -> Refused | None:
+        """Give why HostGate would not let us dial there now, or None."""
+        for key in gate_keys(policy):
+            refused = self._terms.gate.usable(key, address)
+            if refused is not None:
+                return refused
+        return None
+
+    def refusal_line(self, host: str, address: str, refused: Refused) -> str:
+        """Give the line for the record; a busy site's half of the mail has the same one."""
+        known = self._lines.get((host, address))
+        if known is None or known[0] is not refused:
+            if len(self._lines) >= REMEMBERED_HOSTS:
+                self._lines.clear()
+            known = self._lines[host, address] = (refused, f"{host} [{address}]: not dialled, {refused.why}")
+        return known[1]
 
     async def open(self, key: SessionKey, effort: Effort, *, hurry: bool) -> Session | SetupFailed | Refused:
         """Open a session; `hurry`: another host is at hand. Safe to cancel."""
@@ -156,9 +170,7 @@ class Opener:
         self._probes[task] = None
         task.add_done_callback(self._probe_ended)
         _, address, policy = key
-        refusals = (self._terms.gate.usable(name, address) for name in gate_keys(policy))
-        refused = next((each for each in refusals if each is not None), None)
-        return refused if refused is not None else Refused(self._terms.clock.wall(), "a probe is under way")
+        return self.refusal(policy, address) or Refused(self._terms.clock.wall(), "a probe is under way")
 
     async def _probe(self, key: SessionKey, permits: "_Permits") -> None:
         patience_s = max(PROBE_PATIENCE_S, self._greets_in.get(key[1], 0.0))
