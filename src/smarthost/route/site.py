@@ -7,12 +7,16 @@ sites that are the same are the same text. One line a host, best first, then by 
 Knows nothing of DNS; route.plan calls it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 from operator import attrgetter
+from typing import TypeAlias
 
 from smarthost.mail.hop import Host
 from smarthost.ports import Random
 from smarthost.route.mx import interleave
+
+_Line: TypeAlias = tuple[int, str, tuple[tuple[str, ...], ...]]  # preference, name, the addresses of each family
 
 
 def pack(hosts: Iterable[Host]) -> str:
@@ -32,28 +36,38 @@ def draw(site: str, random: Random) -> tuple[Host, ...]:
     RFC 5321 5.1 wants equals spread, and leaves the order of addresses to the resolver; from memory it would always be
     the same one.
     """
-    if "\n" not in site:
-        return (_draw_host(site, random.getrandbits(32) if "," in site else 0),)
+    lines = _parse(site)
+    if len(lines) == 1:
+        return (_draw_host(lines[0], random.getrandbits(32) if "," in site else 0),)
     chance = random.getrandbits(64)  # once, since it is a system call; the two halves decide two things
-    hosts = [_draw_host(line, chance & 0xFFFFFFFF) for line in site.split("\n")]
+    hosts = [_draw_host(line, chance & 0xFFFFFFFF) for line in lines]
     _shuffle(hosts, chance >> 32)
     hosts.sort(key=_preference)
     return tuple(hosts)
 
 
-def _draw_host(line: str, turn: int) -> Host:
-    preference, name, v4, v6 = line.split(" ")
-    if v4 and v6:
-        return Host(name, interleave((_rotated(v4, turn), _rotated(v6, turn))), int(preference))
-    return Host(name, tuple(_rotated(v4 or v6, turn)), int(preference))
+@lru_cache(maxsize=256)  # of the sites that are busy; three hosts of three addresses cost three times as much without
+def _parse(site: str) -> tuple[_Line, ...]:
+    lines = []
+    for line in site.split("\n"):
+        preference, name, v4, v6 = line.split(" ")
+        families = tuple([tuple(family.split(",")) for family in (v4, v6) if family])
+        lines.append((int(preference), name, families))
+    return tuple(lines)
 
 
-def _rotated(family: str, turn: int) -> Sequence[str]:
-    if "," not in family:
-        return (family,)
-    addresses = family.split(",")
-    start = turn % len(addresses)
-    return addresses[start:] + addresses[:start]
+def _draw_host(line: _Line, turn: int) -> Host:
+    preference, name, families = line
+    if len(families) > 1:
+        return Host(name, interleave([_rotated(family, turn) for family in families]), preference)
+    return Host(name, _rotated(families[0], turn), preference)
+
+
+def _rotated(family: tuple[str, ...], turn: int) -> tuple[str, ...]:
+    if len(family) == 1:
+        return family
+    start = turn % len(family)
+    return family[start:] + family[:start]
 
 
 def _shuffle(hosts: list[Host], chance: int) -> None:
