@@ -80,7 +80,7 @@ class Hosts:
         self._records: deque[Record] = deque(maxlen=RECORDS)
         self._unsaved: dict[str, bytes] = {}
         self._works: set[Key] = set()
-        self._again: set[Key] = set()  # looked at for the second time
+        self._again: set[Key] = set()  # to be looked at for the second time
         self._change_bell = asyncio.Event()
         self._works_bell = asyncio.Event()
         terms.health.changed = self._changed
@@ -160,19 +160,19 @@ class Hosts:
             await self._clock.sleep(RELEASE_S)
             self._works_bell.clear()
             works, self._works = self._works, set()
+            again, self._again = self._again, set()
             began = self._clock.monotonic()
             try:
-                await self._release(works)
+                await self._release(works | again)
             except StoreError as failure:
                 self._terms.sink.note("error", "waiting mail not released", why=str(failure))
-            self._clock.deadline(AGAIN_S, partial(self._release_again, frozenset(works - self._again)))
-            self._again = works
+            if works:
+                self._clock.deadline(AGAIN_S, partial(self._release_again, works))
             await self._clock.sleep(REST * min(1.0, self._clock.monotonic() - began))
 
     def _release_again(self, works: Set[Key]) -> None:
-        if works:
-            self._works |= works
-            self._works_bell.set()
+        self._again |= works
+        self._works_bell.set()
 
     async def _release(self, works: Set[Key]) -> None:
         """Wake the destinations that one of these hosts serves, and make due what awaits it on disk."""

@@ -52,6 +52,25 @@ async def test_mail_that_failed_just_before_its_host_was_found_well_is_released_
 
 
 @in_world(schedule=RARELY)
+async def test_the_second_look_comes_after_each_outage(world: SimulatedWorld) -> None:
+    """A host that breaks and works a second time frees the mail that was on its walk just as the first time."""
+    world.domain("example.net", MX1, MX2)
+    world.network.faults[MX2, 25] = BLACK_HOLE
+    for name in ("first", "second"):
+        world.network.faults[MX1, 25] = Faults(refuse=True)
+        await world.clock.sleep(5 * HOUR_S)  # what was known is forgotten
+        await world.submit("ann@example.org", f"{name}@example.net")
+        await world.clock.sleep(1)
+        del world.network.faults[MX1, 25]
+        if name == "first":
+            world.place(ScriptedExchanger(), MX1)
+        world.delivery.health.report_success("", MX1)
+        await world.clock.sleep(120)
+
+    assert {"first@example.net": "relayed", "second@example.net": "relayed"} == ends(world)
+
+
+@in_world(schedule=RARELY)
 async def test_a_record_says_half_open_only_when_somebody_dials(world: SimulatedWorld) -> None:
     """Three hundred black holes with mail for ten minutes: no more probes are recorded than were made."""
     client = await world.client()

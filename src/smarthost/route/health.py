@@ -189,7 +189,6 @@ class HostHealth:
         changed = dict.fromkeys(self._damaged, b"")
         self._damaged.clear()
         for shard in sorted(self._unsaved)[:SAVED_AT_ONCE]:
-            self._unsaved.discard(shard)
             self._forget_old(self._parts[shard])
             rows = [Row(*key, broken) for key, broken in self._parts[shard].items()]
             changed[f"{shard:02d}"] = encode_rows(rows) if rows else b""
