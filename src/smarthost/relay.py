@@ -25,7 +25,7 @@ from smarthost.queue.feed import Feed
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
 from smarthost.reports import Reports, ReportTerms
-from smarthost.send.gates import gate_keys
+from smarthost.send.gates import find_refusal
 from smarthost.send.verdict import for_no_plan
 from smarthost.settle import decide
 from smarthost.settle.record import record_acceptance
@@ -209,12 +209,10 @@ class Journey:
 
     def _must_sleep(self, destination: str, plan: Plan) -> bool:
         """Suspend a destination while none of its hosts may be dialled; its recipients stay as they are."""
-        gate, keys = self._terms.gate, gate_keys(plan.policy)
         earliest: Refused | None = None
         for host in plan.hosts:
             for address in host.addresses:
-                asked = (gate.usable(key, address) for key in keys)
-                refused = max((each for each in asked if each is not None), key=lambda each: each.until, default=None)
+                refused = find_refusal(self._terms.gate, plan.policy, address)
                 if refused is None:
                     return False
                 if earliest is None or refused.until < earliest.until:

@@ -7,6 +7,7 @@ dialling makes sense must use the same keys.
 """
 
 from smarthost.mail.hop import SessionPolicy, TlsLevel
+from smarthost.ports import HostGate, Refused
 from smarthost.send.egress import SMTP_PORT
 
 _DEMANDS_NOTHING = (TlsLevel.NONE, TlsLevel.OPPORTUNISTIC)
@@ -40,3 +41,13 @@ def gate_keys(policy: SessionPolicy) -> tuple[str, ...]:
     """Give all keys under which a host must be admitted to be dialled with this policy."""
     demand = demand_key(policy)
     return (service_key(policy),) if demand is None else (service_key(policy), demand)
+
+
+def find_refusal(gate: HostGate, policy: SessionPolicy, address: str) -> Refused | None:
+    """Give why this address may not be dialled now with this policy, the refusal that lasts longest, or None."""
+    longest: Refused | None = None
+    for key in gate_keys(policy):
+        refused = gate.usable(key, address)
+        if refused is not None and (longest is None or refused.until > longest.until):
+            longest = refused
+    return longest

@@ -17,7 +17,7 @@ from smarthost.mail.errors import ConnectFailed, ConnectionLost, DeadlinePassed
 from smarthost.mail.hop import Host, SessionPolicy, TlsLevel
 from smarthost.ports import Clock, Deadline, Dialer, HostGate, Permit, Refused, Sink
 from smarthost.send.egress import EgressWatch
-from smarthost.send.gates import demand_key, gate_keys, service_key
+from smarthost.send.gates import demand_key, find_refusal, service_key
 from smarthost.send.pool import Pool
 from smarthost.send.session import Session, SessionKey, SetupFailed
 from smarthost.smtp import limits
@@ -90,11 +90,7 @@ class Opener:
 
     def refusal(self, policy: SessionPolicy, address: str) -> Refused | None:
         """Give why HostGate would not let us dial there now, or None."""
-        for key in gate_keys(policy):
-            refused = self._terms.gate.usable(key, address)
-            if refused is not None:
-                return refused
-        return None
+        return find_refusal(self._terms.gate, policy, address)
 
     def refusal_line(self, host: str, address: str, refused: Refused) -> str:
         """Give the line for the record; a busy site's half of the mail has the same one."""
