@@ -18,7 +18,7 @@ from msgspec.structs import replace
 import smarthost.calculator
 from smarthost import Exchanger, MXCalculator, ResolutionError, SmarthostError
 from smarthost.backends.clock import SystemClock
-from smarthost.backends.dns import DnsResolver, ResolvConf
+from smarthost.backends.dns import DnsResolver
 from smarthost.mail.errors import (
     CanonicalNameChainTooLong,
     CanonicalNameLoop,
@@ -668,7 +668,7 @@ def no_leak() -> Iterator[None]:
 async def test_it_asks_the_name_servers_of_resolv_conf(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a resolver handed in it asks over UDP as this machine does, from the first question to `aclose`."""
     async with ScriptedDns(three_hosts()) as dns:
-        monkeypatch.setattr(smarthost.calculator, "read_resolv_conf", lambda: ResolvConf((dns.address,)))
+        monkeypatch.setattr(smarthost.calculator, "SystemServers", lambda: lambda: (dns.address,))
         async with MXCalculator() as calculator:
             best = await calculator.get_mx("example.org")
             with pytest.raises(DomainNotFound):

@@ -15,7 +15,7 @@ from typing import Self
 from msgspec import Struct
 
 from smarthost.backends.clock import SystemClock
-from smarthost.backends.dns import DnsResolver, read_resolv_conf
+from smarthost.backends.dns import DnsResolver, SystemServers
 from smarthost.mail.address import DOMAIN_OCTETS, Domain, to_domain
 from smarthost.mail.errors import (
     CanonicalNameChainTooLong,
@@ -200,7 +200,7 @@ class _SystemResolver:
     async def ask(self, name: str, rdtype: str) -> Answer:
         """See ports.Resolver."""
         if self._opened is None:
-            self._opened = DnsResolver(self._clock, read_resolv_conf().servers)
+            self._opened = DnsResolver(self._clock, SystemServers())
         return await self._opened.ask(name, rdtype)
 
     def close(self) -> None:
