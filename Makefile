@@ -5,13 +5,16 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test check static format lint types contracts bench bench-quick bench-dead-mx bench-dead-mx-quick system lock clean
+.PHONY: install demo test test-twisted check static format lint types contracts bench bench-quick bench-dead-mx bench-dead-mx-quick system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/smarthost demo
 test: $(DEV)
 	$(BIN)/pytest -n auto -q
+# Twisted's own tests of its relay manager, against ours and beside the original.
+test-twisted: $(DEV)
+	$(BIN)/python -m tests.compat.twisted_suite
 check: static test
 static: format lint types contracts
 format: $(DEV)

@@ -7,7 +7,6 @@ and that only where no resolver is handed in; nothing survives a restart.
 """
 
 import random as chance  # noqa: TID251 - SystemRandom is the real ports.Random
-from ipaddress import ip_address
 from math import inf
 from types import TracebackType
 from typing import Self
@@ -32,6 +31,7 @@ from smarthost.mail.hop import Host
 from smarthost.mail.plan import NoPlan
 from smarthost.ports import Answer, Clock, Random, Resolver
 from smarthost.route.health import HealthTerms, HostHealth
+from smarthost.route.mx import literal_address
 from smarthost.route.plan import Planner, PlanTerms
 from smarthost.route.questions import FURTHER_LOOKUPS, why_no_name
 from smarthost.route.source import Speaker
@@ -116,10 +116,9 @@ class MXCalculator:
         self._health = HostHealth(
             self._clock,
             self._random,
-            HealthTerms(
-                first_pause_s=bad_host_s, longest_pause_s=bad_host_s, jitter=0.0, forget_after_s=2 * bad_host_s
-            ),
+            HealthTerms(forget_after_s=inf),  # a mark says itself how long it holds
         )
+        self._bad_host_s = bad_host_s
 
     async def get_mx(self, domain: str) -> Exchanger:
         """Give the first of `get_mxs`: a good host if there is any, else the bad one whose time is over first.
@@ -144,7 +143,7 @@ class MXCalculator:
         An exchanger is bad when its name is, or each of its addresses. Raises: NotADomain: no host can be called so.
         """
         name = host.name if isinstance(host, Exchanger) else _host_key(host)
-        self._health.report_failure("", name, "marked", why)
+        self._health.mark("", name, self._clock.wall() + self._bad_host_s, why)
 
     def mark_good(self, host: str | Exchanger) -> None:
         """Take a mark back at once; of an Exchanger also those of its addresses. Harmless for a host without.
@@ -238,7 +237,7 @@ def _host_key(text: str) -> str:
     """Give what a host is remembered by: its address as DNS writes it, or its name. Raises: TypeError, NotADomain."""
     domain = _domain_of(text)
     try:
-        return str(ip_address(domain.removeprefix("[").removesuffix("]").removeprefix("ipv6:")))
+        return literal_address(domain)
     except ValueError:
         return _name_of(domain)
 

@@ -9,13 +9,14 @@ loses costs one failed dial per host to learn again. Evidence is never trusted b
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from smarthost.mail.errors import LocalProtocolError
-from smarthost.ports import Clock, Permit, Random, Refused
+from smarthost.ports import Permit, Random, Refused
 from smarthost.route.broken import (
     AGED,
     CROWDED,
@@ -32,11 +33,19 @@ from smarthost.route.broken import (
     shard_of,
 )
 
+MARKED = "marked"  # the step of what nobody tried: somebody said so
 WITHDRAWN_S = 60.0  # until the next probe, after one that we could not make: no descriptor, no route
 SAVED_AT_ONCE = 4  # parts: 100,000 broken hosts must not hold the loop up for a third of a second
 _REFUSALS = 4096  # made once and given often, because a busy lane asks often; the least that holds a large site
 _DETAILS = 1024  # "timed out after 10 s" is the same text for most hosts
 _DETAIL_CHARACTERS = 300
+
+
+class WallClock(Protocol):
+    """All that is needed of a ports.Clock."""
+
+    def wall(self) -> float:
+        """Seconds, by the clock in which pauses are told."""
 
 
 class HealthTerms(Struct, frozen=True, gc=False):
@@ -62,7 +71,7 @@ class HostHealth:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: WallClock,
         random: Random,
         terms: HealthTerms | None = None,
         changed: Callable[[HostState], None] | None = None,
@@ -124,6 +133,11 @@ class HostHealth:
                 if not self._is_forgotten(broken, now):
                     yield self._state(key, broken)
 
+    def pause_end(self, source: str, address: str) -> float | None:
+        """Give the wall time at which a host's pause ends or ended; None if nothing is held against it."""
+        broken = self._find((source, address))
+        return None if broken is None or self._is_forgotten(broken, self._clock.wall()) else broken.until
+
     def due_probes(self) -> list[Key]:
         """Name the hosts whose pause is over and whom nobody probes."""
         now, probes = self._clock.wall(), self._probes
@@ -139,6 +153,14 @@ class HostHealth:
     def report_failure(self, source: str, address: str, step: str, detail: str, name: str = "") -> None:
         """Open a host, or open it anew for longer, on somebody's word."""
         self._fail((source, address), step, detail, name, is_news=True)
+
+    def mark(self, source: str, address: str, until: float, detail: str = "") -> None:
+        """Open a host until this wall time, on somebody's word; a second mark replaces the first, whichever ends later.
+
+        It is no part of the pauses that grow, and nothing is left to chance. `forget_after_s` ends it, if that is less.
+        """
+        key = (source, address)
+        self._open(key, self._note(key, self._clock.wall(), MARKED, detail, ""), until)
 
     def report_success(self, source: str, address: str) -> None:
         """Close a host that greeted somebody, whoever it was."""
@@ -241,6 +263,12 @@ class HostHealth:
 
     def _fail(self, key: Key, step: str, detail: str, name: str, *, is_news: bool) -> None:
         now = self._clock.wall()
+        broken = self._note(key, now, step, detail, name)
+        if is_news:
+            self._open(key, broken, now + self._next_pause(broken))
+
+    def _note(self, key: Key, now: float, step: str, detail: str, name: str) -> Broken:
+        """Keep the evidence, of a host that is known as broken or is from now on."""
         broken = self._take(key)
         if broken is None:
             self._make_room(key)
@@ -248,17 +276,19 @@ class HostHealth:
         self._put(key, broken)
         broken.fail(now, step, self._shared(detail), name)
         self._unsaved.add(shard_of(key[1]))
-        if is_news:
-            self._open(key, broken, now)
+        return broken
 
-    def _open(self, key: Key, broken: Broken, now: float) -> None:
+    def _next_pause(self, broken: Broken) -> float:
         terms = self._terms
         pause = min(terms.first_pause_s * 2.0**broken.pauses, terms.longest_pause_s)
         if pause < terms.longest_pause_s:
             broken.pauses += 1
+        return pause * (1.0 - terms.jitter * self._random.random())
+
+    def _open(self, key: Key, broken: Broken, until: float) -> None:
         self._probes.pop(key, None)
         self._refusals.pop(key, None)
-        broken.until = now + pause * (1.0 - terms.jitter * self._random.random())
+        broken.until = until
         self._tell(key, broken, HealthState.OPEN)
 
     def _close(self, key: Key, closed_by: str) -> None:
@@ -273,7 +303,7 @@ class HostHealth:
         detail = f"not heard of for {self._terms.probe_s:.0f} s"
         broken.fail(now, "probe", self._shared(detail), broken.name)
         self._unsaved.add(shard_of(key[1]))
-        self._open(key, broken, now)
+        self._open(key, broken, now + self._next_pause(broken))
 
     def _forget_old(self, part: dict[Key, Broken]) -> None:
         now = self._clock.wall()

@@ -92,6 +92,13 @@ class Unroutable(Struct, frozen=True, gc=False):
         return self.status.startswith("5")
 
 
+class Listed(Struct, frozen=True, gc=False):
+    """The MX records of a domain that exists, best first; none where it has none. `canonical`: after its aliases."""
+
+    records: tuple[MxRecord, ...]
+    canonical: str
+
+
 def find_hosts(domain: str, terms: MxTerms, random: Random) -> Asking[Exchangers | Unroutable]:
     """Work out the hosts of a recipient domain (an A-label name, or an address literal in brackets)."""
     evidence = Evidence()
@@ -102,32 +109,41 @@ def find_hosts(domain: str, terms: MxTerms, random: Random) -> Asking[Exchangers
         return no_way("5.1.3", f"{domain[:80]!r} is no domain name: {defect}", evidence)
     if _is_localhost(domain):
         return no_way("5.4.4", f"mail for {domain} has nowhere to go: {_LOCALHOST}", evidence)
-    (answer,) = yield from ask((Question(domain, "MX"),), evidence, terms.further_lookups)
+    listed = yield from list_exchangers(domain, evidence, random, terms.further_lookups)
+    if isinstance(listed, Unroutable):
+        return listed
+    if not listed.records and not terms.implicit_mx:
+        return no_way("5.4.4", f"{domain} has no MX record, and its own address does not count here", evidence)
+    if not listed.records:
+        evidence.note(f"{domain} has no MX record: its own address is its exchanger (RFC 5321 5.1)")
+    records = listed.records or (MxRecord(0, listed.canonical),)
+    return (yield from _Search(domain, terms, evidence).run(records))
+
+
+def list_exchangers(
+    domain: str, evidence: Evidence, random: Random, further_lookups: int = FURTHER_LOOKUPS
+) -> Asking[Listed | Unroutable]:
+    """Work out who the exchangers of a domain name are, whatever their own names lead to: equals in any order."""
+    (answer,) = yield from ask((Question(domain, "MX"),), evidence, further_lookups)
     if is_failure(answer) or (answer.is_cut and answer.status is AnswerStatus.NODATA):
         # what was not read may be its exchangers: its own address is no way around them
         return _unknown(f"the exchangers of {domain} cannot be looked up", (answer,), evidence)
     if answer.status is AnswerStatus.NXDOMAIN:
         return no_way("5.1.2", f"the domain {answer.canonical or domain} does not exist", evidence)
-    if not answer.mx and not terms.implicit_mx:
-        return no_way("5.4.4", f"{domain} has no MX record, and its own address does not count here", evidence)
-    if not answer.mx:
-        evidence.note(f"{domain} has no MX record: its own address is its exchanger (RFC 5321 5.1)")
-        implicit = (MxRecord(0, answer.canonical or domain),)
-        return (yield from _Search(domain, terms, evidence).run(implicit))
     records = [record for record in answer.mx if record.exchange]
-    if not records:
+    if answer.mx and not records:
         return no_way("5.1.10", f"the domain {domain} accepts no mail (null MX, RFC 7505)", evidence)
     if len(records) < len(answer.mx):
         evidence.note("null MX beside other records: ignored (RFC 7505 3)")
     random.shuffle(records)  # equal preference: spread the load (RFC 5321 5.1)
     records.sort(key=lambda record: record.preference)
-    return (yield from _Search(domain, terms, evidence).run(records))
+    return Listed(tuple(records), answer.canonical or domain)
 
 
 def _find_literal(domain: str, terms: MxTerms, evidence: Evidence) -> Exchangers | Unroutable:
     """Judge "[192.0.2.1]" or "[ipv6:2001:db8::1]" (RFC 5321 4.1.3)."""
     try:
-        address = str(ip_address(domain.removeprefix("[").removesuffix("]").removeprefix("ipv6:")))
+        address = literal_address(domain)
     except ValueError:
         return no_way("5.1.3", f"{domain[:80]!r} is no address literal", evidence)
     if terms.ourselves.includes(address, terms.port):
@@ -257,6 +273,11 @@ class _Search:
         if not dead:
             return no_way("5.4.6", f"the best exchanger of {domain} is this relay itself", evidence)
         return no_way("5.4.4", f"no exchanger of {domain} has {an_address}: {_shown(dead)}", evidence)
+
+
+def literal_address(domain: str) -> str:
+    """Give the address of a literal in lower case, with its brackets or without. Raises: ValueError: it is none."""
+    return str(ip_address(domain.removeprefix("[").removesuffix("]").removeprefix("ipv6:")))
 
 
 def interleave(families: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def compose(transaction: Transaction, extensions: Extensions) -> list[bytes]:
     if extensions.refuses_size(transaction.octets):
         raise LocalProtocolError(f"{transaction.octets} octets for a host that takes {extensions.size}")
     utf8 = transaction.smtputf8 and extensions.smtputf8
-    mail = f"MAIL FROM:<{_check_path(transaction.reverse_path)}>"
+    mail = f"MAIL FROM:<{check_path(transaction.reverse_path)}>"
     if extensions.size is not None:
         mail += f" SIZE={transaction.octets}"  # RFC 1870 6.1
     if extensions.eight_bit_mime and transaction.body is Body.EIGHT_BIT_MIME:
@@ -84,13 +84,16 @@ def compose(transaction: Transaction, extensions: Extensions) -> list[bytes]:
     for recipient in transaction.recipients:
         if not recipient:
             raise LocalProtocolError("a recipient is never the null path")
-        commands.append(encode_command(f"RCPT TO:<{_check_path(recipient)}>", utf8))
+        commands.append(encode_command(f"RCPT TO:<{check_path(recipient)}>", utf8))
     commands.append(_DATA)
     return commands
 
 
-def _check_path(path: str) -> str:
-    # Controls and UTF-8 are encode_command's; here is what could end the path early or begin a parameter.
+def check_path(path: str) -> str:
+    """Give back a path for between angle brackets; what could end it early or begin a parameter is refused.
+
+    Controls and UTF-8 are encode_command's business. Raises: LocalProtocolError: it would not stay one path.
+    """
     if _match_path(path) is None:
         raise LocalProtocolError(f"a path that would not stay between its brackets: {path[:200]!r}")
     return path

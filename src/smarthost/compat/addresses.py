@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""The two addresses of an envelope file: whether they are there, and whether they can be said in SMTP.
+
+The original let any pickle be an envelope and any text an address; here an envelope is a pair of texts, and an address
+is what smtp.grammar takes. Decides nothing about the message.
+"""
+
+from email.utils import parseaddr
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+from smarthost.compat.envelope import read_envelope
+from smarthost.mail.address import Address
+from smarthost.mail.reply import Reply
+from smarthost.smtp.grammar import parse_mail, parse_rcpt
+
+_NO_LIMIT = 1 << 62
+
+
+def read_addresses(file: BinaryIO, name: str) -> tuple[str, str]:
+    """Give sender ("" for the null reverse-path) and recipient of an envelope file, without name and brackets.
+
+    Raises: pickle.UnpicklingError: it is damaged or foreign; names `name`.
+    """
+    envelope = read_envelope(file, name)
+    if not isinstance(envelope, list | tuple) or len(envelope) != 2:
+        raise UnpicklingError(f"{name}: not a pair of sender and recipient")
+    sender, recipient = envelope
+    return _bare(sender, name), _bare(recipient, name)
+
+
+def read_recipient(text: str) -> Address | str:
+    """Give a recipient as an address with a domain, or why it is none."""
+    read = parse_rcpt(_path(f"TO:<{text}>"), smtputf8=False)
+    if isinstance(read, Reply):
+        return str(read)
+    return read.recipient if read.recipient.domain else "it has no domain"
+
+
+def why_no_sender(text: str) -> str:
+    """Say why this cannot be the reverse-path of a message, or ""."""
+    read = parse_mail(_path(f"FROM:<{text}>"), _NO_LIMIT)
+    return str(read) if isinstance(read, Reply) else ""
+
+
+def _bare(text: Any, name: str) -> str:
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    if not isinstance(text, str):
+        raise UnpicklingError(f"{name}: an address is text, not {type(text).__name__}")
+    text = text.strip()
+    return parseaddr(text)[1] if text.endswith(">") else text
+
+
+def _path(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate is no address either way

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""The attempt manager: takes what relayers report, and does to the queue what follows.
+
+Never lets a message go before it was accepted by a host, or its report is durable. What was reported and cannot be done
+now (a full disk, an envelope that is damaged meanwhile) leaves the message in the queue. A crash leaves all messages of
+the attempt waiting.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pickle import UnpicklingError
+from time import time
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.python import log
+
+from smarthost.compat.settling import Letter, Waits, file_report, read_letter, settle
+from smarthost.mail.result import Outcome, Verdict
+from smarthost.mail.settlement import SettledRecipient, State
+
+BACK_OFF_S = 30  # after a host could not be connected to
+_UNTOLD = Verdict(Outcome.BOUNCED, "5.0.0", "it was refused for good; what was said is not known")
+_LOCAL = Verdict(Outcome.DEFERRED, "4.3.0", "its report could not be filed")
+
+
+class _AttemptManager:
+    """One attempt at the messages `manager.managed[relay]` names. `exchange`: the host tried at present, or "".
+
+    `manager` has a `queue` and `managed`; with `waits` (Waits) its messages also wait for their next attempt, and
+    expire. `passOver(relay) -> bool` is asked, when a host cannot be connected to, whether another one is tried;
+    `greeted(relay)` is told when one can.
+    """
+
+    def __init__(self, manager: Any, noisy: bool = True, reactor: Any = None) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self.manager = manager
+        self.noisy = noisy
+        self.reactor = reactor
+        self.exchange = ""
+        self.hostname = ""  # ours, as the last relayer said it; for reports
+        self.passOver: Callable[[Any], bool] | None = None
+        self.greeted: Callable[[Any], None] | None = None
+        self._isPassing = False  # the next notifyDone belongs to the host that was passed over
+        self._verdicts: dict[str, Verdict] = {}
+        self._completions: list[Deferred[None]] | None = []
+
+    def getCompletionDeferred(self) -> Deferred[None]:
+        """Give a Deferred that fires when the attempt is over, at once if it is."""
+        if self._completions is None:
+            return succeed(None)
+        self._completions.append(Deferred())
+        return self._completions[-1]
+
+    # -- what relayers report
+
+    def notifyGreeted(self, relay: Any, hostname: str = "") -> None:
+        """The host took us, under this name, up to where mail can be spoken of."""
+        self.hostname = hostname
+        if self.greeted is not None:
+            self.greeted(relay)
+
+    def notifyVerdict(self, relay: Any, message: str, verdict: Verdict) -> None:
+        """The host's word about a message, in full: before `notifyFailure`, or for one that will wait."""
+        self._verdicts[_name(message)] = verdict
+
+    def notifySuccess(self, relay: Any, message: str) -> None:
+        """A host took responsibility for the message: remove it."""
+        name = _name(message)
+        if self.noisy:
+            log.msg(f"success sending {message}, removing from queue")
+        self._take(relay, name)
+        self._remove(name)
+
+    def notifyFailure(self, relay: Any, message: str) -> None:
+        """The message was refused for good: tell its sender, then remove it. If neither can be done now, it waits."""
+        name = _name(message)
+        if self.noisy:
+            log.msg(f"could not relay {message}")
+        if self._give_up(name, self._verdicts.pop(name, _UNTOLD)):
+            self._take(relay, name)
+        else:
+            self._verdicts[name] = _LOCAL
+
+    def notifyDone(self, relay: Any) -> None:
+        """No more mail goes this way: what is left waits. Harmless when said twice."""
+        if self._isPassing:
+            self._isPassing = False
+            return
+        self.finish(relay)
+
+    def notifyNoConnection(self, relay: Any) -> None:
+        """No host could be connected to: the messages are not waiting again before 30 s are over."""
+        if relay not in self.manager.managed:
+            log.msg(f"no connection for a relayer that manages nothing: {relay!r}")
+            return
+        if self.passOver is not None:
+            self._isPassing = True
+            if self.passOver(relay):
+                return
+            self._isPassing = False
+        self.backOff(relay, getattr(relay, "whyNotConnected", ""))
+
+    # -- what follows
+
+    def finish(self, relay: Any) -> None:
+        """End the attempt: what is left of its messages waits, each as its verdict says."""
+        for name in self.manager.managed.pop(relay, ()):
+            if self.noisy:
+                log.msg(f"Setting {name} waiting")
+            verdict = self._verdicts.pop(name, None)
+            if verdict is None or self._defer(name, verdict):
+                self._requeue([name])
+        completions, self._completions = self._completions, None
+        for completion in completions or ():
+            completion.callback(None)
+
+    def backOff(self, relay: Any, why: str) -> None:
+        """Leave the messages of this attempt alone for 30 s; nothing was tried with them."""
+        names = self.manager.managed.pop(relay, ())
+        if self.noisy:
+            log.msg(f"Backing off on delivery of {', '.join(names)}: {why or 'no connection'}")
+        place = f"{self.exchange}: " if self.exchange else ""
+        verdict = Verdict(Outcome.DEFERRED, "4.4.1", f"{place}{why or 'no connection'}", None, self.exchange)
+        left = [name for name in names if self._defer(name, verdict)]
+        self.reactor.callLater(BACK_OFF_S, self._requeue, left)
+
+    def giveUp(self, relay: Any, verdict: Verdict) -> None:
+        """All messages of this attempt are undeliverable, without a host being asked."""
+        for name in list(self.manager.managed.get(relay, ())):
+            self.notifyVerdict(relay, name, verdict)
+            self.notifyFailure(relay, name)
+
+    def _defer(self, name: str, verdict: Verdict) -> bool:
+        """Note when a message may be tried again; False: its time was over, and it is gone."""
+        waits: Waits | None = getattr(self.manager, "waits", None)
+        if waits is None:
+            return True
+        try:
+            letter = read_letter(self.manager.queue, name)
+        except (OSError, UnpicklingError) as error:
+            log.msg(f"message {name} waits, but cannot be read: {error}")
+            return True
+        now = waits.wall()
+        settled = settle(letter, verdict, waits.attempts(name), waits.retry_at, now)
+        if settled.state.is_terminal:
+            if self._end(letter, settled, now):
+                return False
+            waits.defer(name, settled.attempts, now + BACK_OFF_S)
+            return True
+        waits.defer(name, settled.attempts, settled.due)
+        if self.noisy:
+            log.msg(f"message {name} for {letter.recipient!r} waits {settled.due - now:.0f} s: {settled.why}")
+        return True
+
+    def _give_up(self, name: str, verdict: Verdict) -> bool:
+        waits: Waits | None = getattr(self.manager, "waits", None)
+        now = waits.wall() if waits is not None else time()
+        try:
+            letter = read_letter(self.manager.queue, name)
+        except (OSError, UnpicklingError) as error:
+            log.msg(f"message {name} was refused for good, but cannot be read, and stays: {error}")
+            return False
+        return self._end(letter, settle(letter, verdict, 0, lambda *_: None, now), now)
+
+    def _end(self, letter: Letter, settled: SettledRecipient, now: float) -> bool:
+        """Report and remove a message that bounced or expired; False: it could not be reported, and stays."""
+        queue = self.manager.queue
+        try:
+            is_told = settled.report_owed and file_report(queue, letter, settled, now, self.hostname)
+        except OSError as error:
+            log.msg(f"message {letter.name} is undeliverable, but stays: {error}")
+            return False
+        if not is_told:
+            whom = f"to {letter.sender!r}" if letter.sender else "to the null sender"
+            log.msg(
+                f"message {letter.name} for {letter.recipient!r} dropped, a report {whom} is not sent: {settled.why}"
+            )
+        elif self.noisy:
+            word = "expired" if settled.state is State.EXPIRED else "bounced"
+            log.msg(f"message {letter.name} for {letter.recipient!r} {word}: {settled.status} {settled.why}")
+        self._remove(letter.name)
+        return True
+
+    def _remove(self, name: str) -> None:
+        waits: Waits | None = getattr(self.manager, "waits", None)
+        if waits is not None:
+            waits.forget(name)
+        try:
+            self.manager.queue.done(self.manager.queue.getPath(name))
+        except OSError as error:
+            log.msg(f"message {name} is done with, but cannot be removed; not sent again before a restart: {error}")
+
+    def _take(self, relay: Any, name: str) -> None:
+        names = self.manager.managed.get(relay, [])
+        if name in names:
+            names.remove(name)
+
+    def _requeue(self, names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                self.manager.queue.setWaiting(name)
+            except KeyError:
+                log.msg(f"message {name} is no longer with its attempt")
+
+
+def _name(message: str) -> str:
+    return os.path.basename(message)  # noqa: PTH119 - paths are text in this interface

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""The names of `twisted.mail.relay`: what feeds a queue, and clients that relay the messages of a queue directory.
+
+A relayer sends the messages it is given one after the other, one recipient each, with one message file open at a time,
+its content as octets. Plain relayers remove what was accepted and leave the rest where it is; managed ones
+(compat.managed) tell their attempt manager instead.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+from twisted.internet.protocol import connectionDone
+from twisted.mail import smtp
+from twisted.python import log
+from twisted.python.failure import Failure
+
+from smarthost.compat.addresses import read_addresses
+from smarthost.compat.client import StrictClient, StrictEsmtpClient
+from smarthost.compat.queuer import DomainQueuer
+
+__all__ = ["DomainQueuer", "ESMTPRelayer", "RelayerMixin", "SMTPRelayer"]
+
+
+class RelayerMixin:
+    """Gives an SMTP client the messages of a queue directory. `names`: their paths without suffix; `messages`: their
+    envelopes, [sender, recipient]; the first is the present one.
+    """
+
+    messages: list[Any]
+    names: list[Any]
+    _content: BinaryIO | None = None
+
+    def loadMessages(self, messagePaths: Sequence[str]) -> None:
+        """Take these messages up. One whose envelope cannot be read is left out, and where it is."""
+        self.messages = []
+        self.names = []
+        for path in messagePaths:
+            try:
+                with open(path + "-H", "rb") as file:  # noqa: PTH123 - paths are text in this interface
+                    sender, recipient = read_addresses(file, path + "-H")
+            except (OSError, UnpicklingError) as error:
+                log.msg(f"message {path!r} not taken up: {error}")
+                continue
+            self.messages.append([sender, recipient])
+            self.names.append(path)
+
+    def getMailFrom(self) -> str | None:
+        """Give the present message's sender, "" for the null reverse-path; None: there is no further message."""
+        return self.messages[0][0] if self.messages else None
+
+    def getMailTo(self) -> list[str] | None:
+        """Give the present message's recipient, as a list of one."""
+        return [self.messages[0][1]] if self.messages else None
+
+    def getMailData(self) -> BinaryIO | None:
+        """Open the present message's content, as octets; it is closed when the message is done with."""
+        self._close()
+        if self.messages:
+            self._content = open(self.names[0] + "-D", "rb")  # noqa: PTH123, SIM115 - see above; closed by _close
+        return self._content
+
+    def sentMail(self, code: int, resp: Any, numOk: Any, addresses: Any, log: Any) -> None:
+        """Go on to the next message; one that was accepted is removed, content first: an envelope alone is nothing."""
+        path = self.names[0]
+        self._next()
+        if code in smtp.SUCCESS:
+            for suffix in ("-D", "-H"):
+                with suppress(FileNotFoundError):
+                    os.remove(path + suffix)  # noqa: PTH107
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Close what is open."""
+        self._close()
+        lost = getattr(super(), "connectionLost", None)
+        if lost is not None:
+            lost(reason)
+
+    def _next(self) -> None:
+        self._close()
+        del self.messages[0]
+        del self.names[0]
+
+    def _close(self) -> None:
+        content, self._content = self._content, None
+        if content is not None:
+            content.close()
+
+
+class SMTPRelayer(RelayerMixin, StrictClient):
+    """Relays messages over SMTP: the paths, then the arguments of `smtp.SMTPClient`."""
+
+    def __init__(self, messagePaths: Sequence[str], *args: Any, **kw: Any) -> None:
+        smtp.SMTPClient.__init__(self, *args, **kw)
+        self.loadMessages(messagePaths)
+
+
+class ESMTPRelayer(RelayerMixin, StrictEsmtpClient):
+    """Relays messages over ESMTP: the paths, then the arguments of `smtp.ESMTPClient`."""
+
+    def __init__(self, messagePaths: Sequence[str], *args: Any, **kw: Any) -> None:
+        smtp.ESMTPClient.__init__(self, *args, **kw)
+        self.loadMessages(messagePaths)

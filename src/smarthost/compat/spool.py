@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: MIT
+"""The directory queue: Twisted's file names and methods, made durable and wary of what it finds in the directory.
+
+A message is two files: `-H`, the envelope, and `-D`, the content; a `-C` is content not yet received. It counts from
+the rename of `-C` to `-D` on: before it both files are fsynced, after it the directory, and only then is it
+acknowledged. Never removes or changes what it did not write, or was not told is done. One thread; other processes may
+work in the same directory. Relaying managers and the queuer call it. A crash leaves whole messages, and `-C` and lone
+`-H` files that count as nothing.
+"""
+
+import errno
+import io
+import os
+import secrets
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.mail.mail import FileMessage
+from twisted.python import log
+
+from smarthost.compat.envelope import read_envelope
+
+_VOLATILE = frozenset({"n", "waiting", "relayed", "damaged", "_arrived", "_seen_envelopes", "_ignored", "_unlisted"})
+_SHOWN = 300  # characters of a path in a log line
+_UNKNOWN_ARRIVAL = sys.maxsize  # of a message somebody added without files: the last in order
+
+_Listing = dict[str, os.DirEntry[str]]
+_Signature = tuple[int, int, int, int] | None  # mtime_ns, ctime_ns, size, inode; None: no file, or none we may see
+
+
+class EnvelopeFile(io.BufferedWriter):
+    """An envelope being written. Closing it makes its content durable, or raises OSError and remembers `failure`."""
+
+    def __init__(self, path: str) -> None:
+        """Create the file; raises FileExistsError rather than touch one that is there."""
+        super().__init__(io.FileIO(path, "x"))
+        self.path = path
+        self.failure: OSError | None = None
+
+    def write(self, octets: Any, /) -> int:
+        try:
+            return super().write(octets)
+        except OSError as error:
+            self.failure = error  # what the buffer still holds is anybody's guess
+            raise
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            if self.failure is None:
+                self.flush()
+                os.fsync(self.fileno())
+        except OSError as error:
+            self.failure = error  # a second fsync would say that all is well
+            raise
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file without writing what is buffered."""
+        with suppress(OSError):
+            self.raw.close()
+
+
+class DurableMessage(FileMessage):
+    """A message being received. It counts when the Deferred of eomReceived has fired, and until then not at all."""
+
+    def __init__(self, envelope: EnvelopeFile, fp: io.BufferedWriter, name: str, finalName: str) -> None:
+        super().__init__(fp, name, finalName)
+        self._envelope = envelope
+        self._failure: OSError | None = None
+        self._renamed = False
+        self._kept = False
+
+    def lineReceived(self, line: bytes) -> None:
+        """Add one line, without its line end. Raises: OSError; the message cannot be kept after that."""
+        try:
+            self.fp.write(line + b"\n")
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def eomReceived(self) -> "Deferred[str]":
+        """Make the message durable: a Deferred that has fired with its final name when this returns.
+
+        Or has failed, with OSError, or ValueError where there is no envelope or the message was given up before; then
+        it does not count, and its files are gone if they could be removed. An envelope still open is closed first.
+        """
+        if not self._kept:
+            try:
+                self._keep()
+            except (OSError, ValueError) as error:
+                self.connectionLost()
+                return fail(error)
+        return succeed(self.finalName)
+
+    def connectionLost(self) -> None:
+        """Give the message up and remove its files, as far as they can be. Harmless when it was kept, and twice."""
+        if self._kept:
+            return
+        with suppress(OSError):
+            self.fp.raw.close()  # fp.close() would write what is buffered
+        self._envelope.abandon()
+        # Content first: an envelope alone counts as nothing.
+        if self._renamed and not _remove(self.finalName):
+            log.msg(f"{_shown(self.finalName)} may be sent although it was not acknowledged: at worst a duplicate")
+        _remove(self.name)
+        _remove(self._envelope.path)
+
+    def _keep(self) -> None:
+        for failure in (self._failure, self._envelope.failure):
+            if failure is not None:
+                raise failure
+        self._envelope.close()
+        if not Path(self._envelope.path).stat().st_size:
+            raise ValueError(f"{_shown(self.finalName)} has no envelope: its file is empty")
+        self.fp.flush()
+        os.fsync(self.fp.fileno())
+        self.fp.close()
+        Path(self.name).rename(self.finalName)
+        self._renamed = True
+        _sync_directory(os.path.dirname(self.finalName) or os.curdir)  # noqa: PTH120 - paths are text in this interface
+        self._kept = True
+
+
+class Queue:
+    """The messages of a directory, and which of them are being relayed.
+
+    `waiting` and `relayed`: message -> 1; a message is the base name of its files, always str. `damaged`: message ->
+    why its envelope cannot be used; tried again when its file changes. `noisy`: log routine lines; trouble always is.
+    """
+
+    noisy = True
+
+    def __init__(self, directory: str | bytes | os.PathLike[Any]) -> None:
+        """Open a directory. Raises: FileNotFoundError, NotADirectoryError; one that cannot be read is only logged."""
+        self.directory = directory
+        self._init()
+
+    def _init(self) -> None:
+        self.n = 0
+        self.waiting: dict[str, int] = {}
+        self.relayed: dict[str, int] = {}
+        self.damaged: dict[str, str] = {}
+        self._arrived: dict[str, int] = {}  # wall nanoseconds
+        self._seen_envelopes: dict[str, _Signature] = {}  # of the damaged
+        self._ignored: dict[str, str] = {}  # base name of a -D that is no message -> why, as logged
+        self._unlisted = False
+        try:
+            os.scandir(self._root).close()
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError:
+            pass  # readDirectory says so, and goes on trying
+        self.readDirectory()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _VOLATILE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._init()
+
+    @property
+    def _root(self) -> str:
+        return os.fsdecode(self.directory)
+
+    def readDirectory(self) -> None:
+        """Take up new messages and forget those whose files somebody removed.
+
+        Looks at names alone, and into the files of new messages never. If the directory cannot be listed, what is known
+        stays known.
+        """
+        try:
+            with os.scandir(self._root) as entries:
+                listing = {entry.name: entry for entry in entries}
+        except OSError as error:
+            if not self._unlisted:
+                log.msg(f"cannot list the queue directory {_shown(self._root)}: {_why(error)}; what is known stays")
+            self._unlisted = True
+            return
+        if self._unlisted:
+            log.msg(f"the queue directory {_shown(self._root)} can be listed again")
+            self._unlisted = False
+        self._compare(listing)
+
+    def getWaiting(self) -> list[str]:
+        """List the messages that wait, the oldest first."""
+        return self._by_age(self.waiting)
+
+    def hasWaiting(self) -> bool:
+        """Tell whether any message waits."""
+        return bool(self.waiting)
+
+    def getRelayed(self) -> list[str]:
+        """List the messages being relayed, the oldest first."""
+        return self._by_age(self.relayed)
+
+    def setRelaying(self, message: str) -> None:
+        """Note that a waiting message is being relayed. Raises: KeyError if it does not wait."""
+        del self.waiting[message]
+        self.relayed[message] = 1
+
+    def setWaiting(self, message: str) -> None:
+        """Note that a message being relayed waits again. Raises: KeyError if it is not being relayed."""
+        del self.relayed[message]
+        self.waiting[message] = 1
+
+    def addMessage(self, message: str) -> None:
+        """Have a message wait, unless it is being relayed or waits already."""
+        if message in self.relayed or message in self.waiting:
+            return
+        if message not in self._arrived:
+            with suppress(OSError):
+                self._arrived[message] = Path(self.getPath(message) + "-D").stat().st_mtime_ns
+        self._forget(self.damaged, message)
+        self.waiting[message] = 1
+        if self.noisy:
+            log.msg(f"Set {_shown(message)} waiting")
+
+    def done(self, message: str | bytes | os.PathLike[Any]) -> None:
+        """Remove a message, given by its path or base name, for good; no error where its files are gone already.
+
+        Raises: OSError if the content cannot be removed. The message stays as it was then: while it is in `relayed`,
+        this process does not send it again.
+        """
+        name = os.path.basename(os.fsdecode(message))  # noqa: PTH119 - paths are text in this interface
+        path = self.getPath(name)
+        # Content first: an envelope alone counts as nothing, content alone is trouble.
+        if not _remove(path + "-D"):
+            raise OSError(errno.EIO, "delivered, but it cannot be removed and may be sent again", path + "-D")
+        _remove(path + "-H")
+        try:
+            _sync_directory(self._root)
+        except OSError as error:
+            log.msg(f"{_shown(path)} is removed, but may come back after a power cut: {_why(error)}")
+        for state in (self.waiting, self.relayed, self.damaged, self._arrived):
+            self._forget(state, name)
+
+    def getPath(self, message: str) -> str:
+        """Give the path of a message's files, without `-H` or `-D`."""
+        return os.path.join(self._root, message)  # noqa: PTH118 - the directory exactly as it was given
+
+    def getEnvelope(self, message: str) -> Any:
+        """Read a message's envelope: [sender, recipient], unless somebody wrote something else there.
+
+        Raises: UnpicklingError, see read_envelope; OSError. To keep the message from being tried again, setAside.
+        """
+        with self.getEnvelopeFile(message) as file:
+            return read_envelope(file, _shown(self.getPath(message) + "-H"))
+
+    def getEnvelopeFile(self, message: str) -> BinaryIO:
+        """Open a message's envelope file for reading."""
+        return Path(self.getPath(message) + "-H").open("rb")
+
+    def setAside(self, message: str, why: str) -> None:
+        """Do not relay a message whose envelope cannot be used, until readDirectory finds its file changed."""
+        log.msg(f"{_shown(self.getPath(message))} is set aside, its files untouched: {why[:_SHOWN]}")
+        self._forget(self.waiting, message)
+        self._forget(self.relayed, message)
+        self.damaged[message] = why
+        self._seen_envelopes[message] = self._signature(message)
+
+    def arrivedAt(self, message: str) -> float:
+        """Say when the last line of a message came, in wall seconds. Raises: OSError."""
+        return Path(self.getPath(message) + "-D").stat().st_mtime
+
+    def createNewMessage(self) -> tuple[EnvelopeFile, DurableMessage]:
+        """Begin a message: the envelope file to fill and close, and the receiver of its lines. Raises: OSError."""
+        while True:
+            path = self.getPath(self._new_name())
+            with suppress(FileExistsError):
+                envelope = EnvelopeFile(path + "-H")
+                break
+        try:
+            content = Path(path + "-C").open("xb")  # noqa: SIM115 - the receiver closes it
+        except OSError:
+            envelope.abandon()
+            _remove(path + "-H")
+            raise
+        return envelope, DurableMessage(envelope, content, path + "-C", path + "-D")
+
+    def _new_name(self) -> str:
+        # Process, time and count as ever; the last number was the queue's address, and is now what keeps names apart
+        # where clocks step, processes share a number (containers), or threads the count.
+        self.n += 1
+        return f"{os.getpid()}_{time.time()}_{self.n - 1}_{secrets.randbits(63)}"
+
+    def _compare(self, listing: _Listing) -> None:
+        contents = {name[:-2] for name in listing if name.endswith("-D")}
+        whole = contents.intersection(name[:-2] for name in listing if name.endswith("-H"))
+        for message in (self.waiting.keys() | self.relayed.keys() | self.damaged.keys()) - whole:
+            self._lose(message)
+        for message in self.damaged.keys() & whole:
+            if self._seen_envelopes.get(message) != self._signature(message):
+                log.msg(f"the envelope of {_shown(self.getPath(message))} has changed: tried again")
+                self._forget(self.damaged, message)
+        known = self.waiting.keys() | self.relayed.keys() | self.damaged.keys()
+        self._take_up(contents - known, listing)
+
+    def _take_up(self, messages: set[str], listing: _Listing) -> None:
+        ignored: dict[str, str] = {}
+        taken: list[tuple[int, str]] = []
+        for message in messages:
+            try:
+                why = self._why_no_message(message, listing)
+                if not why:
+                    taken.append((listing[message + "-D"].stat().st_mtime_ns, message))
+            except FileNotFoundError:
+                continue  # it was there a moment ago: another process works in this directory
+            except OSError as error:
+                why = _why(error)
+            if why:
+                ignored[message] = why
+        for message, why in ignored.items():
+            if self._ignored.get(message) != why:
+                log.msg(f"{_shown(self.getPath(message))}-D is not a message, and left where it is: {why}")
+        self._ignored = ignored
+        for arrived, message in sorted(taken):
+            self._arrived[message] = arrived
+            self.addMessage(message)
+
+    def _why_no_message(self, message: str, listing: _Listing) -> str:
+        content, envelope = listing[message + "-D"], listing.get(message + "-H")
+        if not message:
+            return "it has no name"
+        if not content.is_file():
+            return "it is no regular file"
+        if envelope is None:
+            # A listing is no snapshot: the envelope may have come after its place in it was passed.
+            if os.path.lexists(self.getPath(message) + "-H"):
+                raise FileNotFoundError
+            return "it has no envelope (-H)"
+        return "" if envelope.is_file() else "its envelope (-H) is no regular file"
+
+    def _lose(self, message: str) -> None:
+        # Asked again, file by file: a listing may miss a name that a rename replaces meanwhile.
+        path = self.getPath(message)
+        if os.path.lexists(path + "-D") and os.path.lexists(path + "-H"):
+            return
+        if message not in self.damaged:
+            log.msg(f"{_shown(path)} is forgotten: somebody removed its files")
+        for state in (self.waiting, self.relayed, self.damaged, self._arrived):
+            self._forget(state, message)
+
+    def _forget(self, state: dict[str, Any], message: str) -> None:
+        state.pop(message, None)
+        if state is self.damaged:
+            self._seen_envelopes.pop(message, None)
+
+    def _by_age(self, messages: dict[str, int]) -> list[str]:
+        arrived = self._arrived
+        return sorted(messages, key=lambda message: (arrived.get(message, _UNKNOWN_ARRIVAL), message))
+
+    def _signature(self, message: str) -> _Signature:
+        try:
+            status = Path(self.getPath(message) + "-H").stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def _remove(path: str) -> bool:
+    """Remove a file; log why it is still there, if it is, and say no."""
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        log.msg(f"cannot remove {_shown(path)}: {_why(error)}")
+        return False
+    return True
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _shown(text: str) -> str:
+    plain = text.isascii() and text.isprintable()
+    return (text if plain else ascii(text))[:_SHOWN]
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or type(error).__name__
