@@ -31,7 +31,7 @@ NOT_PYTHON_3 = {
     "MXTests.testSimpleSuccess": (_STR_ZONE, "MXEquivalents.test_simple_success"),
     "MXTests.testManyRecords": (_STR_ZONE, "MXEquivalents.test_many_records"),
     "RelayerTests.testMailData": (
-        "it expects the content as text; on Python 3 content is octets (a file in text mode changes or refuses them)",
+        "it reads the content as str; ours gives octets, on purpose: a file in text mode changes or refuses them",
         "RelayerEquivalents.test_mail_data",
     ),
     "LiveFireExerciseTests.testRelayDelivery": (

@@ -65,9 +65,9 @@ def swap_in(relaymanager: str, relay: str) -> None:
 
     Raises: SwapFailed when the tests are there already, having seen something else.
     """
+    named = [importlib.import_module(relaymanager), importlib.import_module(relay)]
     if TWISTED_TESTS in sys.modules:
         raise SwapFailed(f"{TWISTED_TESTS} was imported before the swap")
-    named = [importlib.import_module(relaymanager), importlib.import_module(relay)]
     for name, module in zip(NAMES, named, strict=True):
         original = importlib.import_module(f"twisted.mail.{name}")
         # Ours may have had Twisted's server imported, which then holds the original.

@@ -73,6 +73,9 @@ class Outcome:
     ended: str
     why: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.ended} ({self.why})" if self.why else self.ended
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
@@ -91,13 +94,20 @@ class Side:
 
     def standing(self, name: str) -> Standing:
         """Return how a test that ran stands; only one that failed as written is saved by its equivalent."""
-        ended = self.outcomes[name].ended
-        if ended == OK:
+        if self.passed(name):
             return Standing.PASSED
-        if ended == SKIPPED:
+        if self.outcomes[name].ended == SKIPPED:
             return Standing.SKIPPED
-        equivalent = self.outcomes.get(self.not_python_3[name][1]) if name in self.not_python_3 else None
-        return Standing.BY_EQUIVALENT if equivalent is not None and equivalent.ended == OK else Standing.FAILED
+        saved = name in self.not_python_3 and self.passed(self.not_python_3[name][1])
+        return Standing.BY_EQUIVALENT if saved else Standing.FAILED
+
+    def passed(self, name: str) -> bool:
+        """Tell whether a test or an equivalent ran and passed."""
+        return name in self.outcomes and self.outcomes[name].ended == OK
+
+    def ended(self, name: str) -> str:
+        """Return how a test or an equivalent ended, in words."""
+        return str(self.outcomes.get(name, "not run"))
 
     def count(self, group: str, standing: Standing) -> int:
         """Return how many tests of a class of Twisted's stand so."""
@@ -128,11 +138,23 @@ def faults(side: Side) -> tuple[str, ...]:
     """Return, a line each, why this side is not good enough; empty when it is."""
     if side.trouble:
         return (side.trouble,)
-    empty = tuple(f"{group}: no test ran" for group in GROUPS if not side.of_group(group))
-    return empty + tuple(
-        f"{name}: {side.outcomes[name].ended}: {side.outcomes[name].why}{_equivalent_too(side, name)}"
-        for name in side.twisted_tests()
-        if side.standing(name) in (Standing.SKIPPED, Standing.FAILED)
+    return (
+        *(f"{group}: no test ran" for group in GROUPS if not side.of_group(group)),
+        *(
+            f"{name}: {side.ended(name)}{_equivalent_too(side, name)}"
+            for name in side.twisted_tests()
+            if side.standing(name) in (Standing.SKIPPED, Standing.FAILED)
+        ),
+        *(f"{equivalent}: {side.ended(equivalent)}" for equivalent in _failed_beside(side)),
+    )
+
+
+def _failed_beside(side: Side) -> tuple[str, ...]:
+    """Return the equivalents that failed although the test as written passed: what they ask is true on Python 3."""
+    return tuple(
+        equivalent
+        for name, (_, equivalent) in side.not_python_3.items()
+        if side.passed(name) and not side.passed(equivalent)
     )
 
 
@@ -141,5 +163,4 @@ def _equivalent_too(side: Side, name: str) -> str:
     if name not in side.not_python_3:
         return ""
     equivalent = side.not_python_3[name][1]
-    outcome = side.outcomes.get(equivalent, Outcome(ended="not run"))
-    return f"; its equivalent {equivalent}: {outcome.ended} {outcome.why}".rstrip()
+    return f"; its equivalent {equivalent}: {side.ended(equivalent)}"

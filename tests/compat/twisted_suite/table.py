@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tests.compat.twisted_suite.outcomes import GROUPS, OK, Side, Standing, faults, vanished
+from tests.compat.twisted_suite.outcomes import GROUPS, Side, Standing, faults, vanished
 
 _NAME_WIDTH = 22
 
@@ -20,9 +20,9 @@ def show(ours: Side, original: Side, name_of_ours: str) -> Iterator[str]:
     yield "Equivalents, where a test's own text is not Python 3:"
     for name, (why, equivalent) in ours.not_python_3.items():
         yield f"  {name} by {equivalent}: {why}"
-        yield f"    as written: ours {_ended(ours, name)}; original {_ended(original, name)}"
-        yield f"    equivalent: ours {_ended(ours, equivalent)}; original {_ended(original, equivalent)}"
-        if name in ours.outcomes and ours.outcomes[name].ended == OK:
+        yield f"    as written: ours {ours.ended(name)}; original {original.ended(name)}"
+        yield f"    equivalent: ours {ours.ended(equivalent)}; original {original.ended(equivalent)}"
+        if ours.passed(name):
             yield "    PASSES AS WRITTEN for ours: it needs no equivalent any more"
     yield from (f"VANISHED from this Twisted: {name}" for name in vanished(ours))
     yield ""
@@ -83,13 +83,6 @@ def _row(counts: dict[str, int]) -> str:
     return "".join(f"{number:>9}" for number in counts.values())
 
 
-def _ended(side: Side, name: str) -> str:
-    if name not in side.outcomes:
-        return "not run"
-    outcome = side.outcomes[name]
-    return f"{outcome.ended} ({outcome.why})" if outcome.why else outcome.ended
-
-
 def _list(title: str, lines: tuple[str, ...]) -> Iterator[str]:
-    yield f"{title}: " + (f"{len(lines)} not passed:" if lines else "every test passed")
+    yield f"{title}: " + (f"{len(lines)} faults:" if lines else "every test passed")
     yield from (f"  {line}" for line in lines)
