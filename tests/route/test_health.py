@@ -369,6 +369,76 @@ def test_what_somebody_reports_counts_at_once(health: HostHealth, clock: FakeClo
     permitted(health)
 
 
+def test_a_mark_opens_a_host_until_the_time_it_names(clock: FakeClock) -> None:
+    """To the second, whatever the terms say of first pauses, growth and chance; then one probe dials, as ever."""
+    health = HostHealth(clock, AllChance())
+
+    for pause_s in (7200, 60, 0.5):  # a second mark replaces the first, also a longer one
+        health.mark("", MX, clock.wall() + pause_s, "seen dead")
+        assert refused(health).until == clock.wall() + pause_s
+    assert health.state_of("", MX).detail == "seen dead"
+    assert "marked" in refused(health).why
+    clock.advance(0.5)
+
+    assert permitted(health).is_probe
+    refused(health)
+
+
+def test_a_mark_does_not_make_later_pauses_longer(health: HostHealth, clock: FakeClock) -> None:
+    """What fails after it is paused for as if there had been none."""
+    for _ in range(5):
+        health.mark("", MX, clock.wall() + 1)
+    clock.advance(1)
+
+    permitted(health).failed("connect", "refused")
+
+    assert refused(health).until == clock.wall() + 5
+
+
+def test_a_mark_ends_a_probe_under_way_and_is_told(clock: FakeClock) -> None:
+    """Whoever waits for the probe hears of the mark instead."""
+    told: list[HostState] = []
+    health = HostHealth(clock, NoChance(), changed=told.append)
+    health.mark("", MX, clock.wall())
+    probe = permitted(health)
+
+    health.mark("", MX, clock.wall() + 9)
+
+    assert refused(health).until == clock.wall() + 9
+    assert (told[-1].state, told[-1].until) == (HealthState.OPEN, clock.wall() + 9)
+    probe.failed("connect", "refused")
+    assert refused(health).until == clock.wall() + 9
+
+
+def test_a_mark_outlives_a_restart(health: HostHealth, clock: FakeClock) -> None:
+    """It is evidence like any other."""
+    health.mark("", MX, clock.wall() + 60, "seen dead")
+
+    reborn = HostHealth(clock, NoChance())
+    reborn.restore(saved(health))
+
+    assert reborn.pause_end("", MX) == clock.wall() + 60
+
+
+def test_the_end_of_a_pause_can_be_read_before_and_after_it(clock: FakeClock) -> None:
+    """None is for what nothing is held against: never broken, closed, or too long ago."""
+    health = HostHealth(clock, NoChance(), HealthTerms(forget_after_s=7200))
+    assert health.pause_end("", MX) is None
+
+    end = clock.wall() + 60
+    health.mark("", MX, end)
+    assert health.pause_end("", MX) == end
+    assert health.pause_end("", OTHER) is None
+    clock.advance(7200)
+    assert health.pause_end("", MX) == end
+    clock.advance(1)
+    assert health.pause_end("", MX) is None
+
+    health.mark("", MX, clock.wall() + 60)
+    health.reset("", MX)
+    assert health.pause_end("", MX) is None
+
+
 def test_an_operator_may_hasten_the_probe(health: HostHealth, clock: FakeClock) -> None:
     """`queue retry` ends the pause for one probe; what is known against the host stays, its next pause is longer."""
     permitted(health).failed("connect", "refused")

@@ -4,6 +4,7 @@
 import asyncio
 import random
 from collections import Counter
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -17,13 +18,16 @@ from smarthost.route.mx import (
     EXCHANGERS_ASKED,
     HOSTS_USED,
     Exchangers,
+    Listed,
     MxTerms,
     Ourselves,
     Unroutable,
     find_hosts,
     interleave,
+    list_exchangers,
+    literal_address,
 )
-from smarthost.route.questions import why_no_name
+from smarthost.route.questions import Asking, Evidence, why_no_name
 from smarthost.route.table import Families
 from smarthost.testing.dns import Fault, ScriptedResolver, Zone
 
@@ -31,6 +35,8 @@ US = Ourselves("relay.example.net", frozenset({("1.0.0.25", 25), ("0.0.0.0", 252
 TERMS = MxTerms(US)
 A, B, C = "1.0.0.1", "1.0.0.2", "1.0.0.3"
 A6, B6 = "2a00::1", "2a00::2"
+
+_Found = TypeVar("_Found")
 
 
 def find(
@@ -42,11 +48,12 @@ def find(
     resolver: ScriptedResolver | None = None,
 ) -> Exchangers | Unroutable:
     """Drive the machine with what the zone says."""
-    resolver = resolver or ScriptedResolver(zone)
+    return driven(find_hosts(domain, terms, random.Random(seed)), resolver or ScriptedResolver(zone), asked)
 
-    async def drive() -> Exchangers | Unroutable:
-        machine = find_hosts(domain, terms, random.Random(seed))
-        found: Exchangers | Unroutable
+
+def driven(machine: Asking[_Found], resolver: ScriptedResolver, asked: Counter[str] | None = None) -> _Found:
+    async def drive() -> _Found:
+        found: _Found
         try:
             questions = next(machine)
             while True:
@@ -158,12 +165,13 @@ def test_repeated_addresses_count_once() -> None:
     assert found.hosts[0].addresses == (A, A6, B)
 
 
-@pytest.mark.parametrize("domain", ["d0.example", "direct.example"])
+@pytest.mark.parametrize("domain", ["d0.example", "direct.example", "f0.example"])
 @pytest.mark.parametrize(("further_lookups", "is_found"), [(0, False), (1, False), (2, True), (16, True)])
 def test_how_far_aliases_are_followed_is_a_setting(domain: str, further_lookups: int, is_found: bool) -> None:
-    """Two questions further and not one: at the domain, and at the exchanger as well."""
-    links = {f"{kind}{n}.example": f"CNAME {kind}{n + 1}.example" for kind in "de" for n in range(3)}
+    """Two questions further and not one: at the domain and at the exchanger, or at one of them."""
+    links = {f"{kind}{n}.example": f"CNAME {kind}{n + 1}.example" for kind in "def" for n in range(3)}
     ends = {"d3.example": "MX 10 e0.example", "direct.example": "MX 10 e0.example", "e3.example": f"A {A}"}
+    ends["f3.example"] = "MX 10 e3.example"
     zone = Zone(links | ends, faults=dict.fromkeys(links, Fault.HALF_ALIAS))
 
     found = find(zone, domain, MxTerms(US, families=Families.IPV4, further_lookups=further_lookups))
@@ -872,6 +880,62 @@ def test_interleave_takes_turns() -> None:
     """The longer family goes on alone."""
     assert interleave([["a", "b", "c"], ["x"], []]) == ("a", "x", "b", "c")
     assert interleave([]) == ()
+
+
+# the exchangers alone, for who looks up their addresses elsewhere
+
+
+def listed(zone: Zone, domain: str = "example.org", seed: int = 1, further: int = 3) -> Listed | Unroutable:
+    return driven(list_exchangers(domain, Evidence(), random.Random(seed), further), ScriptedResolver(zone))
+
+
+def test_exchangers_are_listed_best_first_and_equals_are_drawn() -> None:
+    """By preference, equals in any order, whatever their names lead to: they are not asked for."""
+    zone = zone_of("20 b.example.net", "10 a.example.net", "20 c.example.net", "30 127.0.0.1", "0 .")
+    orders = set()
+
+    for seed in range(20):
+        found = listed(zone, seed=seed)
+        assert isinstance(found, Listed)
+        assert found.canonical == "example.org"
+        orders.add(" ".join(record.exchange for record in found.records))
+
+    best, worst = "a.example.net", "127.0.0.1"
+    assert orders == {
+        f"{best} {equals} {worst}" for equals in ("b.example.net c.example.net", "c.example.net b.example.net")
+    }
+
+
+def test_a_domain_without_mx_lists_nobody_and_names_the_end_of_its_aliases() -> None:
+    """What then counts is for the caller to decide."""
+    zone = Zone({"example.org": "CNAME real.example", "real.example": f"A {A}"})
+
+    assert listed(zone) == Listed((), "real.example")
+
+
+@pytest.mark.parametrize(
+    ("zone", "further", "status"),
+    [
+        (Zone(), 3, "5.1.2"),
+        (zone_of("0 ."), 3, "5.1.10"),
+        (zone_of("10 a.example.net", faults={"example.org": Fault.SERVFAIL}), 3, "4.4.3"),
+        (Zone({"example.org": "CNAME example.org"}), 3, "4.4.6"),
+        (Zone({"example.org": "CNAME b.example", "b.example": "A 1.0.0.1"}), 0, "4.4.4"),
+    ],
+)
+def test_why_there_are_no_exchangers_has_its_code(zone: Zone, further: int, status: str) -> None:
+    """The same verdicts as for hosts, without a question about any."""
+    found = listed(zone, further=further)
+
+    assert isinstance(found, Unroutable)
+    assert found.status == status
+
+
+def test_a_literal_gives_its_address_as_dns_writes_it() -> None:
+    """With brackets or without."""
+    assert literal_address("[ipv6:2001:db8:0::1]") == literal_address("2001:db8::1") == "2001:db8::1"
+    with pytest.raises(ValueError, match="address"):
+        literal_address("[example.org]")
 
 
 # anything goes

@@ -5,7 +5,7 @@ The original let any pickle be an envelope and any text an address; here an enve
 is what smtp.grammar takes. Decides nothing about the message.
 """
 
-from email.utils import parseaddr
+import re
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
@@ -16,6 +16,11 @@ from smarthost.smtp.grammar import parse_mail, parse_rcpt
 
 _NO_LIMIT = 1 << 62
 
+#   name-addr = [display-name] "<" path ">"; quoted strings may hold angle brackets. email.utils.parseaddr guesses: it
+#   makes another address of "<a@b> <c@d>" and of "a@b>", and "", the null reverse-path, of what it cannot read.
+_QUOTED = r'"(?:[^"\\]++|\\.)*+"'
+_match_named = re.compile(rf'(?:[^<>"]++|{_QUOTED})*+<((?:[^<>"\\]++|{_QUOTED})*+)>', re.DOTALL).fullmatch
+
 
 def read_addresses(file: BinaryIO, name: str) -> tuple[str, str]:
     """Give sender ("" for the null reverse-path) and recipient of an envelope file, without name and brackets.
@@ -25,8 +30,24 @@ def read_addresses(file: BinaryIO, name: str) -> tuple[str, str]:
     envelope = read_envelope(file, name)
     if not isinstance(envelope, list | tuple) or len(envelope) != 2:
         raise UnpicklingError(f"{name}: not a pair of sender and recipient")
-    sender, recipient = envelope
-    return _bare(sender, name), _bare(recipient, name)
+    try:
+        return read_path(envelope[0]), read_path(envelope[1])
+    except TypeError as error:
+        raise UnpicklingError(f"{name}: {error}") from error
+
+
+def read_path(address: Any) -> str:
+    """Give an address (str or octets) without name and brackets; what has no such form, as it is.
+
+    Raises: TypeError: it is no text.
+    """
+    if isinstance(address, bytes):
+        address = address.decode("utf-8", "surrogateescape")
+    if not isinstance(address, str):
+        raise TypeError(f"an address is text, not {type(address).__name__}")
+    text = address.strip()
+    named = _match_named(text)
+    return named[1].strip() if named is not None else text
 
 
 def read_recipient(text: str) -> Address | str:
@@ -41,15 +62,6 @@ def why_no_sender(text: str) -> str:
     """Say why this cannot be the reverse-path of a message, or ""."""
     read = parse_mail(_path(f"FROM:<{text}>"), _NO_LIMIT)
     return str(read) if isinstance(read, Reply) else ""
-
-
-def _bare(text: Any, name: str) -> str:
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "surrogateescape")
-    if not isinstance(text, str):
-        raise UnpicklingError(f"{name}: an address is text, not {type(text).__name__}")
-    text = text.strip()
-    return parseaddr(text)[1] if text.endswith(">") else text
 
 
 def _path(text: str) -> bytes:

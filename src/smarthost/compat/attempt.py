@@ -15,21 +15,22 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.python import log
 
-from smarthost.compat.settling import Letter, Waits, file_report, read_letter, settle
+from smarthost.compat.settling import Letter, Waits, file_report, read_letter, settle, shown
 from smarthost.mail.result import Outcome, Verdict
-from smarthost.mail.settlement import SettledRecipient, State
+from smarthost.mail.settlement import SettledRecipient
 
 BACK_OFF_S = 30  # after a host could not be connected to
 _UNTOLD = Verdict(Outcome.BOUNCED, "5.0.0", "it was refused for good; what was said is not known")
 _LOCAL = Verdict(Outcome.DEFERRED, "4.3.0", "its report could not be filed")
+_SILENT = Verdict(Outcome.DEFERRED, "4.4.2", "the connection ended without a word about any message")
 
 
 class _AttemptManager:
     """One attempt at the messages `manager.managed[relay]` names. `exchange`: the host tried at present, or "".
 
     `manager` has a `queue` and `managed`; with `waits` (Waits) its messages also wait for their next attempt, and
-    expire. `passOver(relay) -> bool` is asked, when a host cannot be connected to, whether another one is tried;
-    `greeted(relay)` is told when one can.
+    expire. `passOver(relay, why) -> bool` is asked, when a host cannot be connected to, whether another one will be
+    tried: `tryHost` says when. `greeted(relay)` is told when one can.
     """
 
     def __init__(self, manager: Any, noisy: bool = True, reactor: Any = None) -> None:
@@ -40,9 +41,10 @@ class _AttemptManager:
         self.reactor = reactor
         self.exchange = ""
         self.hostname = ""  # ours, as the last relayer said it; for reports
-        self.passOver: Callable[[Any], bool] | None = None
+        self.passOver: Callable[[Any, str], bool] | None = None
         self.greeted: Callable[[Any], None] | None = None
-        self._isPassing = False  # the next notifyDone belongs to the host that was passed over
+        self._isPassing = False  # between two hosts: what is still said is about the one passed over
+        self._isHeard = False  # something was said about a message
         self._verdicts: dict[str, Verdict] = {}
         self._completions: list[Deferred[None]] | None = []
 
@@ -63,21 +65,24 @@ class _AttemptManager:
 
     def notifyVerdict(self, relay: Any, message: str, verdict: Verdict) -> None:
         """The host's word about a message, in full: before `notifyFailure`, or for one that will wait."""
+        self._isHeard = True
         self._verdicts[_name(message)] = verdict
 
     def notifySuccess(self, relay: Any, message: str) -> None:
         """A host took responsibility for the message: remove it."""
         name = _name(message)
+        self._isHeard = True
         if self.noisy:
-            log.msg(f"success sending {message}, removing from queue")
+            log.msg(f"success sending {shown(name)}, removing from queue")
         self._take(relay, name)
         self._remove(name)
 
     def notifyFailure(self, relay: Any, message: str) -> None:
         """The message was refused for good: tell its sender, then remove it. If neither can be done now, it waits."""
         name = _name(message)
+        self._isHeard = True
         if self.noisy:
-            log.msg(f"could not relay {message}")
+            log.msg(f"could not relay {shown(name)}")
         if self._give_up(name, self._verdicts.pop(name, _UNTOLD)):
             self._take(relay, name)
         else:
@@ -85,46 +90,56 @@ class _AttemptManager:
 
     def notifyDone(self, relay: Any) -> None:
         """No more mail goes this way: what is left waits. Harmless when said twice."""
-        if self._isPassing:
-            self._isPassing = False
-            return
-        self.finish(relay)
+        if not self._isPassing:
+            self.finish(relay)
 
     def notifyNoConnection(self, relay: Any) -> None:
-        """No host could be connected to: the messages are not waiting again before 30 s are over."""
-        if relay not in self.manager.managed:
-            log.msg(f"no connection for a relayer that manages nothing: {relay!r}")
-            return
-        if self.passOver is not None:
-            self._isPassing = True
-            if self.passOver(relay):
-                return
-            self._isPassing = False
-        self.backOff(relay, getattr(relay, "whyNotConnected", ""))
+        """The host could not be connected to. If no other one is tried, the messages wait for at least 30 s."""
+        self.skipHost(relay, getattr(relay, "whyNotConnected", ""))
 
     # -- what follows
 
+    def tryHost(self, exchange: str) -> None:
+        """From now on, what is reported is about this host."""
+        self._isPassing = False
+        self.exchange = exchange
+
+    def skipHost(self, relay: Any, why: str) -> None:
+        """Go on to another host, or leave the messages alone for a while."""
+        if self._isPassing:
+            return
+        if relay not in self.manager.managed:
+            log.msg(f"no connection for a relayer that manages nothing: {shown(repr(relay))}")
+            return
+        self._isPassing = self.passOver is not None and self.passOver(relay, why)
+        if not self._isPassing:
+            place = f"{self.exchange}: " if self.exchange else ""
+            self.backOff(relay, f"{place}{why or 'no connection'}")
+
     def finish(self, relay: Any) -> None:
         """End the attempt: what is left of its messages waits, each as its verdict says."""
-        for name in self.manager.managed.pop(relay, ()):
-            if self.noisy:
-                log.msg(f"Setting {name} waiting")
-            verdict = self._verdicts.pop(name, None)
-            if verdict is None or self._defer(name, verdict):
-                self._requeue([name])
-        completions, self._completions = self._completions, None
-        for completion in completions or ():
-            completion.callback(None)
+        try:
+            for name in self.manager.managed.pop(relay, ()):
+                if self.noisy:
+                    log.msg(f"Setting {shown(name)} waiting")
+                # Where nothing was said at all, whoever connects again at once would do so for ever.
+                verdict = self._verdicts.pop(name, None if self._isHeard else _SILENT)
+                if verdict is None or self._defer(name, verdict):
+                    self._requeue([name])
+        finally:
+            completions, self._completions = self._completions, None
+            for completion in completions or ():
+                completion.callback(None)
 
-    def backOff(self, relay: Any, why: str) -> None:
-        """Leave the messages of this attempt alone for 30 s; nothing was tried with them."""
+    def backOff(self, relay: Any, why: str, status: str = "4.4.1") -> None:
+        """Let the messages of this attempt wait as after any failure, and do not show them as waiting for 30 s."""
         names = self.manager.managed.pop(relay, ())
         if self.noisy:
-            log.msg(f"Backing off on delivery of {', '.join(names)}: {why or 'no connection'}")
-        place = f"{self.exchange}: " if self.exchange else ""
-        verdict = Verdict(Outcome.DEFERRED, "4.4.1", f"{place}{why or 'no connection'}", None, self.exchange)
+            log.msg(f"Backing off on delivery of {shown(', '.join(names))}: {shown(why)}")
+        verdict = Verdict(Outcome.DEFERRED, status, why, None, self.exchange)
         left = [name for name in names if self._defer(name, verdict)]
-        self.reactor.callLater(BACK_OFF_S, self._requeue, left)
+        if left:
+            self.reactor.callLater(BACK_OFF_S, self._requeue, left)
 
     def giveUp(self, relay: Any, verdict: Verdict) -> None:
         """All messages of this attempt are undeliverable, without a host being asked."""
@@ -140,18 +155,19 @@ class _AttemptManager:
         try:
             letter = read_letter(self.manager.queue, name)
         except (OSError, UnpicklingError) as error:
-            log.msg(f"message {name} waits, but cannot be read: {error}")
+            log.msg(f"message {shown(name)} waits, but cannot be read: {shown(str(error))}")
+            waits.put_off(name)
             return True
         now = waits.wall()
         settled = settle(letter, verdict, waits.attempts(name), waits.retry_at, now)
         if settled.state.is_terminal:
             if self._end(letter, settled, now):
                 return False
-            waits.defer(name, settled.attempts, now + BACK_OFF_S)
+            waits.put_off(name)
             return True
         waits.defer(name, settled.attempts, settled.due)
         if self.noisy:
-            log.msg(f"message {name} for {letter.recipient!r} waits {settled.due - now:.0f} s: {settled.why}")
+            log.msg(f"{_describe(letter)} waits {settled.due - now:.0f} s: {shown(settled.why)}")
         return True
 
     def _give_up(self, name: str, verdict: Verdict) -> bool:
@@ -160,26 +176,22 @@ class _AttemptManager:
         try:
             letter = read_letter(self.manager.queue, name)
         except (OSError, UnpicklingError) as error:
-            log.msg(f"message {name} was refused for good, but cannot be read, and stays: {error}")
+            log.msg(f"message {shown(name)} was refused for good, but cannot be read, and stays: {shown(str(error))}")
             return False
         return self._end(letter, settle(letter, verdict, 0, lambda *_: None, now), now)
 
     def _end(self, letter: Letter, settled: SettledRecipient, now: float) -> bool:
         """Report and remove a message that bounced or expired; False: it could not be reported, and stays."""
-        queue = self.manager.queue
         try:
-            is_told = settled.report_owed and file_report(queue, letter, settled, now, self.hostname)
-        except OSError as error:
-            log.msg(f"message {letter.name} is undeliverable, but stays: {error}")
+            is_told = settled.report_owed and file_report(self.manager.queue, letter, settled, now, self.hostname)
+        except Exception as error:  # noqa: BLE001 - a full disk, or a bug in a report, costs this message its turn only
+            log.msg(f"{_describe(letter)} is undeliverable, but stays: {shown(str(error))}")
             return False
         if not is_told:
-            whom = f"to {letter.sender!r}" if letter.sender else "to the null sender"
-            log.msg(
-                f"message {letter.name} for {letter.recipient!r} dropped, a report {whom} is not sent: {settled.why}"
-            )
+            whom = shown(repr(letter.sender)) if letter.sender else "the null sender"
+            log.msg(f"{_describe(letter)} dropped, a report to {whom} is not sent: {shown(settled.why)}")
         elif self.noisy:
-            word = "expired" if settled.state is State.EXPIRED else "bounced"
-            log.msg(f"message {letter.name} for {letter.recipient!r} {word}: {settled.status} {settled.why}")
+            log.msg(f"{_describe(letter)} {settled.state.value}: {settled.status} {shown(settled.why)}")
         self._remove(letter.name)
         return True
 
@@ -190,7 +202,10 @@ class _AttemptManager:
         try:
             self.manager.queue.done(self.manager.queue.getPath(name))
         except OSError as error:
-            log.msg(f"message {name} is done with, but cannot be removed; not sent again before a restart: {error}")
+            why = shown(str(error))
+            log.msg(
+                f"message {shown(name)} is done with, but cannot be removed; not sent again before a restart: {why}"
+            )
 
     def _take(self, relay: Any, name: str) -> None:
         names = self.manager.managed.get(relay, [])
@@ -202,8 +217,12 @@ class _AttemptManager:
             try:
                 self.manager.queue.setWaiting(name)
             except KeyError:
-                log.msg(f"message {name} is no longer with its attempt")
+                log.msg(f"message {shown(name)} is no longer with its attempt")
 
 
 def _name(message: str) -> str:
-    return os.path.basename(message)  # noqa: PTH119 - paths are text in this interface
+    return os.path.basename(os.fsdecode(message))  # noqa: PTH119 - paths are text in this interface
+
+
+def _describe(letter: Letter) -> str:
+    return f"message {shown(letter.name)} for {shown(repr(letter.recipient))}"

@@ -6,12 +6,16 @@ to the final dot is success; every wait has a deadline; addresses go out as they
 garbled replies cost one connection. Decides nothing about the message: `sentMail` is told what the host said.
 """
 
+import re
 from typing import Any, BinaryIO
 
+from twisted.internet.protocol import connectionDone
 from twisted.mail import smtp
 from twisted.protocols.basic import FileSender
 from twisted.python import log
+from twisted.python.failure import Failure
 
+from smarthost.compat.addresses import read_path
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.smtp.dots import Stuffer
 from smarthost.smtp.exchange import check_path, encode_command
@@ -19,7 +23,12 @@ from smarthost.smtp.exchange import check_path, encode_command
 REPLY_TIMEOUT_S = 600.0  # RFC 5321 4.5.3.2.6: 10 minutes for the final dot is the longest of all
 QUIT_TIMEOUT_S = 10.0  # nothing depends on the answer
 REPLY_LINES = 100  # of one reply, as in smtp.replies: without a bound "250-" never ends
+CHALLENGES = 10  # of one AUTH: LOGIN has two; a host that goes on asking would never be done with
 _SHOWN = 200
+
+#   Reply-line = Reply-code [ SP / "-" textstring ]; a code alone is accepted (RFC 5321 4.2). Twisted asks int(), to
+#   which "-1 ", "2_5" and "  7" are codes, and skips "0yz" for ever.
+_match_reply_line = re.compile(rb"[2-5][0-9]{2}(?:[ -].*)?", re.DOTALL).fullmatch
 
 
 class WireContent:
@@ -33,9 +42,21 @@ class WireContent:
         self._file = file
         self._stuffer = Stuffer()
         self._held = b""  # a CR of which the next octet is not known yet
+        self.failure: Exception | None = None  # why there is no more to read, if not because it has ended
 
     def read(self, octets: int) -> bytes:
-        """Give the next piece, b"" only at the end. `octets`: how much of the file to read at a time."""
+        """Give the next piece, b"" at the end or after a failure. `octets`: how much of the file to read at a time."""
+        try:
+            return self._read(octets)
+        except Exception as error:  # noqa: BLE001 - a reactor that calls us knows no other end: disks fail, files are closed
+            self.failure = error
+            return b""
+
+    def end(self) -> bytes:
+        """Give the final dot, after a CRLF where the content has none at its end."""
+        return self._stuffer.end()
+
+    def _read(self, octets: int) -> bytes:
         while True:
             chunk = self._file.read(octets)
             content = self._held + chunk
@@ -45,10 +66,6 @@ class WireContent:
                 content = content.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
                 return self._stuffer.stuff(content)
 
-    def end(self) -> bytes:
-        """Give the final dot, after a CRLF where the content has none at its end."""
-        return self._stuffer.end()
-
 
 class StrictClient(smtp.SMTPClient):
     """Twisted's SMTP client, held to what the module says."""
@@ -56,32 +73,50 @@ class StrictClient(smtp.SMTPClient):
     timeout = REPLY_TIMEOUT_S  # type: ignore[assignment]
     isTransferring = False  # between 354 and the final dot
     isContentSent = False  # the final dot of the present transaction is out: the host may have the message
-    isAborted = False
+    isOwnWord = False  # what `sentMail` is told is our refusal, not the host's
+    isOver = False  # nothing is said or heard any more
     whyEnded = ""  # what ended the session before its time
+    _content_to_send: WireContent | None = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Hear nothing more of what was received; no deadline is left behind."""
+        self.isOver = True
+        super().connectionLost(reason)
 
     # -- what the peer says
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of a reply; whatever goes wrong with it costs this connection only."""
-        if self.isAborted:
+        if self.isOver:
             return  # what is still in the buffer answers nothing any more
-        if len(self.resp) >= REPLY_LINES:
-            self._abort(f"a reply of more than {REPLY_LINES} lines")
+        defect = self._find_defect(line)
+        if defect:
+            self._break_off(smtp.SMTPProtocolError(-1, defect, self.log.str()))
             return
         try:
             super().lineReceived(line)
         except Exception as error:  # noqa: BLE001 - a reply nobody foresaw, or a bug, must cost one connection only
             self._abort(f"{error!r} after {line[:_SHOWN]!r}")
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """End the session with a peer whose line does not end."""
+        if not self.isOver:
+            self._break_off(smtp.SMTPProtocolError(-1, f"a line of more than {self.MAX_LENGTH} octets", self.log.str()))
+
+    def resetTimeout(self) -> None:
+        """Move the deadline, but not for a further line of one reply: 100 of them could take 16 hours."""
+        if not self.resp:
+            super().resetTimeout()
+
     def timeoutConnection(self) -> None:
         """Give up on a peer that lets the deadline pass, at once: it may not even read."""
-        self._abort(f"nothing heard for {self.timeout:g} s")
+        self._break_off(smtp.SMTPTimeoutError(-1, f"nothing heard for {self.timeOut} s", self.log.str()))
 
     def sendError(self, exc: Exception) -> None:
         """End the session after an error of the protocol or of its set-up."""
         self.whyEnded = self.whyEnded or describe_error(exc)
         if self.isTransferring:
-            self._abort(str(exc))
+            self._abort(self.whyEnded)
         else:
             super().sendError(exc)
 
@@ -94,9 +129,19 @@ class StrictClient(smtp.SMTPClient):
 
     # -- what we say
 
+    def smtpState_helo(self, code: int, resp: bytes) -> None:
+        """Say HELO, also where EHLO was refused; when that is refused, too, the session ends."""
+        self._failresponse = self.smtpConnectionFailed
+        if code == 421:
+            self.smtpConnectionFailed(code, resp)
+        else:
+            super().smtpState_helo(code, resp)
+
     def smtpState_from(self, code: int, resp: bytes) -> None:
         """Begin the next transaction, or end the session when there is none."""
-        self.isContentSent = False
+        self.isContentSent = self.isOwnWord = False
+        self.toAddressesResult = []
+        self.successAddresses = []
         self._from = self.getMailFrom()
         self._failresponse = self.smtpTransferFailed
         if self._from is None:
@@ -104,87 +149,155 @@ class StrictClient(smtp.SMTPClient):
             return
         self._expected = [250]
         self._okresponse = self.smtpState_to
-        self._command("MAIL FROM", self._from)
+        why = self._command("MAIL FROM", self._from)
+        if why:
+            self._refuse(553, f"5.1.7 {why}")
 
     def smtpState_toOrData(self, code: int, resp: bytes) -> None:
         """Name the next recipient; after the last one ask for DATA if any was accepted."""
-        last = self.lastAddress
-        if last is not None:
-            self.toAddressesResult.append((last, code, resp))
-            if code in smtp.SUCCESS:
-                self.successAddresses.append(last)
-        self.lastAddress = next(self.toAddresses, None)
+        self.isOwnWord = False
         if self.lastAddress is not None:
-            self._command("RCPT TO", self.lastAddress)
-        elif self.successAddresses:
-            self._expected = [354]
-            self._okresponse = self.smtpState_data
-            self.sendLine(b"DATA")
+            self.toAddressesResult.append((self.lastAddress, code, resp))
+            if code in smtp.SUCCESS:
+                self.successAddresses.append(self.lastAddress)
+        for address in self.toAddresses:
+            self.lastAddress = address
+            why = self._command("RCPT TO", address)
+            if not why:
+                return
+            code, resp, self.isOwnWord = 553, _encode(f"5.1.3 {why}"), True
+            self.toAddressesResult.append((address, code, resp))
+        if self.successAddresses:
+            self._ask_for_data()
         else:
             self.smtpState_msgSent(code, resp)
 
     def smtpState_data(self, code: int, resp: bytes) -> None:
         """Send the content and the final dot. Only from then on is a 2xx success."""
-        transport: Any = self.transport
-        content = WireContent(self.getMailData())
+        content, self._content_to_send = self._content_to_send, None
         self._expected = list(smtp.SUCCESS)
         self._okresponse = self.smtpState_msgSent
         self.isTransferring = True
-        sending = FileSender().beginFileTransfer(content, transport, self.transformChunk)
-
-        def end(_: object) -> None:
-            self.isTransferring = False
-            self.isContentSent = True
-            transport.write(content.end())
-
-        sending.addCallbacks(end, lambda failure: self._abort(f"content not sent: {failure.value!r}"))
+        sending = FileSender().beginFileTransfer(content, self.transport, self.transformChunk)
+        # It fails when the connection is lost, and connectionLost knows why.
+        sending.addCallbacks(self._end_content, lambda _: None, callbackArgs=(content,))
 
     def smtpState_msgSent(self, code: int, resp: bytes) -> None:
         """Tell `sentMail` the host's word. One that comes before the content's end leaves the session unusable."""
-        if not self.isTransferring:
-            super().smtpState_msgSent(code, resp)
-            return
-        if code not in smtp.SUCCESS:
+        was_early = self.isTransferring
+        sender = self._from
+        if sender is not None and not (was_early and code in smtp.SUCCESS):
+            self._from = None  # first: whatever `sentMail` raises, the message was spoken of
             self.sentMail(code, resp, len(self.successAddresses), self.toAddressesResult, self.log)
-        self._abort(f"{code} before the end of the content")
+        if was_early:
+            self._abort(f"{code} before the end of the content")
+            return
+        self._expected = list(smtp.SUCCESS)
+        self._okresponse = self.smtpState_from
+        self.sendLine(b"RSET")
 
     def transformChunk(self, chunk: bytes) -> bytes:
         """Keep the connection's deadline moving while the peer takes content; it is stuffed already."""
         self.resetTimeout()
         return chunk
 
-    def _command(self, verb: str, path: str) -> None:
+    def _find_defect(self, line: bytes) -> str:
+        if not _match_reply_line(line):
+            return f"not a reply: {line[:_SHOWN]!r}"
+        if self.resp and line[:3] != b"%d" % self.code:
+            return f"a reply that is both {self.code} and {line[:3]!r}"
+        return f"a reply of more than {REPLY_LINES} lines" if len(self.resp) >= REPLY_LINES else ""
+
+    def _command(self, verb: str, address: Any) -> str:
+        """Say MAIL or RCPT; or give the reason why this cannot be said."""
         try:
+            path = read_path(bytes(address) if isinstance(address, smtp.Address) else address)
+            if not path and verb == "RCPT TO":
+                raise LocalProtocolError("a recipient is never the null path")
             line = encode_command(f"{verb}:<{check_path(path)}>")
-        except LocalProtocolError as error:
+        except (LocalProtocolError, TypeError) as error:
             log.msg(f"not sent: {error}")
-            self.smtpState_msgSent(553, f"5.1.3 {error}".encode("ascii", "backslashreplace"))
-            return
+            return str(error)
         self.sendLine(line.removesuffix(b"\r\n"))
+        return ""
+
+    def _refuse(self, code: int, why: str) -> None:
+        """End the transaction with our own word; the session goes on."""
+        self.isOwnWord = True
+        self.smtpState_msgSent(code, _encode(why))
+
+    def _ask_for_data(self) -> None:
+        self.isOwnWord = False
+        try:
+            self._content_to_send = WireContent(self.getMailData())
+        except OSError as error:  # before DATA, after which there would be no way back
+            log.msg(f"not sent, its content cannot be opened: {error}")
+            self._refuse(451, f"4.3.0 the content cannot be opened: {error.strerror or type(error).__name__}")
+            return
+        self._expected = [354]
+        self._okresponse = self.smtpState_data
+        self.sendLine(b"DATA")
+
+    def _end_content(self, _: object, content: WireContent) -> None:
+        if content.failure is not None:
+            self._abort(f"the content cannot be read: {content.failure!r}")
+        elif not self.isOver:
+            self.isTransferring = False
+            self.isContentSent = True
+            transport: Any = self.transport
+            transport.write(content.end())
 
     def _disconnectFromServer(self) -> None:
         super()._disconnectFromServer()
-        self.setTimeout(QUIT_TIMEOUT_S)
+        if not self.isOver:
+            self.setTimeout(QUIT_TIMEOUT_S)
+
+    def _break_off(self, error: smtp.SMTPClientError) -> None:
+        """End the session at once after an error of the peer's; a program's own sendError hears of it first."""
+        try:
+            self.sendError(error)
+        except Exception as raised:  # noqa: BLE001 - the connection must end whatever a program's class does
+            log.msg(f"{type(self).__name__}.sendError: {raised!r}")
+        self._abort(describe_error(error))
 
     def _abort(self, why: str) -> None:
         """Close without another word, and without waiting for what the peer has not read."""
-        self.whyEnded = self.whyEnded or why[:_SHOWN]
-        self.isTransferring = False
-        self.isAborted = True
         transport: Any = self.transport
+        if not self.isOver:
+            self.whyEnded = self.whyEnded or _to_line(why)
+            log.msg(f"session with {peer_of(transport) or 'a host'} broken off: {self.whyEnded}")
+        self.isTransferring = False
+        self.isOver = True
+        self.clearLineBuffer()
         transport.abortConnection()
 
 
 class StrictEsmtpClient(StrictClient, smtp.ESMTPClient):
     """The same with ESMTP: nothing from before TLS counts after it, no password in clear by surprise."""
 
+    _challenges = 0
+
+    def esmtpState_serverConfig(self, code: int, resp: bytes) -> None:
+        """Read what the host offers, keywords in any case (RFC 5321 2.4); an empty line offers nothing."""
+        items: dict[bytes, bytes | None] = {}
+        for words in [line.split(None, 1) for line in resp.splitlines()]:
+            if words:
+                items[words[0].upper()] = words[1] if len(words) > 1 else None
+        self.tryTLS(code, resp, items)
+
     def esmtpState_starttls(self, code: int, resp: bytes) -> None:
         """Switch to TLS. Octets behind the 220 came in clear, from anybody: they end the session (RFC 3207 6)."""
+        transport: Any = self.transport
         if self._buffer:
-            self.clearLineBuffer()
             self._abort("octets in clear behind the reply to STARTTLS")
             return
-        super().esmtpState_starttls(code, resp)
+        try:
+            transport.startTLS(self.context)
+        except Exception as error:  # noqa: BLE001 - whatever a contextFactory raises, nothing more may go in clear
+            self._break_off(smtp.TLSError(-1, _encode(f"TLS cannot be started: {error!r}"), self.log.str(), isFatal=True))
+            return
+        self._tlsMode = True
+        self.esmtpState_ehlo(code, resp)
 
     def authenticate(self, code: int, resp: bytes, items: dict[bytes, bytes | None]) -> None:
         """Log in if there is a secret. Who gave a contextFactory meant TLS: without it the secret is not said."""
@@ -193,11 +306,33 @@ class StrictEsmtpClient(StrictClient, smtp.ESMTPClient):
             return
         super().authenticate(code, resp, items)
 
+    def smtpState_maybeAuthenticated(self, code: int, resp: bytes) -> None:
+        """Begin with the mail, or answer the next challenge."""
+        self._challenges += 1
+        if self._challenges > CHALLENGES:
+            self._break_off(smtp.SMTPProtocolError(-1, f"more than {CHALLENGES} challenges", self.log.str()))
+            return
+        super().smtpState_maybeAuthenticated(code, resp)
+
 
 def describe_error(error: BaseException | None) -> str:
     """Say in one printable line what an SMTP error of Twisted's holds: code and text, without its transcript."""
     code, text = getattr(error, "code", None), getattr(error, "resp", None)
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    line = f"{code} {text}" if code is not None and code > 0 else str(text or error) or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in line[:_SHOWN])
+    return _to_line(
+        f"{code} {text}" if isinstance(code, int) and code > 0 else str(text or error) or type(error).__name__
+    )
+
+
+def peer_of(transport: Any) -> str:
+    """Give the address of the peer, "" where it has none."""
+    return str(getattr(transport.getPeer(), "host", "")) if transport is not None else ""
+
+
+def _to_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:_SHOWN])
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("ascii", "backslashreplace")

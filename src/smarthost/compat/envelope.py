@@ -13,52 +13,20 @@ from typing import Any, BinaryIO, Never
 
 ENVELOPE_OCTETS = 65_536  # two addresses take hundreds; it also bounds what the opcodes of a hostile file can build
 _DEPTH = 16  # of lists in lists: comparing or printing one recurses
+_NUMBER_BITS = 1024  # Python refuses to print what has more than 4,300 digits
 _PROTOCOL = 2  # the last that Python 2 reads, where the original still relays
 
 # What pickles of the admitted types are made of. Without: globals and what calls or builds (REDUCE, BUILD, INST, OBJ,
 # NEWOBJ, EXT, PERSID), other types (NONE, NEWTRUE, FLOAT, DICT, SETs, BYTEARRAY8, buffers), and what no pickler writes
 # for these (DUP; POP and POP_MARK are for tuples that contain themselves).
-_ADMITTED = frozenset(
-    [
-        "PROTO",
-        "FRAME",
-        "STOP",
-        "MARK",
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "UNICODE",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE8",
-        "EMPTY_LIST",
-        "LIST",
-        "APPEND",
-        "APPENDS",
-        "EMPTY_TUPLE",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "PUT",
-        "BINPUT",
-        "LONG_BINPUT",
-        "MEMOIZE",
-        "GET",
-        "BINGET",
-        "LONG_BINGET",
-    ]
-)
+_ADMITTED = frozenset({
+    "PROTO", "FRAME", "STOP", "MARK",
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
+})  # fmt: skip
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes if opcode.name in _ADMITTED}
 _MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 # What unpickling octets can raise: the list is Hypothesis's.
@@ -130,8 +98,6 @@ def _vet_opcodes(octets: bytes) -> None:
 
 
 def _vet_argument(name: str, argument: Any, octets: int) -> None:
-    if name == "INT" and type(argument) is bool:
-        raise pickle.UnpicklingError("it holds a bool")  # protocols 0 and 1 write them as I00 and I01
     # The memo is an array as long as its largest index, and picklers count from 0, at most one an opcode.
     if name in _MEMO_WRITES and argument >= octets:
         raise pickle.UnpicklingError(f"memo index {argument} in {octets} octets")
@@ -146,6 +112,8 @@ def _vet_value(value: Any) -> None:
         for item in level:
             if type(item) not in (str, bytes, int, list, tuple):
                 raise pickle.UnpicklingError(f"it holds a {type(item).__name__}")
+            if isinstance(item, int) and item.bit_length() > _NUMBER_BITS:
+                raise pickle.UnpicklingError(f"it holds a number of {item.bit_length()} bits")
             if isinstance(item, (list, tuple)) and item:  # there is only one empty tuple
                 if id(item) in met:
                     raise pickle.UnpicklingError(f"it holds the same {type(item).__name__} twice")

@@ -18,19 +18,20 @@ from twisted.python import log
 from twisted.python.failure import Failure
 
 from smarthost.compat import relay
-from smarthost.compat.client import describe_error
+from smarthost.compat.client import describe_error, peer_of
 from smarthost.mail.errors import ConnectionLost, RemoteProtocolError
 from smarthost.mail.reply import Reply
 from smarthost.mail.result import Outcome, Verdict
 from smarthost.send import verdict
-from smarthost.smtp.replies import ReplyParser
+from smarthost.smtp.replies import REPLY_LINES, ReplyParser
 from smarthost.smtp.steps import Step
 from smarthost.smtp.wire import TransactionEnded
 
 _OK = Reply(250, "", ("",))
 _GARBLED = Reply(451, "4.5.0", ("a reply that is none",))
+_LINE_OCTETS = 512  # RFC 5321 4.5.3.1.5; 100 of them are less than a Reply may have: a verdict is not lost to its text
 
-Secret = bytes | Callable[[Any], bytes | None] | None
+Secret = bytes | str | Callable[[Any], bytes | str | None] | None
 
 
 class ManagedRelayerMixin:
@@ -40,18 +41,18 @@ class ManagedRelayerMixin:
     messages: list[Any]
     names: list[Any]
     isGreeted = False  # the host has taken EHLO, STARTTLS and AUTH: mail can be spoken of
+    isEnded = False  # the manager was told that no more mail goes this way
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
 
-    def getMailFrom(self) -> str | None:
-        """Give the present message's sender; the first time it is asked for, the host has greeted us."""
+    def smtpState_from(self, code: int, resp: bytes) -> None:
+        """Begin the next transaction; before the first one tell that the host has greeted us."""
         if not self.isGreeted:
             self.isGreeted = True
             identity = getattr(self, "identity", b"")
             _tell(self.manager, "notifyGreeted", self.factory, identity.decode("ascii", "replace"))
-        sender: str | None = super().getMailFrom()  # type: ignore[misc]
-        return sender
+        super().smtpState_from(code, resp)  # type: ignore[misc]
 
     def sentMail(self, code: int, resp: Any, numOk: Any, addresses: Any, log: Any) -> None:
         """Tell what the host's word means for the present message, and go on to the next.
@@ -59,6 +60,7 @@ class ManagedRelayerMixin:
         A 4xx is not the end of a message, nor is a 5xx that is about our session: it waits and is tried again.
         """
         message = self.names[0]
+        getattr(self, "_close", _leave)()
         del self.messages[0]
         del self.names[0]
         if code in smtp.SUCCESS:
@@ -71,11 +73,16 @@ class ManagedRelayerMixin:
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell that no more mail goes over this connection; before the greeting it was none at all."""
-        lost = getattr(super(), "connectionLost", None)
-        if lost is not None:
-            lost(reason)
-            self._tell_why(getattr(self, "whyEnded", "") or describe_error(reason.value))
-        self.manager.notifyDone(self.factory)
+        if self.isEnded:
+            return
+        self.isEnded = True
+        try:
+            lost = getattr(super(), "connectionLost", None)
+            if lost is not None:
+                lost(reason)
+                self._tell_why(getattr(self, "whyEnded", "") or describe_error(reason.value))
+        finally:
+            self.manager.notifyDone(self.factory)
 
     def _tell_why(self, why: str) -> None:
         if not self.isGreeted:
@@ -83,12 +90,15 @@ class ManagedRelayerMixin:
             self.manager.notifyNoConnection(self.factory)
         elif self.names and getattr(self, "_from", None) is not None:  # in the middle of a transaction
             step = Step.FINAL if getattr(self, "isContentSent", False) else Step.DATA
-            place = (getattr(self.manager, "exchange", ""), _peer_of(self))
+            place = (getattr(self.manager, "exchange", ""), peer_of(getattr(self, "transport", None)))
             judged = verdict.after_lost_transaction(step, ConnectionLost(why), None, 1, *place, soft_bounce=False)
             _tell(self.manager, "notifyVerdict", self.factory, self.names[0], judged[0].verdict)
 
     def _judge(self, code: int, resp: Any, numOk: Any, addresses: Any) -> Verdict:
         said = _read_reply(code, resp)
+        if getattr(self, "isOwnWord", False):
+            outcome = Outcome.BOUNCED if said.is_permanent else Outcome.DEFERRED
+            return Verdict(outcome, said.enhanced, " ".join(said.lines))
         if addresses and not numOk:
             ended = TransactionEnded(_OK, (_read_reply(*addresses[-1][1:3]),), None, None)
         elif not addresses:
@@ -98,7 +108,8 @@ class ManagedRelayerMixin:
         else:
             ended = TransactionEnded(_OK, (_OK,), said, None)
         host = getattr(self.manager, "exchange", "")
-        return verdict.after_transaction(ended, 1, host, _peer_of(self), soft_bounce=False)[0].verdict
+        address = peer_of(getattr(self, "transport", None))
+        return verdict.after_transaction(ended, 1, host, address, soft_bounce=False)[0].verdict
 
 
 class SMTPManagedRelayer(ManagedRelayerMixin, relay.SMTPRelayer):
@@ -124,6 +135,7 @@ class SMTPManagedRelayerFactory(protocol.ClientFactory):
     noisy = False
     whyNotConnected = ""
     _isUnbuilt = False
+    _made: Any = None  # the relayer of the present connection
 
     def __init__(self, messages: Sequence[str], manager: Any, *args: Any, **kw: Any) -> None:
         self.messages = messages
@@ -134,13 +146,13 @@ class SMTPManagedRelayerFactory(protocol.ClientFactory):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make the relayer; None, and the connection is closed, if it cannot be made."""
         try:
-            made = self._build(addr)
+            made = self._made = self._build(addr)
+            made.factory = self
         except Exception as error:  # noqa: BLE001 - whatever a program's own class or secret raises must end the attempt
             log.msg(f"no relayer for {addr}: {error!r}")
             self.whyNotConnected = f"{type(error).__name__} while the relayer was made"
             self._isUnbuilt = True
             return None
-        made.factory = self
         return made
 
     def clientConnectionFailed(self, connector: IConnector | None, reason: Failure) -> None:
@@ -150,11 +162,15 @@ class SMTPManagedRelayerFactory(protocol.ClientFactory):
         self.manager.notifyDone(self)
 
     def clientConnectionLost(self, connector: IConnector | None, reason: Failure) -> None:
-        """Tell the same when no relayer was there to do so."""
+        """Tell the same when no relayer was there to do so, or one whose class forgot to."""
+        made, self._made = self._made, None
         if self._isUnbuilt:
             self._isUnbuilt = False
             self.manager.notifyNoConnection(self)
             self.manager.notifyDone(self)
+        elif isinstance(made, ManagedRelayerMixin) and not made.isEnded:
+            log.msg(f"{type(made).__name__}.connectionLost should call the one it overrides")
+            ManagedRelayerMixin.connectionLost(made, reason)
 
     def _build(self, addr: IAddress | None) -> Any:
         return self.protocol(self.messages, self.manager, *self.pArgs, **self.pKwArgs)
@@ -174,6 +190,8 @@ class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
 
     def _build(self, addr: IAddress | None) -> Any:
         secret = self.secret(addr) if callable(self.secret) else self.secret
+        if isinstance(secret, str):  # as a program that comes from Python 2 has it
+            secret = secret.encode()
         return self.protocol(self.messages, self.manager, secret, self.contextFactory, *self.pArgs, **self.pKwArgs)
 
 
@@ -186,7 +204,7 @@ def _tell(manager: Any, method: str, *told: object) -> None:
 def _read_reply(code: int, resp: Any) -> Reply:
     """Give what Twisted's client heard as a Reply, clean; what is none counts as temporary."""
     text = resp.encode("utf-8", "replace") if isinstance(resp, str) else resp or b""
-    lines = text.split(b"\n")
+    lines = [line[:_LINE_OCTETS] for line in text.split(b"\n", REPLY_LINES)[:REPLY_LINES]]
     parser = ReplyParser()
     for n, line in enumerate(lines, start=1):
         parser.feed(b"%d%c%s\r\n" % (code, b" " if n == len(lines) else b"-", line))
@@ -196,6 +214,5 @@ def _read_reply(code: int, resp: Any) -> Reply:
         return _GARBLED
 
 
-def _peer_of(relayer: Any) -> str:
-    transport = getattr(relayer, "transport", None)
-    return str(getattr(transport.getPeer(), "host", "")) if transport is not None else ""
+def _leave() -> None:
+    """There is no content to close: the mixin stands alone."""

@@ -37,7 +37,7 @@ class RelayerMixin:
         """Take these messages up. One whose envelope cannot be read is left out, and where it is."""
         self.messages = []
         self.names = []
-        for path in messagePaths:
+        for path in map(os.fsdecode, messagePaths):
             try:
                 with open(path + "-H", "rb") as file:  # noqa: PTH123 - paths are text in this interface
                     sender, recipient = read_addresses(file, path + "-H")
@@ -65,11 +65,11 @@ class RelayerMixin:
     def sentMail(self, code: int, resp: Any, numOk: Any, addresses: Any, log: Any) -> None:
         """Go on to the next message; one that was accepted is removed, content first: an envelope alone is nothing."""
         path = self.names[0]
-        self._next()
+        self._close()
+        del self.messages[0]
+        del self.names[0]
         if code in smtp.SUCCESS:
-            for suffix in ("-D", "-H"):
-                with suppress(FileNotFoundError):
-                    os.remove(path + suffix)  # noqa: PTH107
+            _remove(path)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Close what is open."""
@@ -77,11 +77,6 @@ class RelayerMixin:
         lost = getattr(super(), "connectionLost", None)
         if lost is not None:
             lost(reason)
-
-    def _next(self) -> None:
-        self._close()
-        del self.messages[0]
-        del self.names[0]
 
     def _close(self) -> None:
         content, self._content = self._content, None
@@ -103,3 +98,12 @@ class ESMTPRelayer(RelayerMixin, StrictEsmtpClient):
     def __init__(self, messagePaths: Sequence[str], *args: Any, **kw: Any) -> None:
         smtp.ESMTPClient.__init__(self, *args, **kw)
         self.loadMessages(messagePaths)
+
+
+def _remove(path: str) -> None:
+    try:
+        for suffix in ("-D", "-H"):
+            with suppress(FileNotFoundError):
+                os.remove(path + suffix)  # noqa: PTH107 - paths are text in this interface
+    except OSError as error:
+        log.msg(f"message {path!r} was accepted, but cannot be removed and may be sent again: {error}")

@@ -26,10 +26,9 @@ from smarthost.compat.managed import (
     SMTPManagedRelayer,
     SMTPManagedRelayerFactory,
 )
-from smarthost.compat.settling import Waits
+from smarthost.compat.settling import Waits, shown
 from smarthost.compat.spool import Queue
-from smarthost.mail.address import Address
-from smarthost.mail.errors import ResolutionError
+from smarthost.mail.errors import NullMX, ResolutionError
 from smarthost.mail.result import Outcome, Verdict
 from smarthost.queue.schedule import RetrySchedule
 
@@ -53,15 +52,19 @@ __all__ = [
 LOOKUP_S = 120.0  # a resolver's own time limit is a minute; one that never answers must not keep a connection's place
 HOSTS_TRIED = 5  # in one attempt, as in the relay
 ENVELOPES_READ = 500  # in one checkState: 100,000 at once would hold the reactor up for seconds
+RETURNED = 20  # messages, in one checkState: each report is fsynced
 SUSPECTS = 10_000  # domains; without a bound a crowd of dead ones would stay for ever
-_VOLATILE = ("managed", "waits", "_attempts", "_domains", "_tried", "_suspects", "_ownCalculator")
+_VOLATILE = frozenset(
+    {"managed", "waits", "reactor", "_attempts", "_domains", "_illegal", "_tried", "_suspects", "_ownCalculator"}
+)
 
 
 class SmartHostSMTPRelayingManager:
     """Relays what waits in `queue`, when `checkState` is called. `fArgs` and `fKwArgs` go to each `factory`.
 
-    `reactor`: by default the one that runs. `schedule`: when a message is tried again after a temporary failure, and
-    when it is given up, counted from when its file was written.
+    `reactor`: by default the one that runs; never pickled. `schedule`: when a message is tried again after a temporary
+    failure, and when it is given up, counted from when its file was written. `mxcalc`: anything with a `getMX`; one
+    that was set is pickled with the rest, or pickling fails.
     """
 
     factory: Any = SMTPManagedRelayerFactory
@@ -84,7 +87,8 @@ class SmartHostSMTPRelayingManager:
         self._attempts: dict[Any, tuple[_AttemptManager, str]] = {}  # factory -> its attempt, its domain
         self._tried: dict[Any, set[str]] = {}  # factory -> hosts
         self._domains: dict[str, str] = {}  # message -> domain, of what waits
-        self._suspects: set[str] = set()  # domains of which no host could be connected to: one attempt at a time
+        self._illegal: dict[str, str] = {}  # message -> why no host can be asked about it, of what waits
+        self._suspects: set[str] = set()  # domains of which no host could be found or connected to
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in _VOLATILE}
@@ -114,52 +118,86 @@ class SmartHostSMTPRelayingManager:
     # -- which messages
 
     def _choose(self, free: int) -> dict[str, list[str]]:
-        """Give at most `free` domains with at most `maxMessagesPerConnection` messages each, oldest first."""
-        chosen: dict[str, list[str]] = {}
-        waiting = self.queue.getWaiting()
+        """Give at most `free` domains with at most `maxMessagesPerConnection` messages each, oldest first.
+
+        A suspect domain gets one connection at a time, and all of them together half of the places: each attempt may
+        last minutes, and what can be delivered must not wait for them.
+        """
+        waiting = list(self.queue.getWaiting())
         self._forget_vanished(waiting)
-        busy = self._suspects.intersection(domain for _, domain in self._attempts.values())
-        unread = ENVELOPES_READ
-        full = 0
-        for name in waiting:
-            if full == free or not (unread or name in self._domains):
-                break
-            if not self.waits.is_due(name):
+        busy = [domain for _, domain in self._attempts.values() if domain in self._suspects]
+        chosen: dict[str, list[str]] = {}
+        illegal: list[str] = []
+        full, unread = 0, ENVELOPES_READ
+        for name in self.waits.due(waiting):
+            if name in self._illegal:
+                illegal.append(name)
                 continue
-            unread -= name not in self._domains
-            domain = self._domain_of(name)
-            if domain is None or domain in busy or (domain not in chosen and len(chosen) == free):
+            domain = self._domains.get(name)
+            if domain is None and unread:
+                unread -= 1
+                domain = self._read_domain(name)
+            if domain is None:
                 continue
-            names = chosen.setdefault(domain, [])
+            if domain not in chosen:
+                if len(chosen) == free or not self._has_place(domain, busy):
+                    continue
+                chosen[domain] = []
+            names = chosen[domain]
             if len(names) < self.maxMessagesPerConnection:
                 names.append(name)
                 full += len(names) == self.maxMessagesPerConnection
+                if full == free:
+                    break
+        for name in illegal[:RETURNED]:
+            self._bounce(name)
         return chosen
 
-    def _domain_of(self, name: str) -> str | None:
-        """Give a message's domain; None: it has none, and was dealt with."""
-        domain = self._domains.get(name)
-        if domain is not None:
-            return domain
+    def _has_place(self, domain: str, busy: list[str]) -> bool:
+        """May a connection be made for it? `busy`: the suspects that have one; it is added if it is another."""
+        if domain not in self._suspects:
+            return True
+        if domain in busy or len(busy) >= max(1, self.maxConnections // 2):
+            return False
+        busy.append(domain)
+        return True
+
+    def _read_domain(self, name: str) -> str | None:
+        """Give a message's domain, and remember it; None: it has none, or cannot be read now."""
         try:
             with self.queue.getEnvelopeFile(name) as file:
                 sender, recipient = read_addresses(file, f"{name}-H")
-        except (OSError, UnpicklingError) as error:
-            self.queue.setAside(name, str(error))
+        except FileNotFoundError:
+            return None  # taken away this moment; the next look at the directory says so
+        except (UnpicklingError, PermissionError) as error:
+            self._set_aside(name, str(error))
+            return None
+        except OSError as error:
+            log.msg(f"the envelope of message {shown(name)} cannot be read now: {shown(str(error))}")
+            self.waits.put_off(name)
             return None
         address = read_recipient(recipient)
-        if isinstance(address, Address) and (defect := why_no_sender(sender)):
-            self.queue.setAside(name, f"its sender {sender[:200]!r} cannot be sent: {defect}")
-            return None
         if isinstance(address, str):
-            self._bounce(name, f"illegal message destination {recipient[:200]!r}: {address}")
-            return None
-        self._domains[name] = address.domain
-        return address.domain
+            self._illegal[name] = f"illegal message destination {shown(repr(recipient))}: {address}"
+        elif defect := why_no_sender(sender):
+            self._set_aside(name, f"its sender {shown(repr(sender))} cannot be sent: {defect}")
+        else:
+            self._domains[name] = address.domain
+            return address.domain
+        return None
 
-    def _bounce(self, name: str, why: str) -> None:
+    def _set_aside(self, name: str, why: str) -> None:
+        set_aside = getattr(self.queue, "setAside", None)
+        if set_aside is not None:
+            set_aside(name, why)
+            return
+        log.msg(f"message {shown(name)} cannot be used, and is left where it is: {shown(why)}")
+        self.waits.put_off(name)  # a program's own queue need not know what setting aside is
+
+    def _bounce(self, name: str) -> None:
         """Return a message that no host need be asked about."""
-        log.msg(f"message {name}: {why}")
+        why = self._illegal.pop(name)
+        log.msg(f"message {shown(name)}: {shown(why)}")
         self.queue.setRelaying(name)
         attempt = _AttemptManager(self, self.queue.noisy, self.reactor)
         self.managed[attempt] = [name]
@@ -167,10 +205,14 @@ class SmartHostSMTPRelayingManager:
         attempt.finish(attempt)
 
     def _forget_vanished(self, waiting: list[str]) -> None:
-        if len(self._domains) > len(waiting):
+        """Keep nothing about messages that are gone: whoever took them away need not have told."""
+        if len(self._domains) + len(self._illegal) > len(waiting):
             left = set(waiting)
             self._domains = {name: domain for name, domain in self._domains.items() if name in left}
-            self.waits.keep_only(left.union(self.queue.getRelayed()))
+            self._illegal = {name: why for name, why in self._illegal.items() if name in left}
+        relayed = self.queue.getRelayed()
+        if len(self.waits) > len(waiting) + len(relayed):
+            self.waits.keep_only(set(waiting).union(relayed))
 
     # -- an attempt
 
@@ -195,62 +237,76 @@ class SmartHostSMTPRelayingManager:
 
     def _connect(self, domain: str, factory: Any) -> None:
         """Ask for the best exchanger of now, and connect to it."""
+        looking = maybeDeferred(lambda: self._calculator().getMX(domain))
+        looking.addTimeout(LOOKUP_S, self._reactor())
+        looking.addCallback(_name_of, domain)
+        looking.addCallbacks(self._cbExchange, self._ebExchange, (self.PORT, factory), {}, (factory, domain))
+
+    def _calculator(self) -> Any:
         if self.mxcalc is None:
             self.mxcalc = self._ownCalculator = MXCalculator()
-        looking = maybeDeferred(self.mxcalc.getMX, domain)
-        looking.addTimeout(LOOKUP_S, self._reactor())
-        looking.addCallback(lambda mx: str(mx.name))
-        looking.addCallback(self._cbExchange, self.PORT, factory)
-        looking.addErrback(self._ebExchange, factory, domain)
+        return self.mxcalc
 
     def _cbExchange(self, address: str, port: int, factory: Any) -> None:
         """Connect to an exchanger, unless it was tried in this attempt: then there is no other one."""
         attempt, _ = self._attempts[factory]
         tried = self._tried[factory]
-        if address.lower() in tried:
-            attempt.backOff(factory, getattr(factory, "whyNotConnected", ""))
+        host = address.lower().removesuffix(".")
+        if host in tried:
+            attempt.backOff(factory, f"{address}: {getattr(factory, 'whyNotConnected', '') or 'no connection'}")
             attempt.finish(factory)
             return
-        tried.add(address.lower())
-        attempt.exchange = address
-        self._reactor().connectTCP(address, port, factory)
+        tried.add(host)
+        attempt.tryHost(address)
+        try:
+            self._reactor().connectTCP(address, port, factory)
+        except Exception as error:  # noqa: BLE001 - a name that the reactor does not take must cost this host only
+            attempt.skipHost(factory, shown(repr(error)))
+            attempt.notifyDone(factory)
 
     def _ebExchange(self, failure: Failure, factory: Any, domain: str) -> None:
         """Return the messages of a domain that can have no exchanger; leave others alone for a while."""
         error = failure.value
-        why = f"no exchanger of {domain}: {type(error).__name__}: {error}"
+        why = f"no exchanger of {domain}: {type(error).__name__}: {shown(failure.getErrorMessage())}"
         log.msg(why)
         attempt, _ = self._attempts[factory]
         if isinstance(error, ResolutionError) and error.is_permanent:
             attempt.giveUp(factory, Verdict(Outcome.BOUNCED, error.status, why))
         else:
-            attempt.backOff(factory, why)
+            self._suspect(domain)
+            attempt.backOff(factory, why, error.status if isinstance(error, ResolutionError) else "4.4.3")
         attempt.finish(factory)
 
-    def _pass_over(self, factory: Any) -> bool:
-        """A host could not be connected to: note it, and say whether another one is tried."""
+    def _pass_over(self, factory: Any, why: str) -> bool:
+        """A host could not be connected to: note it, and say whether another one will be tried."""
         attempt, domain = self._attempts[factory]
-        log.msg(
-            f"{attempt.exchange}:{self.PORT} not connected, for {domain}: {getattr(factory, 'whyNotConnected', '')}"
-        )
-        if len(self._suspects) >= SUSPECTS:
-            self._suspects.clear()
-        self._suspects.add(domain)
+        log.msg(f"{shown(attempt.exchange)}:{self.PORT} not connected, for {domain}: {shown(why)}")
+        self._suspect(domain)
         self._mark("markBad", attempt.exchange)
         if len(self._tried[factory]) >= HOSTS_TRIED:
             return False
-        self._connect(domain, factory)
+        # Not at once: whoever reports this is not done with it, and a reactor may fail to connect while it is asked to.
+        self._reactor().callLater(0, self._connect, domain, factory)
         return True
 
     def _greeted(self, factory: Any) -> None:
-        attempt, domain = self._attempts[factory]
-        self._suspects.discard(domain)
-        self._mark("markGood", attempt.exchange)
+        if factory in self._attempts:
+            attempt, domain = self._attempts[factory]
+            self._suspects.discard(domain)
+            self._mark("markGood", attempt.exchange)
+
+    def _suspect(self, domain: str) -> None:
+        if len(self._suspects) >= SUSPECTS:
+            self._suspects.clear()
+        self._suspects.add(domain)
 
     def _mark(self, verb: str, exchange: str) -> None:
         mark = getattr(self.mxcalc, verb, None)  # a program's own calculator may know nothing but getMX
-        if mark is not None:
-            mark(exchange)
+        try:
+            if mark is not None:
+                mark(exchange)
+        except Exception as error:  # noqa: BLE001 - a bug in a program's own calculator must not keep a connection's place
+            log.msg(f"{verb} of {shown(exchange)} failed: {shown(repr(error))}")
 
     def _reactor(self) -> Any:
         if self.reactor is not None:
@@ -258,6 +314,14 @@ class SmartHostSMTPRelayingManager:
         from twisted.internet import reactor
 
         return reactor
+
+
+def _name_of(mx: Any, domain: str) -> str:
+    """Give the host of an MX record. Raises: NullMX: the empty name, to a reactor, is this machine."""
+    host = str(mx.name)
+    if host in ("", "."):
+        raise NullMX(f"{domain} accepts no mail (a null MX record)", domain=domain, status="5.1.10")
+    return host
 
 
 class SmartHostESMTPRelayingManager(SmartHostSMTPRelayingManager):

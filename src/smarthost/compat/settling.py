@@ -7,7 +7,8 @@ has the message tried and reported again. How often a message was tried is memor
 """
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 from msgspec import Struct
 from twisted.mail.smtp import DNSNAME
 
-from smarthost.compat.addresses import read_addresses
+from smarthost.compat.addresses import read_addresses, read_recipient
 from smarthost.compat.envelope import write_envelope
-from smarthost.mail.address import to_domain
+from smarthost.mail.address import Address, to_domain
 from smarthost.mail.content import InlineContent
 from smarthost.mail.envelope import Body
 from smarthost.mail.lease import Lease, LeasedRecipient
@@ -27,6 +28,10 @@ from smarthost.ports import Random
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.settle.decide import decide
 from smarthost.settle.dsn import HEADER_OCTETS, report_message
+
+_LATEST = 253402300799.0  # the last second of 9999: no date can be written after it, and a file may claim any time
+_SHOWN = 300  # characters of a text in a log line
+_NO_ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Waits:
@@ -46,13 +51,17 @@ class Waits:
         self._random = random
         self._waits: dict[str, tuple[int, float]] = {}  # attempts, and when by `seconds` the next is due
 
+    def __len__(self) -> int:
+        return len(self._waits)
+
     def attempts(self, name: str) -> int:
         """Tell how often a message was tried in this process."""
         return self._waits.get(name, (0, 0.0))[0]
 
-    def is_due(self, name: str) -> bool:
-        """May it be tried now?"""
-        return self._seconds() >= self._waits.get(name, (0, 0.0))[1]
+    def due(self, names: Iterable[str]) -> list[str]:
+        """Give those that may be tried now, in their order."""
+        now, waits = self._seconds(), self._waits
+        return [name for name in names if name not in waits or waits[name][1] <= now]
 
     def retry_at(self, attempts: int, received_at: float) -> float | None:
         """Give the wall time of the next attempt, or None: it has expired. See: settle.decide.RetryAt."""
@@ -65,14 +74,18 @@ class Waits:
         """Let a message wait until `due` (wall), counted from now: a stepped clock does not change it."""
         self._waits[name] = (attempts, self._seconds() + max(0.0, due - self.wall()))
 
+    def put_off(self, name: str) -> None:
+        """Count an attempt, and let a message wait by the schedule alone: whoever knows its age cannot be asked."""
+        attempts, now = self.attempts(name) + 1, self.wall()
+        self.defer(name, attempts, self._schedule().next_attempt(attempts, now, now, self._random))
+
     def forget(self, name: str) -> None:
         """The message is done with."""
         self._waits.pop(name, None)
 
     def keep_only(self, names: set[str]) -> None:
         """Forget all others: their files were taken away."""
-        if len(self._waits) > len(names):
-            self._waits = {name: wait for name, wait in self._waits.items() if name in names}
+        self._waits = {name: wait for name, wait in self._waits.items() if name in names}
 
 
 class Letter(Struct, frozen=True):
@@ -89,8 +102,9 @@ def read_letter(queue: Any, name: str) -> Letter:
     """Read a message's envelope. Raises: OSError, pickle.UnpicklingError."""
     with queue.getEnvelopeFile(name) as file:
         sender, recipient = read_addresses(file, f"{name}-H")
-    path = os.fspath(queue.getPath(name))
-    return Letter(name, path, sender, recipient, Path(f"{path}-D").stat().st_mtime)
+    path = os.fsdecode(queue.getPath(name))
+    written = Path(f"{path}-D").stat().st_mtime
+    return Letter(name, path, sender, recipient, min(max(written, 0.0), _LATEST))
 
 
 def settle(
@@ -120,33 +134,54 @@ def file_report(queue: Any, letter: Letter, settled: SettledRecipient, now: floa
 
     Raises: OSError: it is not durable.
     """
-    owed = OwedReport(
-        letter.name, letter.received_at, letter.sender, False, b"", _read_header(f"{letter.path}-D"), (settled,)
-    )
-    reporting_mta = hostname or DNSNAME.decode("ascii", "replace")
-    report = report_message(owed, reporting_mta=reporting_mta, now=now, id=f"{letter.name}.report")
+    if not isinstance(read_recipient(letter.sender), Address):
+        return False
+    id = _NO_ID.sub("_", letter.name)
+    header = _read_header(f"{letter.path}-D")
+    owed = OwedReport(id, letter.received_at, letter.sender, False, b"", header, (settled,))
+    report = report_message(owed, reporting_mta=_our_name(hostname), now=now, id=f"{id}.report")
     if report is None or not isinstance(report.content, InlineContent):
         return False
-    envelope, receiver = queue.createNewMessage()
-    try:
-        with envelope:
-            write_envelope(envelope, "", letter.sender)
-        for line in report.content.body.split(b"\r\n")[:-1]:
-            receiver.lineReceived(line)
-    except OSError:
-        receiver.connectionLost()
-        raise
-    failures: list[BaseException] = []
-    receiver.eomReceived().addErrback(lambda failure: failures.append(failure.value))
-    if failures:
-        raise OSError(f"the report about {letter.name} was not filed: {failures[0]}") from failures[0]
+    _keep(queue, letter, report.content.body)
     return True
 
 
+def shown(text: str) -> str:
+    """Give a text of strangers, or a file's name, as it may stand in a line of the log: printable, and bounded."""
+    return (text if text.isascii() and text.isprintable() else ascii(text))[:_SHOWN]
+
+
+def _keep(queue: Any, letter: Letter, content: bytes) -> None:
+    """Put a report into the queue. Raises: OSError: it is not durable, and gone as far as it can be."""
+    envelope, receiver = queue.createNewMessage()
+    failures: list[BaseException] = []
+    try:
+        with envelope:
+            write_envelope(envelope, "", letter.sender)
+        for line in content.split(b"\r\n")[:-1]:
+            receiver.lineReceived(line)
+        receiver.eomReceived().addErrback(lambda failure: failures.append(failure.value))
+    except OSError:
+        receiver.connectionLost()
+        raise
+    if failures:
+        raise OSError(f"the report about {letter.name} was not filed: {failures[0]}") from failures[0]
+
+
+def _our_name(hostname: str) -> str:
+    try:
+        return to_domain(hostname)
+    except ValueError:  # it was never said, or is none
+        return DNSNAME.decode("ascii", "replace")
+
+
 def _read_header(path: str) -> bytes:
-    """Read the first octets of a message file; settle.dsn cuts the header section out of them."""
-    with Path(path).open("rb") as file:
-        octets = file.read(HEADER_OCTETS)
+    """Read the first octets of a message file, none if they cannot be read; settle.dsn cuts the header section out."""
+    try:
+        with Path(path).open("rb") as file:
+            octets = file.read(HEADER_OCTETS)
+    except OSError:
+        return b""  # the sender hears what became of the message all the same: unread, it would stay for ever
     return octets.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")[:HEADER_OCTETS]
 
 

@@ -104,7 +104,7 @@ class DurableMessage(FileMessage):
         if self._kept:
             return
         with suppress(OSError):
-            self.fp.raw.close()  # fp.close() would write what is buffered
+            self.fp.close()
         self._envelope.abandon()
         # Content first: an envelope alone counts as nothing.
         if self._renamed and not _remove(self.finalName):

@@ -1,0 +1,716 @@
+# SPDX-License-Identifier: MIT
+"""The relay manager over real sockets: DNS over UDP, aiosmtpd and Postfix's smtp-sink as hosts, smtplib as client.
+
+Each scenario runs for the SMTP manager in clear and for the ESMTP manager with STARTTLS and AUTH. The manager runs on
+the real reactor of the tests' process, or in a child process where it is killed.
+"""
+
+import email
+import json
+import os
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+import contextlib  # trial takes a name `suppress` in a test module for its own
+from contextlib import contextmanager
+from email.message import Message
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import trustme
+from tests.compat.live.children import Child
+from tests.compat.live.host import Host, listening
+from tests.compat.live.program import accept
+from tests.compat.live.relaying import IDENTITY, LOGIN, HostAddresses, Terms, context_of, resolver_of
+from tests.compat.live.rig import (
+    DEAD,
+    HOST,
+    RECORDS,
+    LiveCase,
+    host_context,
+    host_of,
+    pem,
+    put,
+    short,
+    terms_of,
+    until,
+)
+from tests.interop.programs import program
+from tests.live.content import EMPTY, KINDS, assert_same, large
+from tests.live.dns import serving_names
+from tests.live.raw import RawClient, stuffed
+from tests.live.rig import WAIT_S, eventually
+from twisted.internet import reactor as _reactor
+from twisted.internet.threads import deferToThread
+
+from smarthost.compat import relaymanager
+from smarthost.testing.dns import Zone
+
+reactor: Any = _reactor  # a module to a type checker
+
+SEED = 20261121
+KILLS = 10
+
+
+def name_of(recipient: str) -> str:
+    """Give the local part."""
+    return recipient.partition("@")[0]
+
+
+class DeliveryCase(LiveCase):
+    """Scenarios without trouble."""
+
+    __test__ = False
+
+    @pytest.mark.slow
+    async def test_every_kind_of_content_arrives_octet_for_octet(self) -> None:
+        """Dots, 8-bit, long lines, 200 KiB and the rest arrive as they were queued, several in each session."""
+        contents = {f"k{n}@example.net": content for n, content in enumerate([*KINDS.values(), EMPTY, large(200_000)])}
+        for recipient, content in contents.items():
+            self.put(recipient, content)
+
+        await self.relay(self.manager())
+
+        self.assert_arrived_once(*contents)
+        for message in self.host.arrived:
+            assert_same(contents[message.recipient], message.content, message.recipient)
+        self.assertEqual(len(self.host.visits), -(-len(contents) // 10))
+
+    async def test_content_without_a_last_line_end_gets_one_and_nothing_else(self) -> None:
+        """A file whose last line has no end is a message whose last line has one."""
+        for name, content in {"lf": b"Subject: x\n\nend", "crlf": b"Subject: x\r\n\r\nend", "dot": b"."}.items():
+            self.put(f"{name}@example.net")
+            (newest,) = [each for each in self.directory.glob("*-D") if f"{name}@".encode() in each.read_bytes()]
+            newest.write_bytes(content)
+
+        await self.relay(self.manager())
+
+        whole = b"Subject: x\r\n\r\nend\r\n"
+        arrived = {message.recipient: message.content for message in self.host.arrived}
+        self.assertEqual(arrived, {"lf@example.net": whole, "crlf@example.net": whole, "dot@example.net": b".\r\n"})
+
+    async def test_envelopes_arrive_as_queued(self) -> None:
+        """Sender, null sender and odd but legal addresses arrive as they are, after the login where there is one."""
+        envelopes = [
+            ("alice@example.org", "bob@example.net"),
+            ("", "postmaster@example.net"),
+            ("a+b=c@example.org", "o'hara+tag@example.net"),
+            ("x" * 64 + "@example.org", "UPPER.lower@EXAMPLE.net"),
+        ]
+        for sender, recipient in envelopes:
+            self.put(recipient, sender=sender)
+
+        await self.relay(self.manager())
+
+        arrived = [(message.mail_from, message.recipient) for message in self.host.arrived]
+        self.assertEqual(sorted(arrived), sorted(envelopes))
+        self.assertEqual({message.is_in_tls for message in self.host.arrived}, {self.is_secured})
+        login = ("PLAIN", LOGIN) if self.is_secured else ("", "")
+        self.assertEqual({message.login for message in self.host.arrived}, {login})
+
+    async def test_two_domains_are_served_at_once(self) -> None:
+        """While the host of one domain keeps its answer back, mail for another domain is delivered."""
+        both_have_content = threading.Barrier(2, timeout=WAIT_S)
+        self.put("bob@example.net")
+        self.put("alice@example.org")
+        # Neither host answers the final dot before the other one has its content: one at a time would never end.
+        self.host.on_step = self.senders_host.on_step = lambda verb, _: verb == "." and bool(both_have_content.wait())
+
+        await self.relay(self.manager())
+
+        self.assertEqual(self.host.counted(), {"bob@example.net": 1})
+        self.assertEqual(self.senders_host.counted(), {"alice@example.org": 1})
+
+    @pytest.mark.slow
+    async def test_the_peer_sees_both_limits_kept_and_used(self) -> None:
+        """Never more sessions at a time than `maxConnections`, nor more messages in one than its limit; but as many."""
+        recipients = [f"m{n}@{domain}" for n in range(5) for domain in ("example.net", "example.com", "mx.example.net")]
+        for recipient in recipients:
+            self.put(recipient)
+        meeting: list[str] = []
+        self.host.on_step = lambda verb, _: meeting.append(verb)
+
+        await self.relay_all(self.manager(max_connections=2, max_messages=4))
+
+        self.assert_arrived_once(*recipients)
+        self.assertEqual(self.host.most_at_once, 2)
+        self.assertEqual(max(visit.messages for visit in self.host.visits), 4)
+
+    async def test_an_idle_manager_has_nothing_to_wait_for(self) -> None:
+        """With all connections in use, and with nothing to send, checkState gives None."""
+        manager = self.manager(max_connections=1)
+        self.assertIsNone(manager.checkState())
+        self.put("bob@example.net")
+        self.put("bob@example.com")
+
+        first = manager.checkState()
+
+        self.assertIsNone(manager.checkState())
+        await first
+        await self.relay(manager)
+        self.assert_arrived_once("bob@example.net", "bob@example.com")
+
+
+class RetryCase(LiveCase):
+    """Scenarios with temporary failures."""
+
+    __test__ = False
+
+    def refuse_once(self, verb: str, reply: str) -> list[str]:
+        """Have the host say this the first time to each recipient; give the list of those it was said to."""
+        refused: list[str] = []
+
+        def rule(subject: str) -> str | None:
+            if subject in refused:
+                return None
+            refused.append(subject)
+            return reply
+
+        self.host.answers[verb] = rule
+        return refused
+
+    @pytest.mark.slow
+    async def test_greylisted_mail_waits_and_is_delivered_once(self) -> None:
+        """What is refused with 450 at RCPT the first time is delivered the second time, and nobody is told."""
+        recipients = [f"grey{n}@{domain}" for n in range(3) for domain in ("example.net", "example.com")]
+        refused = self.refuse_once("RCPT", "450 4.2.0 Greylisted")
+        for recipient in recipients:
+            self.put(recipient)
+
+        await self.relay_all(self.manager())
+
+        self.assertEqual(sorted(refused), sorted(recipients))
+        self.assert_arrived_once(*recipients)
+
+    @pytest.mark.slow
+    async def test_mail_refused_for_now_after_the_dot_is_delivered_once(self) -> None:
+        """451 to the content is not the end either, and the next message of the session goes its way."""
+        refused = self.refuse_once(".", "451 4.3.0 Try again")
+        for n in range(3):
+            self.put(f"dot{n}@example.net", large(5_000))
+
+        await self.relay_all(self.manager())
+
+        self.assertEqual(len(refused), 3)
+        self.assert_arrived_once(*[f"dot{n}@example.net" for n in range(3)])
+        self.assertEqual({message.content for message in self.host.arrived}, {large(5_000)})
+
+    @pytest.mark.slow
+    async def test_a_host_that_leaves_in_the_middle_gets_the_rest_later(self) -> None:
+        """421 at any point of the second message, or hanging up without a word, costs that session and no mail."""
+        script = [(verb, reply) for verb in ("RCPT", ".") for reply in ("421 4.3.2 Shutting down", "")]
+        left = {verb: [reply for at, reply in script if at == verb] for verb in ("RCPT", ".")}
+        for verb, replies in left.items():
+            self.host.answers[verb] = lambda to, replies=replies: (
+                replies.pop(0) if to == "second@example.net" and replies else None
+            )
+        recipients = [f"{name}@example.net" for name in ("first", "second", "third", "fourth")]
+        for recipient in recipients:
+            self.put(recipient)
+
+        await self.relay_all(self.manager())
+
+        self.assertEqual(left, {"RCPT": [], ".": []})
+        self.assert_arrived_once(*recipients)
+        self.assertGreater(len(self.host.visits), len(script))
+
+    async def test_mail_that_waits_is_not_tried_before_its_time(self) -> None:
+        """After a 4xx the next look of the manager starts nothing: the message is there, and not due."""
+        self.refuse_once("RCPT", "450 4.2.0 Greylisted")
+        self.put("bob@example.net")
+        manager = self.manager()
+        manager.schedule = relaymanager.SmartHostSMTPRelayingManager.schedule
+
+        await manager.checkState()
+
+        self.assertIsNone(manager.checkState())
+        self.assertEqual(len(self.queue.getWaiting()), 1)
+        self.assertEqual(len(self.host.visits), 1)
+
+
+class DeadHostCase(LiveCase):
+    """Scenarios with a first MX that is of no use."""
+
+    __test__ = False
+
+    async def relay_past_the_dead(self, manager: Any) -> None:
+        """Relay one message in one attempt, and look at what is remembered."""
+        self.put("bob@dead.example")
+
+        await manager.checkState()
+
+        self.assert_arrived_once("bob@dead.example")
+        self.assertEqual(list(manager.mxcalc.badMXs), ["mx1.dead.example"])
+        until_s = manager.mxcalc.badMXs["mx1.dead.example"] - reactor.seconds()
+        self.assertTrue(3590 < until_s <= 3600, until_s)
+
+    async def test_a_first_mx_where_nobody_listens_is_passed_over(self) -> None:
+        """The message is delivered to the second MX in the same attempt; the next one does not knock at the first."""
+        manager = self.manager()
+        await self.relay_past_the_dead(manager)
+        tried = []
+        connect = reactor.connectTCP
+        self.patch(reactor, "connectTCP", lambda host, *rest, **kw: (tried.append(host), connect(host, *rest, **kw))[1])
+
+        self.put("carol@dead.example")
+        await manager.checkState()
+
+        self.assertEqual(tried, ["mx2.dead.example"])
+        self.assertEqual(self.host.counted()["carol@dead.example"], 1)
+
+    async def test_a_first_mx_that_never_greets_is_passed_over(self) -> None:
+        """A tarpit costs the relayer's own time limit, and then the second MX takes the message."""
+        tarpit = self.stack.enter_context(socket.create_server((DEAD, self.host.port)))  # the kernel accepts
+        manager = self.manager()
+        made = manager.factory.protocol
+
+        class Impatient(made):  # type: ignore[misc, valid-type]
+            def connectionMade(self) -> None:
+                if self.transport.getPeer().host == DEAD:
+                    self.timeout = 0.05  # the living one has all the time it wants
+                super().connectionMade()
+
+        manager.factory = type("Factory", (manager.factory,), {"protocol": Impatient})
+
+        await self.relay_past_the_dead(manager)
+
+        tarpit.settimeout(WAIT_S)
+        connection, _ = tarpit.accept()
+        connection.close()
+
+
+
+class BounceCase(LiveCase):
+    """Scenarios with permanent failures."""
+
+    __test__ = False
+
+    def report(self) -> Message:
+        """Give the one message that arrived at the sender's own server."""
+        (arrived,) = self.senders_host.arrived
+        self.assertEqual((arrived.mail_from, arrived.recipient), ("", "alice@example.org"))
+        return email.message_from_bytes(arrived.content)
+
+    async def refuse(self, verb: str, reply: str) -> None:
+        """Send three messages, of which the host refuses the second one for good."""
+        self.host.answers[verb] = lambda to: reply if to == "nobody@example.net" else None
+        for recipient in ("first@example.net", "nobody@example.net", "last@example.net"):
+            self.put(recipient, b"Subject: about " + recipient.encode() + b"\r\n\r\nsecret body\r\n")
+
+        await self.relay(self.manager())
+
+        self.assertEqual(self.host.counted(), {"first@example.net": 1, "last@example.net": 1})
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+    def assert_is_about(self, report: Message, status: str, said: str) -> None:
+        """The report is one by RFC 3464, about the recipient who was refused and nobody else."""
+        self.assertEqual(report.get_content_type(), "multipart/report")
+        self.assertEqual(report.get_param("report-type"), "delivery-status")
+        self.assertEqual(report.defects, [])
+        self.assertIn("alice@example.org", report["To"])
+        text, delivery_status, returned = report.get_payload()  # type: ignore[misc]
+        per_message, per_recipient = delivery_status.get_payload()  # type: ignore[union-attr]
+        self.assertEqual(per_message["Reporting-MTA"], f"dns; {IDENTITY.decode()}")
+        self.assertEqual(per_recipient["Final-Recipient"], "rfc822; nobody@example.net")
+        self.assertEqual(per_recipient["Action"], "failed")
+        self.assertEqual(per_recipient["Status"], status)
+        self.assertIn(said, per_recipient["Diagnostic-Code"])
+        self.assertIn("mx.example.net", per_recipient["Remote-MTA"])
+        self.assertIn("nobody@example.net", text.get_payload())  # type: ignore[union-attr]
+        self.assertIn("about nobody@example.net", returned.as_string())  # type: ignore[union-attr]
+        self.assertNotIn("first@", report.as_string())
+
+    async def test_a_recipient_refused_for_good_is_reported_to_the_sender(self) -> None:
+        """550 at RCPT: the others are delivered, the report arrives at the sender's server, the queue is empty."""
+        await self.refuse("RCPT", "550 5.1.1 No such mailbox")
+
+        self.assert_is_about(self.report(), "5.1.1", "No such mailbox")
+
+    async def test_content_refused_for_good_is_reported_to_the_sender(self) -> None:
+        """554 after the dot is the same, with what the host said there."""
+        await self.refuse(".", "554 5.7.1 This looks like spam")
+
+        self.assert_is_about(self.report(), "5.7.1", "This looks like spam")
+
+    async def test_a_null_sender_is_told_nothing(self) -> None:
+        """Mail from nobody that is refused for good leaves no message, no report and no file."""
+        self.host.answers["RCPT"] = lambda to: "550 5.1.1 No such mailbox" if to.startswith("rcpt") else None
+        self.host.answers["."] = lambda to: "554 5.7.1 No" if to.startswith("dot") else None
+        for name in ("rcpt", "dot", "good"):
+            self.put(f"{name}@example.net", sender="")
+
+        await self.relay(self.manager())
+
+        self.assert_arrived_once("good@example.net")
+
+    async def test_a_domain_that_does_not_exist_is_reported_to_the_sender(self) -> None:
+        """Nobody need be connected to: DNS says that there is no such domain."""
+        self.put("nobody@nowhere.invalid")
+
+        await self.relay(self.manager())
+
+        per_recipient = self.report().get_payload()[1].get_payload()[1]  # type: ignore[index, union-attr]
+        self.assertEqual(per_recipient["Final-Recipient"], "rfc822; nobody@nowhere.invalid")  # type: ignore[index]
+        self.assertEqual(per_recipient["Status"], "5.1.2")  # type: ignore[index]
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+
+class WholePathCase(LiveCase):
+    """smtplib to Twisted's mail service with our queuer, to the queue, to the manager, to aiosmtpd."""
+
+    __test__ = False
+
+    async def submit(self, factory: str, mail_options: tuple[str, ...]) -> None:
+        """Send what smtplib sends, relay it by the timer, and compare."""
+        port = accept(self.queue, factory)
+        self.addCleanup(port.stopListening)
+        manager = self.manager()
+        content = KINDS["utf-8 body"] + KINDS["lines of dots"] + b"no last line end"
+        recipients = ["bob@example.net", "carol@example.com", "dave@example.net"]
+
+        def send() -> None:
+            with smtplib.SMTP("127.0.0.1", port.getHost().port, "client.example.org", timeout=WAIT_S) as client:
+                self.assertEqual(client.sendmail("alice@example.org", recipients, content, mail_options), {})
+                client.sendmail("<>", ["postmaster@example.net"], short("a bounce"))
+
+        await deferToThread(send)
+        self.assertEqual(len(list(self.directory.glob("*-D"))), 4)
+        await self.relay_all(manager)
+
+        self.assert_arrived_once(*recipients, "postmaster@example.net")
+        senders = {message.recipient: message.mail_from for message in self.host.arrived}
+        self.assertEqual(senders, {**dict.fromkeys(recipients, "alice@example.org"), "postmaster@example.net": ""})
+        for message in self.host.arrived:
+            if message.mail_from:
+                self.assertTrue(message.content.startswith(b"Received: from client.example.org"), message.content[:80])
+                assert_same(content + b"\r\n", message.content[-len(content) - 2 :], message.recipient)
+
+    @pytest.mark.slow
+    async def test_from_smtplib_through_an_esmtp_service_to_aiosmtpd(self) -> None:
+        """What a program submits to Twisted's ESMTP server arrives at the hosts of its recipients, octet for octet."""
+        await self.submit("getESMTPFactory", ())
+
+    @pytest.mark.slow
+    async def test_from_smtplib_through_an_smtp_service_to_aiosmtpd(self) -> None:
+        """The same by the server that knows HELO only."""
+        await self.submit("getSMTPFactory", ())
+
+
+
+class TestDeliveryBySmtp(DeliveryCase):
+    __test__ = True
+    is_secured = False
+
+
+class TestDeliveryByEsmtp(DeliveryCase):
+    __test__ = True
+    is_secured = True
+
+
+class TestRetryBySmtp(RetryCase):
+    __test__ = True
+    is_secured = False
+
+
+class TestRetryByEsmtp(RetryCase):
+    __test__ = True
+    is_secured = True
+
+
+class TestDeadHostBySmtp(DeadHostCase):
+    __test__ = True
+    is_secured = False
+
+
+class TestDeadHostByEsmtp(DeadHostCase):
+    __test__ = True
+    is_secured = True
+
+
+class TestBounceBySmtp(BounceCase):
+    __test__ = True
+    is_secured = False
+
+
+class TestBounceByEsmtp(BounceCase):
+    __test__ = True
+    is_secured = True
+
+
+class TestWholePathBySmtp(WholePathCase):
+    __test__ = True
+    is_secured = False
+
+
+class TestWholePathByEsmtp(WholePathCase):
+    __test__ = True
+    is_secured = True
+
+
+# -- killed in the middle and resumed: the program is a child process
+
+
+@contextmanager
+def world(is_secured: bool) -> Iterator[tuple[Host, str]]:
+    """Run a host and DNS for a block; give the host, and where DNS is."""
+    (socket_,) = listening(HOST)
+    with serving_names(Zone(RECORDS)) as names, host_of(socket_, is_secured) as host:
+        yield host, names.at
+
+
+class Lives:
+    """One life of the program after the other, in the same directory; `kill` ends one, from any thread."""
+
+    def __init__(self, terms: Terms, log: Path) -> None:
+        self._terms = terms
+        self._log = log
+        self.kills = 0
+        self.in_flight: Counter[str] = Counter()
+        self._child: Child | None = None
+        self._is_dead = threading.Event()
+
+    def begin(self, **orders: bool) -> Child:
+        """Start a life."""
+        self._is_dead.clear()
+        self._child = Child(self._terms, self._log, **orders)
+        return self._child
+
+    def kill(self, host: Host | None = None) -> None:
+        """End it, and note what `host` had in hand."""
+        assert self._child is not None, "a life has begun"
+        self._child.kill()
+        self.kills += 1
+        self.in_flight.update(host.in_flight() if host is not None else ())
+        self._is_dead.set()
+
+    def wait_for_death(self) -> None:
+        """Wait until somebody has killed it."""
+        assert self._is_dead.wait(WAIT_S), self._child and self._child.told()
+
+
+def _queue_up(directory: Path, recipients: list[str], content: Callable[[str], bytes] = short) -> None:
+    directory.mkdir()
+    queue = relaymanager.Queue(str(directory))
+    for recipient in recipients:
+        put(queue, "alice@example.org", recipient, content(recipient))
+
+
+def _live_on(lives: Lives, host: Host, recipients: list[str]) -> None:
+    """Let the last life deliver what is left, and look that nothing is lost or doubled without reason."""
+    with lives.begin() as child:
+        host.wait_for(
+            lambda: host.counted().keys() >= set(recipients) and not host.in_flight() and host.is_quiet(), child.told()
+        )
+
+
+def _assert_nothing_lost(lives: Lives, host: Host, directory: Path, recipients: list[str]) -> None:
+    counted = host.counted()
+    assert set(counted) == set(recipients)
+    assert {to: n for to, n in counted.items() if n > 1 + lives.in_flight[to]} == {}, lives.in_flight
+    assert [each.name for each in directory.iterdir() if each.name.endswith("-D")] == []
+
+
+both = pytest.mark.parametrize("is_secured", [False, True], ids=["smtp", "esmtp"])
+
+
+@pytest.mark.slow
+@both
+def test_killed_while_the_host_keeps_its_answer_back_the_message_is_sent_again(
+    tmp_path: Path, is_secured: bool
+) -> None:
+    """The host has the content and has not said so when the program dies: the next life sends it again, whole."""
+    recipients = [f"r{n}@example.net" for n in range(4)]
+    contents = {recipient: large(50_000 + n) for n, recipient in enumerate(recipients)}
+    _queue_up(tmp_path / "queue", recipients, contents.__getitem__)
+
+    with world(is_secured) as (host, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured), tmp_path / "log")
+
+        def kill_at_the_dot(verb: str, to: str) -> None:
+            if verb == "." and to == recipients[1] and not lives.kills:
+                lives.kill(host)
+
+        host.on_step = kill_at_the_dot
+        with lives.begin():
+            lives.wait_for_death()
+        _live_on(lives, host, recipients)
+
+    _assert_nothing_lost(lives, host, tmp_path / "queue", recipients)
+    assert host.counted() == {**dict.fromkeys(recipients, 1), recipients[1]: 2}
+    for message in host.arrived:
+        assert_same(contents[message.recipient], message.content, message.recipient)
+
+
+@pytest.mark.slow
+@both
+def test_killed_between_messages_nothing_is_sent_twice(tmp_path: Path, is_secured: bool) -> None:
+    """What the program knew to be delivered is gone from the directory before it begins with the next message."""
+    recipients = [f"r{n}@example.net" for n in range(6)]
+    _queue_up(tmp_path / "queue", recipients)
+
+    with world(is_secured) as (host, dns_at):
+        terms = terms_of(tmp_path / "queue", dns_at, host.port, is_secured)
+        lives = Lives(terms, tmp_path / "log")
+
+        def kill_at_the_third(verb: str, to: str) -> None:
+            if verb == "MAIL" and len(host.arrived) == 3 and not lives.kills:
+                lives.kill(host)
+
+        host.on_step = kill_at_the_third
+        with lives.begin():
+            lives.wait_for_death()
+        left = sorted((tmp_path / "queue").glob("*-D"))
+        _live_on(lives, host, recipients)
+
+    assert len(left) == 3
+    assert host.counted() == dict.fromkeys(recipients, 1)
+    _assert_nothing_lost(lives, host, tmp_path / "queue", recipients)
+
+
+@pytest.mark.slow
+@both
+def test_killed_at_ten_random_points_nothing_is_lost(tmp_path: Path, is_secured: bool) -> None:
+    """Whatever was being said at each kill, all mail arrives, and only what was in flight at a kill arrives again."""
+    chance = Random(SEED + is_secured)
+    recipients = [f"r{n}@{domain}" for n in range(24) for domain in ("example.net", "example.com")]
+    _queue_up(tmp_path / "queue", recipients)
+    points = [chance.randint(1, 30) for _ in range(KILLS)]  # in steps of the hosts' clients, from life to life
+    died_at: list[str] = []
+
+    with world(is_secured) as (host, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured), tmp_path / "log")
+        left = 0
+
+        def kill_at_the_point(verb: str, to: str) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                died_at.append(verb)
+                lives.kill(host)
+
+        host.on_step = kill_at_the_point
+        for left in points:  # noqa: B007 - counted down above
+            with lives.begin():
+                lives.wait_for_death()
+        left = 0
+        _live_on(lives, host, recipients)
+
+    assert lives.kills == KILLS
+    assert len(set(died_at)) > 3, died_at
+    _assert_nothing_lost(lives, host, tmp_path / "queue", recipients)
+
+
+class Ledger:
+    """Clients that submit one message after the other and note which of them were acknowledged."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[str] = []
+        self._news = threading.Lock()
+        self._sent = 0
+
+    def submit(self, port: int, kill_after: int, kill: Callable[[], None]) -> None:
+        """Have three clients send until the server is gone; whoever hears the nth 250 kills it."""
+        enough = len(self.acknowledged) + kill_after
+
+        def send() -> None:
+            with contextlib.suppress(OSError, smtplib.SMTPException):
+                with smtplib.SMTP("127.0.0.1", port, "client.example.org", timeout=WAIT_S) as client:
+                    while True:
+                        with self._news:
+                            self._sent += 1
+                            name = f"m{self._sent}"
+                        client.sendmail("alice@example.org", [f"{name}@example.net"], self.content(name))
+                        with self._news:
+                            self.acknowledged.append(f"{name}@example.net")
+                            if len(self.acknowledged) == enough:
+                                kill()
+
+        threads = [threading.Thread(target=send) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert len(self.acknowledged) >= enough
+
+    @staticmethod
+    def content(name: str) -> bytes:
+        """Give the message of this name, of a few sizes."""
+        return b"Subject: ledger\r\n\r\n" + f"{name} . and again\r\n".encode() * (1 + sum(name.encode()) % 300)
+
+
+@pytest.mark.slow
+def test_what_a_killed_server_had_acknowledged_is_delivered(tmp_path: Path) -> None:
+    """Killed at the very moment a client hears 250, three times, while it relays: nothing acknowledged is lost."""
+    (tmp_path / "queue").mkdir()
+    ledger = Ledger()
+
+    with world(is_secured=True) as (host, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured=True), tmp_path / "log")
+        for kill_after in (1, 5, 9):
+            with lives.begin(accepts=True) as child:
+                ledger.submit(child.port, kill_after, lambda: lives.kill(host))
+        with lives.begin() as child:
+            host.wait_for(
+                lambda: host.counted().keys() >= set(ledger.acknowledged) and host.is_quiet(), "all that is owed"
+            )
+            eventually(lambda: not list((tmp_path / "queue").glob("*-D")), "the directory is empty")
+
+    for message in host.arrived:
+        assert message.content.endswith(b"\r\n\r\n" + ledger.content(name_of(message.recipient)).partition(b"\r\n\r\n")[2])
+    assert all(n <= 1 + lives.in_flight[to] for to, n in host.counted().items())
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_the_middle_of_a_message_leaves_none(tmp_path: Path) -> None:
+    """A message whose client has not heard 250 is not delivered in part; what was acknowledged before it is."""
+    (tmp_path / "queue").mkdir()
+
+    with world(is_secured=False) as (host, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured=False), tmp_path / "log")
+        with lives.begin(accepts=True, relays=False) as child, RawClient(child.port) as client:
+            client.command("HELO client.example.org", "250")
+            for name, content in (("whole", short("whole")), ("half", large(200_000))):
+                client.command("MAIL FROM:<alice@example.org>", "250")
+                client.command(f"RCPT TO:<{name}@example.net>", "250")
+                client.command("DATA", "354")
+                client.socket.sendall(stuffed(content))
+                if name == "whole":
+                    client.command(".", "250")
+            eventually(lambda: [f for f in (tmp_path / "queue").glob("*-C") if f.stat().st_size], "content is written")
+            lives.kill()
+        _live_on(lives, host, ["whole@example.net"])
+
+    _assert_nothing_lost(lives, host, tmp_path / "queue", ["whole@example.net"])
+
+
+@pytest.mark.slow
+@both
+def test_a_directory_that_the_original_filled_is_delivered(tmp_path: Path, is_secured: bool) -> None:
+    """Envelopes and contents as Twisted's own Queue writes them are opened unchanged, relayed and removed."""
+    (tmp_path / "queue").mkdir()
+    contents = {f"k{n}@example.net": content for n, content in enumerate([KINDS["latin-1"], KINDS["lines of dots"]])}
+    messages = [("alice@example.org", to, content.decode("latin-1").split("\r\n")[:-1]) for to, content in contents.items()]
+    messages.append(("", "postmaster@example.net", ["Subject: a bounce", "", "x"]))
+    command = [sys.executable, "-m", "tests.compat.live.original_queue", str(tmp_path / "queue")]
+    subprocess.run(command, input=json.dumps(messages).encode(), check=True, timeout=WAIT_S)
+    contents["postmaster@example.net"] = b"Subject: a bounce\r\n\r\nx\r\n"
+
+    with world(is_secured) as (host, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured), tmp_path / "log")
+        _live_on(lives, host, list(contents))
+
+    assert host.counted() == dict.fromkeys(contents, 1)
+    assert {message.recipient: message.content for message in host.arrived} == contents
+    senders = {message.recipient: message.mail_from for message in host.arrived}
+    assert senders == {**dict.fromkeys(contents, "alice@example.org"), "postmaster@example.net": ""}
+    assert list((tmp_path / "queue").iterdir()) == []
