@@ -5,7 +5,6 @@
 the peer has read it, and nothing goes out after an abort. `Session` holds one client, its wire and its clock.
 """
 
-import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ class Wire(StringTransport):
     """The wire to a peer that reads when `pump` says so."""
 
     tls: Any = None
+    is_closing = False
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         super().registerProducer(producer, streaming)
@@ -43,6 +43,15 @@ class Wire(StringTransport):
         if isinstance(context, Exception):
             raise context
         self.tls = context
+
+    # Neither sets `disconnecting`, which a LineReceiver asks: TCP does when it closes, but not when it aborts; under
+    # STARTTLS not before TLS has said farewell.
+
+    def loseConnection(self) -> None:
+        self.is_closing = True
+
+    def abortConnection(self) -> None:
+        self.disconnected = True
 
     def pump(self) -> None:
         """Let the peer read all that is sent."""
@@ -70,12 +79,12 @@ class Session:
 
     def receive(self, octets: bytes) -> None:
         """Give the client octets as a reactor does: none after the connection was closed."""
-        if not self.wire.disconnecting:
+        if not self.is_closed:
             self.client.dataReceived(octets)
 
     def said(self) -> bytes:
         """Give what the client has said since the last time."""
-        octets = self.wire.value()
+        octets: bytes = self.wire.value()
         self.wire.clear()
         return octets
 
@@ -97,12 +106,17 @@ class Session:
         """Lose the connection; no deadline may be left behind."""
         if self.wire.producer is not None:
             self.wire.producer.stopProducing()
+        self.wire.disconnected = True
         self.client.connectionLost(Failure(reason or ConnectionDone()))
         assert self.clock.getDelayedCalls() == []
 
     @property
     def is_aborted(self) -> bool:
-        return self.wire.disconnected
+        return bool(self.wire.disconnected)
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.wire.disconnected or self.wire.is_closing)
 
 
 class Letters:
@@ -198,13 +212,13 @@ def write_message(path: Path, sender: Any, recipient: Any, content: bytes = b"Su
 def open_files(directory: Path) -> list[str]:
     """List the files below a directory that this process holds open."""
     held = []
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{descriptor}")
+            target = descriptor.readlink()
         except OSError:
             continue
-        if target.startswith(str(directory)):
-            held.append(Path(target).name)
+        if target.is_relative_to(directory):
+            held.append(target.name)
     return sorted(held)
 
 
@@ -215,7 +229,7 @@ def watch_log() -> Iterator[list[str]]:
     errors: list[Any] = []
 
     def observe(event: Any) -> None:
-        (errors if event["isError"] else lines).append(log.textFromEventDict(event))
+        (errors if event["isError"] else lines).append(log.textFromEventDict(event) or "")
 
     log.addObserver(observe)
     try:

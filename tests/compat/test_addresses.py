@@ -42,7 +42,15 @@ def test_an_address_is_read_without_name_and_brackets(text: Any, path: str) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["a@example.org>", "<a@example.org> <b@example.org>", "a <b@example.org", "<a@b>, <c@d>", '"a <b@c>', "oops>", "<a<b>>"],
+    [
+        "a@example.org>",
+        "<a@example.org> <b@example.org>",
+        "a <b@example.org",
+        "<a@b>, <c@d>",
+        '"a <b@c>',
+        "oops>",
+        "<a<b>>",
+    ],
 )
 def test_what_has_no_such_form_stays_as_it_is_and_is_refused(text: str) -> None:
     """Two addresses, or half of one, do not become another address, nor the null reverse-path."""
@@ -51,7 +59,9 @@ def test_what_has_no_such_form_stays_as_it_is_and_is_refused(text: str) -> None:
     assert why_no_sender(text)
 
 
-@pytest.mark.parametrize("envelope", [["a@b"], ["a", "b", "c"], "ab", 3, ["header", 3], [3, "a@b"], [["a@b"], "c@d"], []])
+@pytest.mark.parametrize(
+    "envelope", [["a@b"], ["a", "b", "c"], "ab", 3, ["header", 3], [3, "a@b"], [["a@b"], "c@d"], []]
+)
 def test_an_envelope_that_is_no_pair_of_texts_is_called_foreign(envelope: Any) -> None:
     """Other pickles raise the one error that sets a message aside, naming the file."""
     with pytest.raises(pickle.UnpicklingError, match="q/1-H"):
@@ -85,7 +95,18 @@ def test_an_address_that_can_be_said_is_a_recipient_and_a_sender(text: str) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["alice", "postmaster", "", "a@b\r\nRCPT TO:<c@d>", "a@b> SIZE=1", "a@b> X", "a b@c", "a@b\x00", "é@example.org", "a@b\udce9"],
+    [
+        "alice",
+        "postmaster",
+        "",
+        "a@b\r\nRCPT TO:<c@d>",
+        "a@b> SIZE=1",
+        "a@b> X",
+        "a b@c",
+        "a@b\x00",
+        "é@example.org",
+        "a@b\udce9",
+    ],
 )
 def test_what_cannot_be_said_is_no_recipient(text: str) -> None:
     """Without a domain, or with anything that could end a command, it is refused with a reason."""

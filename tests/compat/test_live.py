@@ -5,11 +5,11 @@ Each scenario runs for the SMTP manager in clear and for the ESMTP manager with 
 the real reactor of the tests' process, or in a child process where it is killed.
 """
 
+import contextlib  # trial takes a name `suppress` in a test module for its own
 import email
 import json
 import os
 import shutil
-import signal
 import smtplib
 import socket
 import subprocess
@@ -17,33 +17,29 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-import contextlib  # trial takes a name `suppress` in a test module for its own
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from email.message import Message
-from itertools import accumulate
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import trustme
 from tests.compat.live.children import Child
 from tests.compat.live.host import Host, listening
 from tests.compat.live.program import accept
-from tests.compat.live.relaying import IDENTITY, LOGIN, HostAddresses, Terms, context_of, resolver_of
+from tests.compat.live.relaying import IDENTITY, LOGIN, SECRET, Terms
 from tests.compat.live.rig import (
     DEAD,
     HOST,
     RECORDS,
+    SENDERS,
     LiveCase,
-    host_context,
     host_of,
     pem,
     put,
     short,
     terms_of,
-    until,
 )
 from tests.interop.programs import program
 from tests.live.content import EMPTY, KINDS, assert_same, large
@@ -121,10 +117,15 @@ class DeliveryCase(LiveCase):
     async def test_two_domains_are_served_at_once(self) -> None:
         """While the host of one domain keeps its answer back, mail for another domain is delivered."""
         both_have_content = threading.Barrier(2, timeout=WAIT_S)
+
+        def wait_for_the_other(verb: str, to: str) -> None:
+            if verb == ".":
+                both_have_content.wait()
+
         self.put("bob@example.net")
         self.put("alice@example.org")
         # Neither host answers the final dot before the other one has its content: one at a time would never end.
-        self.host.on_step = self.senders_host.on_step = lambda verb, _: verb == "." and bool(both_have_content.wait())
+        self.host.on_step = self.senders_host.on_step = wait_for_the_other
 
         await self.relay(self.manager())
 
@@ -137,8 +138,6 @@ class DeliveryCase(LiveCase):
         recipients = [f"m{n}@{domain}" for n in range(5) for domain in ("example.net", "example.com", "mx.example.net")]
         for recipient in recipients:
             self.put(recipient)
-        meeting: list[str] = []
-        self.host.on_step = lambda verb, _: meeting.append(verb)
 
         await self.relay_all(self.manager(max_connections=2, max_messages=4))
 
@@ -156,7 +155,8 @@ class DeliveryCase(LiveCase):
         first = manager.checkState()
 
         self.assertIsNone(manager.checkState())
-        await first
+        await first.addTimeout(WAIT_S, reactor)
+        self.assertTrue(self.host.is_quiet())
         await self.relay(manager)
         self.assert_arrived_once("bob@example.net", "bob@example.com")
 
@@ -208,21 +208,21 @@ class RetryCase(LiveCase):
     @pytest.mark.slow
     async def test_a_host_that_leaves_in_the_middle_gets_the_rest_later(self) -> None:
         """421 at any point of the second message, or hanging up without a word, costs that session and no mail."""
-        script = [(verb, reply) for verb in ("RCPT", ".") for reply in ("421 4.3.2 Shutting down", "")]
-        left = {verb: [reply for at, reply in script if at == verb] for verb in ("RCPT", ".")}
-        for verb, replies in left.items():
-            self.host.answers[verb] = lambda to, replies=replies: (
-                replies.pop(0) if to == "second@example.net" and replies else None
-            )
+        script = {verb: ["421 4.3.2 Shutting down", ""] for verb in ("RCPT", ".")}
+
+        def rule(verb: str) -> Callable[[str], str | None]:
+            return lambda to: script[verb].pop(0) if to == "second@example.net" and script[verb] else None
+
+        self.host.answers = {verb: rule(verb) for verb in script}
         recipients = [f"{name}@example.net" for name in ("first", "second", "third", "fourth")]
         for recipient in recipients:
             self.put(recipient)
 
         await self.relay_all(self.manager())
 
-        self.assertEqual(left, {"RCPT": [], ".": []})
+        self.assertEqual(script, {"RCPT": [], ".": []})
         self.assert_arrived_once(*recipients)
-        self.assertGreater(len(self.host.visits), len(script))
+        self.assertGreaterEqual(len(self.host.visits), 5)
 
     async def test_mail_that_waits_is_not_tried_before_its_time(self) -> None:
         """After a 4xx the next look of the manager starts nothing: the message is there, and not due."""
@@ -231,7 +231,7 @@ class RetryCase(LiveCase):
         manager = self.manager()
         manager.schedule = relaymanager.SmartHostSMTPRelayingManager.schedule
 
-        await manager.checkState()
+        await self.attempt(manager)
 
         self.assertIsNone(manager.checkState())
         self.assertEqual(len(self.queue.getWaiting()), 1)
@@ -247,7 +247,7 @@ class DeadHostCase(LiveCase):
         """Relay one message in one attempt, and look at what is remembered."""
         self.put("bob@dead.example")
 
-        await manager.checkState()
+        await self.attempt(manager)
 
         self.assert_arrived_once("bob@dead.example")
         self.assertEqual(list(manager.mxcalc.badMXs), ["mx1.dead.example"])
@@ -258,12 +258,17 @@ class DeadHostCase(LiveCase):
         """The message is delivered to the second MX in the same attempt; the next one does not knock at the first."""
         manager = self.manager()
         await self.relay_past_the_dead(manager)
-        tried = []
+        tried: list[str] = []
         connect = reactor.connectTCP
-        self.patch(reactor, "connectTCP", lambda host, *rest, **kw: (tried.append(host), connect(host, *rest, **kw))[1])
+
+        def noted(host: str, port: int, factory: Any) -> Any:
+            tried.append(host)
+            return connect(host, port, factory)
+
+        self.patch(reactor, "connectTCP", noted)
 
         self.put("carol@dead.example")
-        await manager.checkState()
+        await self.attempt(manager)
 
         self.assertEqual(tried, ["mx2.dead.example"])
         self.assertEqual(self.host.counted()["carol@dead.example"], 1)
@@ -288,6 +293,102 @@ class DeadHostCase(LiveCase):
         connection, _ = tarpit.accept()
         connection.close()
 
+    async def test_a_first_mx_that_sends_everybody_away_is_passed_over(self) -> None:
+        """554 instead of a greeting is a host that takes no mail: the second MX is asked in the same attempt."""
+        reject = threading.Thread(target=self._send_away, daemon=True)
+        self._sign = self.stack.enter_context(socket.create_server((DEAD, self.host.port)))
+        self._sign.settimeout(WAIT_S)
+        reject.start()
+
+        await self.relay_past_the_dead(self.manager())
+
+        reject.join(WAIT_S)
+
+    def _send_away(self) -> None:
+        connection, _ = self._sign.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"554 5.3.2 No mail here\r\n")
+            while connection.recv(1024):
+                pass
+
+
+class TestLogin(LiveCase):
+    """STARTTLS and AUTH: what opens a host's door, and what keeps mail and secret here."""
+
+    __test__ = True
+    is_secured = True
+
+    async def deliver(self, **terms: Any) -> set[tuple[str, str]]:
+        """Deliver two messages, and give what they were logged in by."""
+        self.put("bob@example.net")
+        self.put("carol@example.net")
+
+        await self.relay(self.manager(**terms))
+
+        self.assert_arrived_once("bob@example.net", "carol@example.net")
+        self.assertEqual({message.is_in_tls for message in self.host.arrived}, {True})
+        return {message.login for message in self.host.arrived}
+
+    async def test_logs_in_by_login(self) -> None:
+        """A relayer that registers LOGIN alone logs in by it."""
+        self.assertEqual(await self.deliver(mechanisms=("LOGIN",)), {("LOGIN", LOGIN)})
+
+    async def test_logs_in_by_what_both_sides_know(self) -> None:
+        """Of several registered mechanisms one is taken that the host offers."""
+        self.assertEqual(
+            await self.deliver(mechanisms=("PLAIN", "LOGIN")) - {("PLAIN", LOGIN), ("LOGIN", LOGIN)}, set()
+        )
+
+    async def test_the_secret_may_be_a_callable_of_the_address(self) -> None:
+        """It is asked for the address connected to, and what it gives is the secret."""
+        asked: list[Any] = []
+        manager = self.manager()
+        secret, *rest = manager.fArgs
+
+        def ask(address: Any) -> bytes:
+            asked.append(address.host)
+            return bytes(secret)
+
+        manager.fArgs = (ask, *rest)
+        self.put("bob@example.net")
+
+        await self.relay(manager)
+
+        self.assertEqual(asked, [HOST])
+        self.assert_arrived_once("bob@example.net")
+        self.assertEqual(self.host.arrived[0].login, ("PLAIN", LOGIN))
+
+    async def keep(self, steps: list[str], **terms: Any) -> None:
+        """Try to relay where the host is not to be had: nothing is said that should not be, and the mail waits."""
+        self.put("bob@example.net")
+        before = {each.name: each.read_bytes() for each in self.directory.iterdir()}
+        self.addCleanup(self._forget_back_off)
+
+        await self.relay(self.manager(**terms))
+
+        self.assertEqual([visit.steps for visit in self.host.visits], [["CONNECT", *steps]])
+        self.assertEqual(self.host.arrived + self.senders_host.arrived, [])
+        self.assertEqual({each.name: each.read_bytes() for each in self.directory.iterdir()}, before)
+
+    def _forget_back_off(self) -> None:
+        for call in reactor.getDelayedCalls():  # the 30 s until which the message is not waiting again
+            if call.getTime() > reactor.seconds() + 15:
+                call.cancel()
+
+    async def test_a_host_with_a_strangers_certificate_gets_neither_secret_nor_mail(self) -> None:
+        """The contextFactory trusts another CA: the session ends after STARTTLS, and the message stays."""
+        await self.keep(["EHLO"], trusted=pem(trustme.CA()))
+
+    async def test_a_host_without_tls_gets_neither_secret_nor_mail(self) -> None:
+        """A host that offers a login in clear and no STARTTLS is left, because the contextFactory asked for TLS."""
+        (port,) = listening(HOST)
+        self.host = self.stack.enter_context(Host(port, login=(LOGIN, SECRET)))
+
+        await self.keep(["EHLO", "QUIT"])
+
+    async def test_a_refused_login_is_no_bounce(self) -> None:
+        """With a wrong secret nothing is delivered, nobody is told: the message stays. (Twisted tries PLAIN twice.)"""
+        await self.keep(["EHLO", "EHLO", "AUTH", "AUTH", "QUIT"], secret="wrong")
 
 
 class BounceCase(LiveCase):
@@ -295,7 +396,7 @@ class BounceCase(LiveCase):
 
     __test__ = False
 
-    def report(self) -> Message:
+    def report(self) -> Any:
         """Give the one message that arrived at the sender's own server."""
         (arrived,) = self.senders_host.arrived
         self.assertEqual((arrived.mail_from, arrived.recipient), ("", "alice@example.org"))
@@ -312,22 +413,22 @@ class BounceCase(LiveCase):
         self.assertEqual(self.host.counted(), {"first@example.net": 1, "last@example.net": 1})
         self.assertEqual(list(self.directory.iterdir()), [])
 
-    def assert_is_about(self, report: Message, status: str, said: str) -> None:
+    def assert_is_about(self, report: Any, status: str, said: str) -> None:
         """The report is one by RFC 3464, about the recipient who was refused and nobody else."""
         self.assertEqual(report.get_content_type(), "multipart/report")
         self.assertEqual(report.get_param("report-type"), "delivery-status")
         self.assertEqual(report.defects, [])
         self.assertIn("alice@example.org", report["To"])
-        text, delivery_status, returned = report.get_payload()  # type: ignore[misc]
-        per_message, per_recipient = delivery_status.get_payload()  # type: ignore[union-attr]
+        text, delivery_status, returned = report.get_payload()
+        per_message, per_recipient = delivery_status.get_payload()
         self.assertEqual(per_message["Reporting-MTA"], f"dns; {IDENTITY.decode()}")
         self.assertEqual(per_recipient["Final-Recipient"], "rfc822; nobody@example.net")
         self.assertEqual(per_recipient["Action"], "failed")
         self.assertEqual(per_recipient["Status"], status)
         self.assertIn(said, per_recipient["Diagnostic-Code"])
         self.assertIn("mx.example.net", per_recipient["Remote-MTA"])
-        self.assertIn("nobody@example.net", text.get_payload())  # type: ignore[union-attr]
-        self.assertIn("about nobody@example.net", returned.as_string())  # type: ignore[union-attr]
+        self.assertIn("nobody@example.net", text.get_payload())
+        self.assertIn("about nobody@example.net", returned.as_string())
         self.assertNotIn("first@", report.as_string())
 
     async def test_a_recipient_refused_for_good_is_reported_to_the_sender(self) -> None:
@@ -359,9 +460,9 @@ class BounceCase(LiveCase):
 
         await self.relay(self.manager())
 
-        per_recipient = self.report().get_payload()[1].get_payload()[1]  # type: ignore[index, union-attr]
-        self.assertEqual(per_recipient["Final-Recipient"], "rfc822; nobody@nowhere.invalid")  # type: ignore[index]
-        self.assertEqual(per_recipient["Status"], "5.1.2")  # type: ignore[index]
+        per_recipient = self.report().get_payload()[1].get_payload()[1]
+        self.assertEqual(per_recipient["Final-Recipient"], "rfc822; nobody@nowhere.invalid")
+        self.assertEqual(per_recipient["Status"], "5.1.2")
         self.assertEqual(list(self.directory.iterdir()), [])
 
 
@@ -404,7 +505,6 @@ class WholePathCase(LiveCase):
     async def test_from_smtplib_through_an_smtp_service_to_aiosmtpd(self) -> None:
         """The same by the server that knows HELO only."""
         await self.submit("getSMTPFactory", ())
-
 
 
 class TestDeliveryBySmtp(DeliveryCase):
@@ -460,42 +560,58 @@ class TestWholePathByEsmtp(WholePathCase):
 # -- killed in the middle and resumed: the program is a child process
 
 
+class World(NamedTuple):
+    """The hosts of recipients and senders, and where DNS is."""
+
+    host: Host
+    senders_host: Host
+    dns_at: str
+
+
 @contextmanager
-def world(is_secured: bool) -> Iterator[tuple[Host, str]]:
-    """Run a host and DNS for a block; give the host, and where DNS is."""
-    (socket_,) = listening(HOST)
-    with serving_names(Zone(RECORDS)) as names, host_of(socket_, is_secured) as host:
-        yield host, names.at
+def world(is_secured: bool) -> Iterator[World]:
+    """Run hosts and DNS for a block."""
+    first, second = listening(HOST, SENDERS)
+    with (
+        serving_names(Zone(RECORDS)) as names,
+        host_of(first, is_secured) as host,
+        host_of(second, is_secured) as senders_host,
+    ):
+        yield World(host, senders_host, names.at)
 
 
 class Lives:
     """One life of the program after the other, in the same directory; `kill` ends one, from any thread."""
 
-    def __init__(self, terms: Terms, log: Path) -> None:
+    def __init__(self, terms: Terms, log: Path, *hosts: Host) -> None:
+        self.kills = 0
+        self.in_flight: Counter[str] = Counter()  # at how many kills each message was
         self._terms = terms
         self._log = log
-        self.kills = 0
-        self.in_flight: Counter[str] = Counter()
+        self._hosts = hosts
         self._child: Child | None = None
         self._is_dead = threading.Event()
 
-    def begin(self, **orders: bool) -> Child:
+    def begin(self, *, accepts: bool = False, relays: bool = True) -> Child:
         """Start a life."""
         self._is_dead.clear()
-        self._child = Child(self._terms, self._log, **orders)
+        self._child = Child(self._terms, self._log, accepts=accepts, relays=relays)
         return self._child
 
-    def kill(self, host: Host | None = None) -> None:
-        """End it, and note what `host` had in hand."""
+    def kill(self) -> None:
+        """End it."""
         assert self._child is not None, "a life has begun"
         self._child.kill()
         self.kills += 1
-        self.in_flight.update(host.in_flight() if host is not None else ())
         self._is_dead.set()
 
     def wait_for_death(self) -> None:
-        """Wait until somebody has killed it."""
-        assert self._is_dead.wait(WAIT_S), self._child and self._child.told()
+        """Wait until somebody has killed it and the host has noticed; note what was in flight."""
+        assert self._child is not None, "a life has begun"
+        assert self._is_dead.wait(WAIT_S), f"{self._hosts}; {self._child.told()}"
+        for host in self._hosts:
+            host.wait_for(host.is_quiet, "the host notices")
+            self.in_flight.update(host.take_in_flight())
 
 
 def _queue_up(directory: Path, recipients: list[str], content: Callable[[str], bytes] = short) -> None:
@@ -505,12 +621,18 @@ def _queue_up(directory: Path, recipients: list[str], content: Callable[[str], b
         put(queue, "alice@example.org", recipient, content(recipient))
 
 
-def _live_on(lives: Lives, host: Host, recipients: list[str]) -> None:
-    """Let the last life deliver what is left, and look that nothing is lost or doubled without reason."""
+def _live_on(
+    lives: Lives, host: Host, recipients: list[str], senders_host: Host | None = None, senders: Sequence[str] = ()
+) -> None:
+    """Let the last life deliver what is left, and take its leave."""
     with lives.begin() as child:
-        host.wait_for(
-            lambda: host.counted().keys() >= set(recipients) and not host.in_flight() and host.is_quiet(), child.told()
-        )
+        try:
+            host.wait_for(lambda: host.counted().keys() >= set(recipients) and host.is_quiet(), "all arrive")
+            if senders_host is not None:
+                heard = senders_host
+                heard.wait_for(lambda: heard.counted().keys() >= set(senders) and heard.is_quiet(), "all are told")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {child.told()}") from error
 
 
 def _assert_nothing_lost(lives: Lives, host: Host, directory: Path, recipients: list[str]) -> None:
@@ -533,12 +655,12 @@ def test_killed_while_the_host_keeps_its_answer_back_the_message_is_sent_again(
     contents = {recipient: large(50_000 + n) for n, recipient in enumerate(recipients)}
     _queue_up(tmp_path / "queue", recipients, contents.__getitem__)
 
-    with world(is_secured) as (host, dns_at):
-        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured), tmp_path / "log")
+    with world(is_secured) as (host, _, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured), tmp_path / "log", host)
 
         def kill_at_the_dot(verb: str, to: str) -> None:
             if verb == "." and to == recipients[1] and not lives.kills:
-                lives.kill(host)
+                lives.kill()
 
         host.on_step = kill_at_the_dot
         with lives.begin():
@@ -558,13 +680,13 @@ def test_killed_between_messages_nothing_is_sent_twice(tmp_path: Path, is_secure
     recipients = [f"r{n}@example.net" for n in range(6)]
     _queue_up(tmp_path / "queue", recipients)
 
-    with world(is_secured) as (host, dns_at):
+    with world(is_secured) as (host, _, dns_at):
         terms = terms_of(tmp_path / "queue", dns_at, host.port, is_secured)
-        lives = Lives(terms, tmp_path / "log")
+        lives = Lives(terms, tmp_path / "log", host)
 
         def kill_at_the_third(verb: str, to: str) -> None:
             if verb == "MAIL" and len(host.arrived) == 3 and not lives.kills:
-                lives.kill(host)
+                lives.kill()
 
         host.on_step = kill_at_the_third
         with lives.begin():
@@ -582,32 +704,43 @@ def test_killed_between_messages_nothing_is_sent_twice(tmp_path: Path, is_secure
 def test_killed_at_ten_random_points_nothing_is_lost(tmp_path: Path, is_secured: bool) -> None:
     """Whatever was being said at each kill, all mail arrives, and only what was in flight at a kill arrives again."""
     chance = Random(SEED + is_secured)
-    recipients = [f"r{n}@{domain}" for n in range(24) for domain in ("example.net", "example.com")]
-    _queue_up(tmp_path / "queue", recipients)
-    points = [chance.randint(1, 30) for _ in range(KILLS)]  # in steps of the hosts' clients, from life to life
+    good = [f"r{n}@{domain}" for n in range(18) for domain in ("example.net", "example.com")]
+    refused = [f"nobody{n}@example.net" for n in range(9)]
+    (tmp_path / "queue").mkdir()
+    queue = relaymanager.Queue(str(tmp_path / "queue"))
+    for n, recipient in enumerate(chance.sample([*good, *refused], len(good) + len(refused))):
+        put(queue, f"about-{recipient.replace('@', '-at-')}@example.org", recipient, large(100 * n))
+    points = [chance.randint(1, 30) for _ in range(KILLS)]  # counted in steps of the hosts' clients, in each life anew
+    reported = [f"about-{recipient.replace('@', '-at-')}@example.org" for recipient in refused]
     died_at: list[str] = []
+    left, one_at_a_time = 0, threading.Lock()
 
-    with world(is_secured) as (host, dns_at):
-        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured), tmp_path / "log")
-        left = 0
+    with world(is_secured) as (host, senders_host, dns_at):
+        terms = terms_of(tmp_path / "queue", dns_at, host.port, is_secured)
+        lives = Lives(terms, tmp_path / "log", host, senders_host)
 
         def kill_at_the_point(verb: str, to: str) -> None:
             nonlocal left
-            left -= 1
-            if left == 0:
-                died_at.append(verb)
-                lives.kill(host)
+            with one_at_a_time:
+                left -= 1
+                if left == 0:
+                    died_at.append(verb)
+                    lives.kill()
 
-        host.on_step = kill_at_the_point
+        host.answers["RCPT"] = lambda to: "550 5.1.1 No such mailbox" if to.startswith("nobody") else None
+        host.on_step = senders_host.on_step = kill_at_the_point
         for left in points:  # noqa: B007 - counted down above
             with lives.begin():
                 lives.wait_for_death()
         left = 0
-        _live_on(lives, host, recipients)
+        _live_on(lives, host, good, senders_host, reported)
 
     assert lives.kills == KILLS
     assert len(set(died_at)) > 3, died_at
-    _assert_nothing_lost(lives, host, tmp_path / "queue", recipients)
+    _assert_nothing_lost(lives, host, tmp_path / "queue", good)
+    told = senders_host.counted()
+    assert set(told) == set(reported)
+    assert sum(told.values()) <= len(reported) + 2 * KILLS, "two sessions at most were about a refusal at each kill"
 
 
 class Ledger:
@@ -623,17 +756,19 @@ class Ledger:
         enough = len(self.acknowledged) + kill_after
 
         def send() -> None:
-            with contextlib.suppress(OSError, smtplib.SMTPException):
-                with smtplib.SMTP("127.0.0.1", port, "client.example.org", timeout=WAIT_S) as client:
-                    while True:
-                        with self._news:
-                            self._sent += 1
-                            name = f"m{self._sent}"
-                        client.sendmail("alice@example.org", [f"{name}@example.net"], self.content(name))
-                        with self._news:
-                            self.acknowledged.append(f"{name}@example.net")
-                            if len(self.acknowledged) == enough:
-                                kill()
+            with (
+                contextlib.suppress(OSError, smtplib.SMTPException),  # the server is gone
+                smtplib.SMTP("127.0.0.1", port, "client.example.org", timeout=WAIT_S) as client,
+            ):
+                while True:
+                    with self._news:
+                        self._sent += 1
+                        name = f"m{self._sent}"
+                    client.sendmail("alice@example.org", [f"{name}@example.net"], self.content(name))
+                    with self._news:
+                        self.acknowledged.append(f"{name}@example.net")
+                        if len(self.acknowledged) == enough:
+                            kill()
 
         threads = [threading.Thread(target=send) for _ in range(3)]
         for thread in threads:
@@ -654,11 +789,12 @@ def test_what_a_killed_server_had_acknowledged_is_delivered(tmp_path: Path) -> N
     (tmp_path / "queue").mkdir()
     ledger = Ledger()
 
-    with world(is_secured=True) as (host, dns_at):
-        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured=True), tmp_path / "log")
+    with world(is_secured=True) as (host, _, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured=True), tmp_path / "log", host)
         for kill_after in (1, 5, 9):
             with lives.begin(accepts=True) as child:
-                ledger.submit(child.port, kill_after, lambda: lives.kill(host))
+                ledger.submit(child.port, kill_after, lives.kill)
+                lives.wait_for_death()
         with lives.begin() as child:
             host.wait_for(
                 lambda: host.counted().keys() >= set(ledger.acknowledged) and host.is_quiet(), "all that is owed"
@@ -666,7 +802,9 @@ def test_what_a_killed_server_had_acknowledged_is_delivered(tmp_path: Path) -> N
             eventually(lambda: not list((tmp_path / "queue").glob("*-D")), "the directory is empty")
 
     for message in host.arrived:
-        assert message.content.endswith(b"\r\n\r\n" + ledger.content(name_of(message.recipient)).partition(b"\r\n\r\n")[2])
+        assert message.content.endswith(
+            b"\r\n\r\n" + ledger.content(name_of(message.recipient)).partition(b"\r\n\r\n")[2]
+        )
     assert all(n <= 1 + lives.in_flight[to] for to, n in host.counted().items())
 
 
@@ -675,8 +813,8 @@ def test_a_server_killed_in_the_middle_of_a_message_leaves_none(tmp_path: Path) 
     """A message whose client has not heard 250 is not delivered in part; what was acknowledged before it is."""
     (tmp_path / "queue").mkdir()
 
-    with world(is_secured=False) as (host, dns_at):
-        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured=False), tmp_path / "log")
+    with world(is_secured=False) as (host, _, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured=False), tmp_path / "log", host)
         with lives.begin(accepts=True, relays=False) as child, RawClient(child.port) as client:
             client.command("HELO client.example.org", "250")
             for name, content in (("whole", short("whole")), ("half", large(200_000))):
@@ -688,6 +826,7 @@ def test_a_server_killed_in_the_middle_of_a_message_leaves_none(tmp_path: Path) 
                     client.command(".", "250")
             eventually(lambda: [f for f in (tmp_path / "queue").glob("*-C") if f.stat().st_size], "content is written")
             lives.kill()
+            lives.wait_for_death()
         _live_on(lives, host, ["whole@example.net"])
 
     _assert_nothing_lost(lives, host, tmp_path / "queue", ["whole@example.net"])
@@ -699,14 +838,16 @@ def test_a_directory_that_the_original_filled_is_delivered(tmp_path: Path, is_se
     """Envelopes and contents as Twisted's own Queue writes them are opened unchanged, relayed and removed."""
     (tmp_path / "queue").mkdir()
     contents = {f"k{n}@example.net": content for n, content in enumerate([KINDS["latin-1"], KINDS["lines of dots"]])}
-    messages = [("alice@example.org", to, content.decode("latin-1").split("\r\n")[:-1]) for to, content in contents.items()]
+    messages = [
+        ("alice@example.org", to, content.decode("latin-1").split("\r\n")[:-1]) for to, content in contents.items()
+    ]
     messages.append(("", "postmaster@example.net", ["Subject: a bounce", "", "x"]))
     command = [sys.executable, "-m", "tests.compat.live.original_queue", str(tmp_path / "queue")]
     subprocess.run(command, input=json.dumps(messages).encode(), check=True, timeout=WAIT_S)
     contents["postmaster@example.net"] = b"Subject: a bounce\r\n\r\nx\r\n"
 
-    with world(is_secured) as (host, dns_at):
-        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured), tmp_path / "log")
+    with world(is_secured) as (host, _, dns_at):
+        lives = Lives(terms_of(tmp_path / "queue", dns_at, host.port, is_secured), tmp_path / "log", host)
         _live_on(lives, host, list(contents))
 
     assert host.counted() == dict.fromkeys(contents, 1)
@@ -714,3 +855,74 @@ def test_a_directory_that_the_original_filled_is_delivered(tmp_path: Path, is_se
     senders = {message.recipient: message.mail_from for message in host.arrived}
     assert senders == {**dict.fromkeys(contents, "alice@example.org"), "postmaster@example.net": ""}
     assert list((tmp_path / "queue").iterdir()) == []
+
+
+@contextmanager
+def smtp_sink() -> Iterator[tuple[int, Path]]:
+    """Run Postfix's smtp-sink; give its port, and the directory that it dumps messages in."""
+    sink = program("smtp-sink")
+    (socket_,) = listening(HOST)
+    port = socket_.getsockname()[1]
+    socket_.close()
+    home = Path(tempfile.mkdtemp(prefix="smarthost-sink-", dir="/tmp"))
+    home.chmod(0o777)  # its own user writes in it, as it could not in pytest's directories
+    command = [sink, "-4", "-d", f"{home}/dump.", f"{HOST}:{port}", "16"]
+    if os.geteuid() == 0:
+        command[1:1] = ["-u", "nobody"]  # as root it does not run without
+    try:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            try:
+                eventually(lambda: _greets(port), "smtp-sink greets")
+                yield port, home
+            finally:
+                process.terminate()
+                process.communicate(timeout=WAIT_S)
+    finally:
+        shutil.rmtree(home)
+
+
+def _greets(port: int) -> bool:
+    try:
+        with RawClient(port) as client:
+            return client.greeting.startswith("220")
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+@pytest.mark.parametrize("protocol", ["SMTP", "ESMTP"])
+def test_postfix_smtp_sink_has_what_was_sent(tmp_path: Path, protocol: str) -> None:
+    """Postfix's own test server dumps the same envelopes and contents. (It has no STARTTLS, and says 250 to AUTH.)"""
+    kinds = ("short", "utf-8 body", "lines of dots", "a lone dot", "998-octet lines", "multipart", "64 KiB")
+    contents = {f"k{n}@example.net": KINDS[kind] for n, kind in enumerate(kinds)}
+    contents["null@example.net"] = short("from nobody")
+    (tmp_path / "queue").mkdir()
+    queue = relaymanager.Queue(str(tmp_path / "queue"))
+    for recipient, content in contents.items():
+        put(queue, "" if recipient.startswith("null") else "alice@example.org", recipient, content)
+
+    with smtp_sink() as (port, dumps), serving_names(Zone(RECORDS)) as names:
+        terms = Terms(directory=str(tmp_path / "queue"), dns_at=names.at, port=port, is_esmtp=protocol == "ESMTP")
+        with Child(terms, tmp_path / "log") as child:
+            eventually(lambda: not list((tmp_path / "queue").iterdir()), f"all leaves the queue: {child.told()}", 3)
+        dumped = [read_dump(each) for each in dumps.iterdir()]
+
+    assert {mail.partition(" ")[0] for mail, _, _, _ in dumped} == {"<alice@example.org>", "<>"}
+    assert {said for _, _, said, _ in dumped} == {protocol}
+    assert {to: content for _, to, _, content in dumped} == contents
+    assert len(dumped) == len(contents)
+
+
+def read_dump(file: Path) -> tuple[str, str, str, bytes]:
+    """Give MAIL's arguments, the recipient, the protocol and the content out of a dump of smtp-sink."""
+    head, _, rest = file.read_bytes().partition(b"Received: ")
+    said = dict(line.split(": ", 1) for line in head.decode().splitlines())
+    content = rest.split(b"\n", 3)[3]  # its Received field has three lines
+    assert content.endswith(b"\n\n"), "it adds an empty line"
+    return (
+        said["X-Mail-Args"],
+        said["X-Rcpt-Args"].strip("<>"),
+        said["X-Client-Proto"],
+        content[:-1].replace(b"\n", b"\r\n"),
+    )

@@ -4,15 +4,15 @@
 import email
 import os
 import pickle
-from collections.abc import Iterator
 from email.message import Message
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import fail
+from twisted.internet.defer import fail, succeed
 from twisted.internet.task import Clock
 from twisted.mail.smtp import DNSNAME
 
@@ -45,6 +45,10 @@ def put(directory: Path, name: str, sender: str, recipient: str, content: bytes 
     os.utime(directory / f"{name}-D", (NOW, NOW))
 
 
+def files(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
 def waits_of(clock: Clock, wall: list[float]) -> Waits:
     return Waits(lambda: SCHEDULE, clock.seconds, lambda: wall[0], Middle())  # type: ignore[arg-type]
 
@@ -60,8 +64,8 @@ def refuse(letter: Letter, verdict: Verdict = REFUSED) -> SettledRecipient:
 def reports(queue: Queue) -> list[tuple[list[str], bytes]]:
     """Give envelope and content of the messages with a null sender."""
     queue.readDirectory()
-    found = [(queue.getEnvelope(name), Path(queue.getPath(name) + "-D").read_bytes()) for name in queue.getWaiting()]
-    return [(envelope, content) for envelope, content in found if envelope[0] == ""]
+    found = [(name, queue.getEnvelope(name)) for name in queue.getWaiting()]
+    return [(envelope, Path(queue.getPath(name) + "-D").read_bytes()) for name, envelope in found if envelope[0] == ""]
 
 
 def only_report(queue: Queue) -> Message:
@@ -77,12 +81,12 @@ def parts(report: Message) -> list[Any]:
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> Iterator[Queue]:
+def queue(tmp_path: Path) -> Queue:
     """A queue with one message, from alice to bob."""
     put(tmp_path, "1", "alice@example.org", "bob@example.net")
     made = Queue(str(tmp_path))
     made.noisy = False
-    yield made
+    return made
 
 
 # -- waiting
@@ -310,7 +314,7 @@ def test_a_sender_mail_cannot_be_sent_to_gets_no_report(tmp_path: Path, sender: 
     letter = read_letter(queue, "1")
 
     assert not file_report(queue, letter, refuse(letter), NOW)
-    assert [name for name in os.listdir(tmp_path) if not name.startswith("1-")] == []
+    assert files(tmp_path) == ["1-D", "1-H"]
 
 
 def test_a_sender_too_long_for_an_envelope_gets_no_report(tmp_path: Path) -> None:
@@ -354,7 +358,7 @@ def check_contained(said: str, why: str, header: bytes) -> None:
 
     octets = b"".join(line + b"\r\n" for line in kept)
     assert not any(b"\n" in line or b"\r" in line for line in kept)
-    text, status, original = parts(email.message_from_bytes(octets))
+    _, status, _ = parts(email.message_from_bytes(octets))
     fields, recipient = status.get_payload()
     assert set(fields.keys()) == {"Reporting-MTA", "X-Smarthost-Id", "Arrival-Date"}
     assert set(recipient.keys()) == {"Final-Recipient", "Action", "Status", "Remote-MTA", "Diagnostic-Code"}
@@ -369,10 +373,6 @@ class Kept:
         self.lines = lines
 
     def createNewMessage(self) -> Any:
-        from io import BytesIO
-
-        from twisted.internet.defer import succeed
-
         class Receiver:
             lineReceived = self.lines.append
 
@@ -471,7 +471,7 @@ def test_a_report_that_is_not_durable_is_an_error_and_leaves_nothing(queue: Queu
     with pytest.raises(OSError, match="no space"):
         file_report(FullDisk(queue, step), letter, refuse(letter), NOW)
 
-    assert sorted(os.listdir(tmp_path)) == ["1-D", "1-H"]
+    assert files(tmp_path) == ["1-D", "1-H"]
 
 
 def test_what_is_shown_of_a_stranger_s_text_is_one_line_and_bounded() -> None:

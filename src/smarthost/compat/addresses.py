@@ -19,7 +19,7 @@ _NO_LIMIT = 1 << 62
 #   name-addr = [display-name] "<" path ">"; quoted strings may hold angle brackets. email.utils.parseaddr guesses: it
 #   makes another address of "<a@b> <c@d>" and of "a@b>", and "", the null reverse-path, of what it cannot read.
 _QUOTED = r'"(?:[^"\\]++|\\.)*+"'
-_match_named = re.compile(rf'(?:[^<>"]++|{_QUOTED})*+<((?:[^<>"\\]++|{_QUOTED})*+)>', re.DOTALL).fullmatch
+_match_named = re.compile(rf'(?:[^<>"\x00-\x1f\x7f]++|{_QUOTED})*+<((?:[^<>"\\]++|{_QUOTED})*+)>', re.DOTALL).fullmatch
 
 
 def read_addresses(file: BinaryIO, name: str) -> tuple[str, str]:

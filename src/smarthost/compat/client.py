@@ -76,6 +76,7 @@ class StrictClient(smtp.SMTPClient):
     isOwnWord = False  # what `sentMail` is told is our refusal, not the host's
     isOver = False  # nothing is said or heard any more
     whyEnded = ""  # what ended the session before its time
+    _isAborted = False
     _content_to_send: WireContent | None = None
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -126,6 +127,13 @@ class StrictClient(smtp.SMTPClient):
             self.sendError(smtp.SMTPProtocolError(code, f"unexpected reply {code} {resp[:_SHOWN]!r}"))
         else:
             super().smtpTransferFailed(code, resp)
+
+    def smtpState_disconnect(self, code: int, resp: bytes | None) -> None:
+        """Close, and hear nothing more: under STARTTLS a closing transport does not say so, and lines go on coming."""
+        if not self.isOver:
+            self.setTimeout(QUIT_TIMEOUT_S)  # for what is still unsent, and TLS's farewell
+            self._hear_no_more()
+        super().smtpState_disconnect(code, resp)
 
     # -- what we say
 
@@ -239,9 +247,11 @@ class StrictClient(smtp.SMTPClient):
         self.sendLine(b"DATA")
 
     def _end_content(self, _: object, content: WireContent) -> None:
+        if self.isOver:
+            return
         if content.failure is not None:
             self._abort(f"the content cannot be read: {content.failure!r}")
-        elif not self.isOver:
+        else:
             self.isTransferring = False
             self.isContentSent = True
             transport: Any = self.transport
@@ -255,7 +265,8 @@ class StrictClient(smtp.SMTPClient):
     def _break_off(self, error: smtp.SMTPClientError) -> None:
         """End the session at once after an error of the peer's; a program's own sendError hears of it first."""
         try:
-            self.sendError(error)
+            if not self.isOver:
+                self.sendError(error)
         except Exception as raised:  # noqa: BLE001 - the connection must end whatever a program's class does
             log.msg(f"{type(self).__name__}.sendError: {raised!r}")
         self._abort(describe_error(error))
@@ -263,13 +274,17 @@ class StrictClient(smtp.SMTPClient):
     def _abort(self, why: str) -> None:
         """Close without another word, and without waiting for what the peer has not read."""
         transport: Any = self.transport
-        if not self.isOver:
+        if not self._isAborted:
+            self._isAborted = True
             self.whyEnded = self.whyEnded or _to_line(why)
             log.msg(f"session with {peer_of(transport) or 'a host'} broken off: {self.whyEnded}")
-        self.isTransferring = False
-        self.isOver = True
-        self.clearLineBuffer()
+        self._hear_no_more()
         transport.abortConnection()
+
+    def _hear_no_more(self) -> None:
+        self.isOver = True
+        self.isTransferring = False
+        self.clearLineBuffer()  # to split 64 KiB of it into lines nobody hears takes a while
 
 
 class StrictEsmtpClient(StrictClient, smtp.ESMTPClient):
@@ -291,11 +306,7 @@ class StrictEsmtpClient(StrictClient, smtp.ESMTPClient):
         if self._buffer:
             self._abort("octets in clear behind the reply to STARTTLS")
             return
-        try:
-            transport.startTLS(self.context)
-        except Exception as error:  # noqa: BLE001 - whatever a contextFactory raises, nothing more may go in clear
-            self._break_off(smtp.TLSError(-1, _encode(f"TLS cannot be started: {error!r}"), self.log.str(), isFatal=True))
-            return
+        transport.startTLS(self.context)  # whatever it raises ends the session: nothing more goes in clear
         self._tlsMode = True
         self.esmtpState_ehlo(code, resp)
 
@@ -320,9 +331,9 @@ def describe_error(error: BaseException | None) -> str:
     code, text = getattr(error, "code", None), getattr(error, "resp", None)
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    return _to_line(
-        f"{code} {text}" if isinstance(code, int) and code > 0 else str(text or error) or type(error).__name__
-    )
+    if isinstance(code, int) and code > 0:
+        return _to_line(f"{code} {text}")
+    return _to_line(str(error if text is None else text) or type(error).__name__)
 
 
 def peer_of(transport: Any) -> str:

@@ -127,23 +127,26 @@ class SmartHostSMTPRelayingManager:
         self._forget_vanished(waiting)
         busy = [domain for _, domain in self._attempts.values() if domain in self._suspects]
         chosen: dict[str, list[str]] = {}
+        closed: set[str] = set()
         illegal: list[str] = []
         full, unread = 0, ENVELOPES_READ
         for name in self.waits.due(waiting):
-            if name in self._illegal:
-                illegal.append(name)
-                continue
             domain = self._domains.get(name)
-            if domain is None and unread:
+            if domain is None and unread and name not in self._illegal:
                 unread -= 1
-                domain = self._read_domain(name)
+                self._read_domain(name)
+                domain = self._domains.get(name)
             if domain is None:
+                illegal += [name] if name in self._illegal else []
                 continue
-            if domain not in chosen:
-                if len(chosen) == free or not self._has_place(domain, busy):
+            names = chosen.get(domain)
+            if names is None:
+                if len(chosen) == free or domain in closed:
                     continue
-                chosen[domain] = []
-            names = chosen[domain]
+                if not self._has_place(domain, busy):
+                    closed.add(domain)
+                    continue
+                names = chosen[domain] = []
             if len(names) < self.maxMessagesPerConnection:
                 names.append(name)
                 full += len(names) == self.maxMessagesPerConnection
@@ -162,29 +165,29 @@ class SmartHostSMTPRelayingManager:
         busy.append(domain)
         return True
 
-    def _read_domain(self, name: str) -> str | None:
-        """Give a message's domain, and remember it; None: it has none, or cannot be read now."""
+    def _read_domain(self, name: str) -> None:
+        """Find out to which domain a message goes, or that it can go to none, or cannot be sent or read now."""
         try:
             with self.queue.getEnvelopeFile(name) as file:
                 sender, recipient = read_addresses(file, f"{name}-H")
         except FileNotFoundError:
-            return None  # taken away this moment; the next look at the directory says so
+            return  # taken away this moment; the next look at the directory says so
         except (UnpicklingError, PermissionError) as error:
             self._set_aside(name, str(error))
-            return None
+            return
         except OSError as error:
             log.msg(f"the envelope of message {shown(name)} cannot be read now: {shown(str(error))}")
             self.waits.put_off(name)
-            return None
+            return
         address = read_recipient(recipient)
-        if isinstance(address, str):
-            self._illegal[name] = f"illegal message destination {shown(repr(recipient))}: {address}"
-        elif defect := why_no_sender(sender):
+        if defect := why_no_sender(
+            sender
+        ):  # also with a bad recipient: nobody could be told, and it may be no mail at all
             self._set_aside(name, f"its sender {shown(repr(sender))} cannot be sent: {defect}")
+        elif isinstance(address, str):
+            self._illegal[name] = f"illegal message destination {shown(repr(recipient))}: {address}"
         else:
             self._domains[name] = address.domain
-            return address.domain
-        return None
 
     def _set_aside(self, name: str, why: str) -> None:
         set_aside = getattr(self.queue, "setAside", None)

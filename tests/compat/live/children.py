@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The program of tests.compat.live.program as a child process: started, and killed with SIGKILL.
+"""tests.compat.live.program as a child process: started, and killed with SIGKILL.
 
-Everything it says goes to a file, so that a test that fails can show it. No child outlives its block.
+Children are forked by a server that has done most of the imports (multiprocessing's "forkserver"), not by pytest.
+Everything they say goes to a file, so that a test that fails can show it. No child outlives its block.
 """
 
-import json
-import select
-import subprocess
-import sys
-from dataclasses import asdict
+import multiprocessing
+import signal
+from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,24 +18,35 @@ from tests.compat.live.relaying import Terms
 from tests.live.rig import WAIT_S
 
 
+@cache
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.compat.live.preload"])
+    return context
+
+
+def _run(terms: Terms, said: str, accepts: bool, relays: bool, ready: Connection) -> None:
+    from tests.compat.live.program import run  # here and not above: it has a reactor, which pytest's process has too
+
+    run(terms, said, accepts, relays, ready)
+
+
 class Child:
     """One life of the program; `port`: where it takes mail. Leaving the block kills it, if nobody has."""
 
-    def __init__(self, terms: Terms, log: Path, *, accepts: bool = False, relays: bool = True) -> None:
+    def __init__(self, terms: Terms, said: Path, *, accepts: bool = False, relays: bool = True) -> None:
         self.port = 0
-        self._log = log
-        orders = {**asdict(terms), "accepts": accepts, "relays": relays}
-        with log.open("ab") as said:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.compat.live.program", json.dumps(orders)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=said,
-            )
+        self._said = said
+        self._ready, ready = _context().Pipe(duplex=False)
+        arguments = (terms, str(said), accepts, relays, ready)
+        self._process = _context().Process(target=_run, args=arguments, daemon=True)
+        self._process.start()
+        ready.close()
 
     def __enter__(self) -> Self:
         try:
-            self.port = int(self._line())
+            assert self._ready.poll(WAIT_S), f"the program did not become ready: {self.told()}"
+            self.port = self._ready.recv()
         except BaseException:
             self.kill()
             raise
@@ -43,24 +55,17 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ended = self._process.poll()
+        ended = self._process.exitcode
         self.kill()
-        assert kind is not None or ended in (None, -9), f"the program ended by itself, with {ended}: {self.told()}"
+        self._ready.close()
+        assert kind or ended in (None, -signal.SIGKILL), f"the program ended by itself, with {ended}: {self.told()}"
 
     def kill(self) -> None:
         """SIGKILL, and wait until it has worked."""
         self._process.kill()
-        self._process.wait(WAIT_S)
-        assert self._process.stdout is not None, "started with a pipe"
-        self._process.stdout.close()
+        self._process.join(WAIT_S)
+        assert self._process.exitcode is not None, "SIGKILL works"
 
     def told(self) -> str:
         """Give the end of what it said."""
-        return self._log.read_text(errors="replace")[-3000:]
-
-    def _line(self) -> bytes:
-        assert self._process.stdout is not None, "started with a pipe"
-        readable, _, _ = select.select([self._process.stdout], [], [], WAIT_S)
-        line = self._process.stdout.readline() if readable else b""
-        assert line, f"the program did not become ready: {self.told()}"
-        return line
+        return self._said.read_text(errors="replace")[-3000:] if self._said.exists() else "nothing"

@@ -7,6 +7,7 @@ Shares no code with smarthost.
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 import threading
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, Self
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from tests.live.rig import WAIT_S
 
+logging.getLogger("mail.log").setLevel(logging.ERROR)  # aiosmtpd warns of its own ways at each login
 _ROUNDS = 20  # ports tried until one is free on all addresses
 Rule = Callable[[str], str | None]
 
@@ -104,7 +106,7 @@ class Host:
             data_size_limit=64 << 20,
             tls_context=self._tls,
             require_starttls=self._tls is not None,
-            auth_required=self._login is not None,
+            auth_required=self._login is not None and self._tls is not None,  # else it warns
             auth_require_tls=self._tls is not None,
             auth_exclude_mechanism=self._mechanisms_refused,
             authenticator=self._check,
@@ -127,9 +129,12 @@ class Host:
         """Count what arrived by recipient."""
         return Counter(message.recipient for message in list(self.arrived))
 
-    def in_flight(self) -> set[str]:
-        """Give the recipients of messages of which the client may not know yet that they are here."""
-        return {visit.in_flight for visit in self.visits} - {""}
+    def take_in_flight(self) -> set[str]:
+        """Give, once, the recipients of messages of which the client may not have known that they are here."""
+        taken = {visit.in_flight for visit in self.visits} - {""}
+        for visit in self.visits:
+            visit.in_flight = ""
+        return taken
 
     def is_quiet(self) -> bool:
         """Has everybody gone, or said QUIT?"""
@@ -176,17 +181,17 @@ class Host:
             self._loop.call_soon(transport.close)
         return answer
 
-    async def handle_MAIL(  # noqa: N802 - these are aiosmtpd's names
+    async def handle_MAIL(
         self, server: Any, session: Session, envelope: Envelope, address: str | None, options: list[str]
     ) -> str:
         """Called by aiosmtpd."""
         self.step(server.visit, "MAIL", address or "")
         answer = self.answer(server, "MAIL", address or "")
         if answer is None:
-            envelope.mail_from = "" if address == "<>" else address  # the null path, as aiosmtpd writes it
+            envelope.mail_from = address
         return answer or "250 2.1.0 Ok"
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(
         self, server: Any, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Called by aiosmtpd."""
@@ -196,7 +201,7 @@ class Host:
             envelope.rcpt_tos.append(address)
         return answer or "250 2.1.5 Ok"
 
-    async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
         """Called by aiosmtpd."""
         (recipient,) = envelope.rcpt_tos  # a queue directory has one for each message
         visit: Visit = server.visit
@@ -205,20 +210,19 @@ class Host:
         if answer is None:
             mechanism, given = session.auth_data or ("", None)
             login = (mechanism, given.login.decode()) if given is not None else ("", "")
+            sender = "" if envelope.mail_from == "<>" else envelope.mail_from or ""  # how aiosmtpd writes the null path
             content = envelope.original_content or b""
-            self.arrived.append(
-                Arrived(envelope.mail_from or "", recipient, content, session.ssl is not None, login),
-            )
+            self.arrived.append(Arrived(sender, recipient, content, session.ssl is not None, login))
         self.step(visit, ".", recipient if answer is None else "")
         self._loop.call_soon(self.step, visit, "ANSWERED", recipient)
         return answer or "250 2.0.0 Kept"
 
-    async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> str:
         """Called by aiosmtpd."""
         self.step(server.visit, "RSET")
         return "250 2.0.0 Ok"
 
-    async def handle_QUIT(self, server: Any, session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_QUIT(self, server: Any, session: Session, envelope: Envelope) -> str:
         """Called by aiosmtpd."""
         self.step(server.visit, "QUIT")
         return "221 2.0.0 Bye"

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A small Twisted mail program, for tests that kill it: takes mail into a queue directory, relays it, or both.
 
-Run as `python -m tests.compat.live.program ORDERS` (JSON: the fields of Terms, `accepts`, `relays`). Prints one line
-when it is ready: the port on which it takes mail, or 0. Ends by itself after a while, should nobody kill it.
+`run` is the whole life of a child process. It ends by itself after a while, should nobody kill it.
 """
 
-import json
-import sys
+from multiprocessing.connection import Connection
 from typing import Any
 
 from tests.compat.live.relaying import CHECK_S, HostAddresses, Terms, manager_of, resolver_of
@@ -23,7 +21,7 @@ reactor: Any = _reactor  # a module to a type checker
 
 
 def accept(queue: Queue, factory: str = "getESMTPFactory") -> Any:
-    """Take mail for all domains into the queue; give the port object."""
+    """Take mail for all domains into the queue, with Twisted's own mail service; give the port object."""
     service: Any = MailService()
     service.smtpPortal.registerChecker(AllowAnonymousAccess())
     service.setQueue(queue)
@@ -31,21 +29,15 @@ def accept(queue: Queue, factory: str = "getESMTPFactory") -> Any:
     return reactor.listenTCP(0, getattr(service, factory)(), interface="127.0.0.1")
 
 
-def main() -> None:
-    """Follow the orders until killed."""
-    orders = json.loads(sys.argv[1])
-    log.startLogging(sys.stderr, setStdout=False)
-    accepts, relays = orders.pop("accepts"), orders.pop("relays")
-    terms = Terms(**orders)
-    queue = Queue(terms.directory)
-    port = accept(queue).getHost().port if accepts else 0
-    if relays:
-        reactor.installResolver(HostAddresses(resolver_of(terms)))
-        RelayStateHelper(manager_of(terms, queue), CHECK_S).startService()
-    reactor.callWhenRunning(print, port, flush=True)
-    reactor.callLater(LIFE_S, reactor.stop)
-    reactor.run()
-
-
-if __name__ == "__main__":
-    main()
+def run(terms: Terms, said: str, accepts: bool, relays: bool, ready: Connection) -> None:
+    """Live until killed. Sends the port on which it takes mail, or 0, when it is ready; logs to the file `said`."""
+    with open(said, "a") as file:  # noqa: PTH123
+        log.startLogging(file)
+        queue = Queue(terms.directory)
+        port = accept(queue).getHost().port if accepts else 0
+        if relays:
+            reactor.installResolver(HostAddresses(resolver_of(terms)))
+            RelayStateHelper(manager_of(terms, queue), CHECK_S).startService()
+        reactor.callWhenRunning(ready.send, port)
+        reactor.callLater(LIFE_S, reactor.stop)
+        reactor.run()

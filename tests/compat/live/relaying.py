@@ -27,18 +27,15 @@ CHECK_S = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What relaying depends on. `trusted`: PEM of the CA; without it mail goes by SMTP, in clear and without login.
-
-    `mechanisms`: of AUTH, as registered; `is_asked_for`: the secret is given as a callable.
-    """
+    """What relaying depends on. `trusted`: PEM of the CA, for TLS; `secret`: for AUTH, by the mechanisms registered."""
 
     directory: str
     dns_at: str
     port: int
+    is_esmtp: bool = False
     trusted: str = ""
+    secret: str = ""
     mechanisms: tuple[str, ...] = ("PLAIN",)
-    is_asked_for: bool = False
-    secret: str = SECRET
     max_connections: int = 2
     max_messages: int = 10
 
@@ -58,13 +55,13 @@ class LoggingInRelayer(relaymanager.ESMTPManagedRelayer):
 def manager_of(terms: Terms, queue: Any) -> Any:
     """Set up a manager for these terms."""
     manager: Any
-    if terms.trusted:
+    if terms.is_esmtp:
         relayer = type("Relayer", (LoggingInRelayer,), {"mechanisms": terms.mechanisms})
         factory: Any = type("Factory", (relaymanager.ESMTPManagedRelayerFactory,), {})
         factory.protocol = relayer
         manager = relaymanager.SmartHostESMTPRelayingManager(queue, terms.max_connections, terms.max_messages)
         manager.factory = factory
-        manager.fArgs = (secret_of(terms), context_of(terms.trusted), IDENTITY)
+        manager.fArgs = (terms.secret.encode() or None, context_of(terms.trusted), IDENTITY)
     else:
         manager = relaymanager.SmartHostSMTPRelayingManager(queue, terms.max_connections, terms.max_messages)
         manager.fArgs = (IDENTITY,)
@@ -74,14 +71,10 @@ def manager_of(terms: Terms, queue: Any) -> Any:
     return manager
 
 
-def secret_of(terms: Terms) -> Any:
-    """Give the secret as the terms want it."""
-    secret = terms.secret.encode()
-    return (lambda address: secret) if terms.is_asked_for else secret
-
-
 def context_of(trusted: str) -> Any:
-    """Give a contextFactory that verifies a host's certificate."""
+    """Give a contextFactory that verifies a host's certificate, or None if nobody is trusted: there is no TLS then."""
+    if not trusted:
+        return None
     roots = trustRootFromCertificates([Certificate.loadPEM(trusted.encode())])
     return optionsForClientTLS(HOST_NAME, trustRoot=roots)
 
@@ -106,4 +99,4 @@ class HostAddresses:
 
 
 def _first_address(answers: Any) -> str:
-    return next(each.payload.dottedQuad() for each in answers if each.type == dns.A)
+    return next(str(each.payload.dottedQuad()) for each in answers if each.type == dns.A)

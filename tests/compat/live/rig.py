@@ -80,7 +80,7 @@ def host_of(listening: Any, is_secured: bool, **terms: Any) -> Host:
 def terms_of(directory: Path, dns_at: str, port: int, is_secured: bool, **terms: Any) -> Terms:
     """Give the terms of a program that relays to these hosts."""
     if is_secured:
-        terms = {"trusted": pem(authority()), **terms}
+        terms = {"is_esmtp": True, "trusted": pem(authority()), "secret": SECRET, **terms}
     return Terms(directory=str(directory), dns_at=dns_at, port=port, **terms)
 
 
@@ -112,6 +112,7 @@ class LiveCase(TestCase):
     """A test whose manager runs on the real reactor. `is_secured`: ESMTP with STARTTLS and AUTH, or plain SMTP."""
 
     is_secured: ClassVar[bool]
+    timeout = 2 * WAIT_S
     directory: Path
 
     @pytest.fixture(autouse=True)
@@ -151,11 +152,16 @@ class LiveCase(TestCase):
         """Queue a message."""
         put(self.queue, sender, recipient, short(recipient) if content is None else content)
 
+    async def attempt(self, manager: Any) -> None:
+        """Have the manager look once, and wait until the connections it begins are gone."""
+        going = manager.checkState()
+        self.assertIsNotNone(going)
+        await going.addTimeout(WAIT_S, reactor)
+
     async def relay(self, manager: Any) -> None:
         """Have the manager look again and again, each time when its connections are gone, until nothing is due."""
         while (going := manager.checkState()) is not None:
-            going.addTimeout(WAIT_S, reactor)
-            await going
+            await going.addTimeout(WAIT_S, reactor)
 
     async def relay_all(self, manager: Any) -> None:
         """Have the manager relay by its own timer until the queue is empty, and all connections are gone."""
