@@ -20,7 +20,8 @@ from twisted.mail.smtp import IMessage
 from twisted.python import log
 
 from smarthost.compat.envelope import write_envelope
-from smarthost.compat.spool import DurableMessage, Queue
+from smarthost.compat.incoming import DurableMessage
+from smarthost.compat.spool import Queue
 
 PYTHON_2_ENVELOPE = b"(lp1\nS'ren\\xc3\\xa9@example.org'\np2\naS'fred@example.com'\np3\na."  # protocol 0
 
@@ -488,7 +489,7 @@ def test_a_directory_that_cannot_be_listed_for_a_while_loses_nothing(
     queue.readDirectory()
     assert queue.getWaiting() == ["1"]
     assert lines == [
-        f"cannot list the queue directory {root}: {os.strerror(number)}; what is known stays",
+        f"cannot list the directory {root}: {os.strerror(number)}; what is known stays",
     ]
     put(root, "2")
     trace.heal()
@@ -951,7 +952,7 @@ def test_files_have_the_mode_the_umask_says(root: Path) -> None:
 
 
 def test_known_messages_are_neither_looked_at_nor_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A poll of a long queue costs one listing: no stat and no open per message."""
+    """A poll of a long queue costs one listing at most: no stat and no open per message."""
     for number in range(30):
         put(root, f"m{number}", 1e9 + number)
     queue = Queue(root)
@@ -973,4 +974,72 @@ def test_known_messages_are_neither_looked_at_nor_opened(root: Path, monkeypatch
     queue.getWaiting()
 
     assert len(queue.waiting) == 31
-    assert asked == []
+    assert asked == [(root,)]  # the directory's own time
+
+
+def quiet(root: Path) -> float:
+    """Let a directory look as if nothing had happened in it for an hour; gives when it last did."""
+    at = time.time() - 3600
+    os.utime(root, (at, at))
+    return at
+
+
+def test_a_directory_in_which_nothing_happens_is_not_listed_again(root: Path, trace: Trace) -> None:
+    """With 20,000 messages waiting, a poll a second must not cost a listing each."""
+    put(root, "one")
+    quiet(root)
+    queue = Queue(root)
+    seen = len(trace.steps)
+
+    queue.readDirectory()
+    assert trace.steps[seen:] == []
+
+    put(root, "two")
+    queue.readDirectory()
+    assert queue.getWaiting() == ["one", "two"]
+
+
+def test_a_directory_that_changed_just_now_is_listed_until_its_time_can_tell(root: Path) -> None:
+    """Time stamps may be as coarse as two seconds: a message that came within the same one is found at once."""
+    queue = Queue(root)
+    put(root, "one")
+    queue.readDirectory()
+    at = root.stat()
+
+    put(root, "two")
+    os.utime(root, ns=(at.st_atime_ns, at.st_mtime_ns))
+    queue.readDirectory()
+
+    assert queue.getWaiting() == ["one", "two"]
+
+
+def test_a_directory_whose_time_stands_still_is_listed_twice_a_minute(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that keeps no time for directories a message is late, not lost; nor if the clock goes back."""
+    at = quiet(root)
+    queue = Queue(root)
+    now = time.time()
+    for name, later in (("one", 31.0), ("two", -3600.0)):
+        put(root, name)
+        os.utime(root, (at, at))
+        queue.readDirectory()
+        assert name not in queue.getWaiting()
+
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        queue.readDirectory()
+        assert name in queue.getWaiting()
+
+
+def test_a_message_repaired_in_a_quiet_directory_is_taken_up_at_once(root: Path) -> None:
+    """Writing to an envelope in place changes no directory's time."""
+    put(root, "one", envelope=b"nonsense")
+    quiet(root)
+    queue = Queue(root)
+    queue.setAside("one", "damaged")
+
+    (root / "one-H").write_bytes(pickle.dumps(["a@b", "c@d"]))
+    quiet(root)
+    queue.readDirectory()
+
+    assert queue.getWaiting() == ["one"]

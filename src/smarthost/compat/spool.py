@@ -9,123 +9,39 @@ work in the same directory. Relaying managers and the queuer call it. A crash le
 """
 
 import errno
-import io
 import os
 import secrets
 import sys
 import time
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.mail.mail import FileMessage
 from twisted.python import log
 
 from smarthost.compat.envelope import read_envelope
+from smarthost.compat.incoming import (
+    DurableMessage,
+    EnvelopeFile,
+    remove_file,
+    shown_path,
+    sync_directory,
+    why_failed,
+)
 
-_VOLATILE = frozenset({"n", "waiting", "relayed", "damaged", "_arrived", "_seen_envelopes", "_ignored", "_unlisted"})
-_SHOWN = 300  # characters of a path in a log line
+_VOLATILE = frozenset(
+    {"n", "waiting", "relayed", "damaged", "_arrived", "_seen_envelopes", "_ignored", "_unlisted", "_listed"}
+)
+_SHOWN = 300  # characters of a reason in a log line
 _UNKNOWN_ARRIVAL = sys.maxsize  # of a message somebody added without files: the last in order
+# A directory of 20,000 messages takes 60 ms to list. One whose own time has not changed has the same names, unless that
+# time is too coarse or too young to tell; on a file system that keeps it badly a message is found so much later.
+_SETTLED_S = 3.0  # must exceed the coarsest time stamps in use, 2 s
+_LISTED_AT_LEAST_S = 30.0
 
 _Listing = dict[str, os.DirEntry[str]]
 _Signature = tuple[int, int, int, int] | None  # mtime_ns, ctime_ns, size, inode; None: no file, or none we may see
-
-
-class EnvelopeFile(io.BufferedWriter):
-    """An envelope being written. Closing it makes its content durable, or raises OSError and remembers `failure`."""
-
-    def __init__(self, path: str) -> None:
-        """Create the file; raises FileExistsError rather than touch one that is there."""
-        super().__init__(io.FileIO(path, "x"))
-        self.path = path
-        self.failure: OSError | None = None
-
-    def write(self, octets: Any, /) -> int:
-        try:
-            return super().write(octets)
-        except OSError as error:
-            self.failure = error  # what the buffer still holds is anybody's guess
-            raise
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        try:
-            if self.failure is None:
-                self.flush()
-                os.fsync(self.fileno())
-        except OSError as error:
-            self.failure = error  # a second fsync would say that all is well
-            raise
-        finally:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Let go of the file without writing what is buffered."""
-        with suppress(OSError):
-            self.raw.close()
-
-
-class DurableMessage(FileMessage):
-    """A message being received. It counts when the Deferred of eomReceived has fired, and until then not at all."""
-
-    def __init__(self, envelope: EnvelopeFile, fp: io.BufferedWriter, name: str, finalName: str) -> None:
-        super().__init__(fp, name, finalName)
-        self._envelope = envelope
-        self._failure: OSError | None = None
-        self._renamed = False
-        self._kept = False
-
-    def lineReceived(self, line: bytes) -> None:
-        """Add one line, without its line end. Raises: OSError; the message cannot be kept after that."""
-        try:
-            self.fp.write(line + b"\n")
-        except OSError as error:
-            self._failure = error
-            raise
-
-    def eomReceived(self) -> "Deferred[str]":
-        """Make the message durable: a Deferred that has fired with its final name when this returns.
-
-        Or has failed, with OSError, or ValueError where there is no envelope or the message was given up before; then
-        it does not count, and its files are gone if they could be removed. An envelope still open is closed first.
-        """
-        if not self._kept:
-            try:
-                self._keep()
-            except (OSError, ValueError) as error:
-                self.connectionLost()
-                return fail(error)
-        return succeed(self.finalName)
-
-    def connectionLost(self) -> None:
-        """Give the message up and remove its files, as far as they can be. Harmless when it was kept, and twice."""
-        if self._kept:
-            return
-        with suppress(OSError):
-            self.fp.close()
-        self._envelope.abandon()
-        # Content first: an envelope alone counts as nothing.
-        if self._renamed and not _remove(self.finalName):
-            log.msg(f"{_shown(self.finalName)} may be sent although it was not acknowledged: at worst a duplicate")
-        _remove(self.name)
-        _remove(self._envelope.path)
-
-    def _keep(self) -> None:
-        for failure in (self._failure, self._envelope.failure):
-            if failure is not None:
-                raise failure
-        self._envelope.close()
-        if not Path(self._envelope.path).stat().st_size:
-            raise ValueError(f"{_shown(self.finalName)} has no envelope: its file is empty")
-        self.fp.flush()
-        os.fsync(self.fp.fileno())
-        self.fp.close()
-        Path(self.name).rename(self.finalName)
-        self._renamed = True
-        _sync_directory(os.path.dirname(self.finalName) or os.curdir)  # noqa: PTH120 - paths are text in this interface
-        self._kept = True
 
 
 class Queue:
@@ -151,6 +67,7 @@ class Queue:
         self._seen_envelopes: dict[str, _Signature] = {}  # of the damaged
         self._ignored: dict[str, str] = {}  # base name of a -D that is no message -> why, as logged
         self._unlisted = False
+        self._listed: tuple[int, float] | None = None  # the directory's mtime_ns, and when it was listed
         try:
             os.scandir(self._root).close()
         except (FileNotFoundError, NotADirectoryError):
@@ -177,17 +94,23 @@ class Queue:
         stays known.
         """
         try:
+            changed_at, now = Path(self._root).stat().st_mtime_ns, time.time()
+            if self._is_listed(changed_at, now):
+                self._retry_damaged(self.damaged.keys())  # which may want it listed all the same
+            if self._is_listed(changed_at, now):
+                return
             with os.scandir(self._root) as entries:
                 listing = {entry.name: entry for entry in entries}
         except OSError as error:
             if not self._unlisted:
-                log.msg(f"cannot list the queue directory {_shown(self._root)}: {_why(error)}; what is known stays")
+                log.msg(f"cannot list the directory {shown_path(self._root)}: {why_failed(error)}; what is known stays")
             self._unlisted = True
             return
         if self._unlisted:
-            log.msg(f"the queue directory {_shown(self._root)} can be listed again")
+            log.msg(f"the queue directory {shown_path(self._root)} can be listed again")
             self._unlisted = False
         self._compare(listing)
+        self._listed = (changed_at, now)
 
     def getWaiting(self) -> list[str]:
         """List the messages that wait, the oldest first."""
@@ -221,7 +144,7 @@ class Queue:
         self._forget(self.damaged, message)
         self.waiting[message] = 1
         if self.noisy:
-            log.msg(f"Set {_shown(message)} waiting")
+            log.msg(f"Set {shown_path(message)} waiting")
 
     def done(self, message: str | bytes | os.PathLike[Any]) -> None:
         """Remove a message, given by its path or base name, for good; no error where its files are gone already.
@@ -232,13 +155,13 @@ class Queue:
         name = os.path.basename(os.fsdecode(message))  # noqa: PTH119 - paths are text in this interface
         path = self.getPath(name)
         # Content first: an envelope alone counts as nothing, content alone is trouble.
-        if not _remove(path + "-D"):
+        if not remove_file(path + "-D"):
             raise OSError(errno.EIO, "delivered, but it cannot be removed and may be sent again", path + "-D")
-        _remove(path + "-H")
+        remove_file(path + "-H")
         try:
-            _sync_directory(self._root)
+            sync_directory(self._root)
         except OSError as error:
-            log.msg(f"{_shown(path)} is removed, but may come back after a power cut: {_why(error)}")
+            log.msg(f"{shown_path(path)} is removed, but may come back after a power cut: {why_failed(error)}")
         for state in (self.waiting, self.relayed, self.damaged, self._arrived):
             self._forget(state, name)
 
@@ -252,7 +175,7 @@ class Queue:
         Raises: UnpicklingError, see read_envelope; OSError. To keep the message from being tried again, setAside.
         """
         with self.getEnvelopeFile(message) as file:
-            return read_envelope(file, _shown(self.getPath(message) + "-H"))
+            return read_envelope(file, shown_path(self.getPath(message) + "-H"))
 
     def getEnvelopeFile(self, message: str) -> BinaryIO:
         """Open a message's envelope file for reading."""
@@ -260,7 +183,7 @@ class Queue:
 
     def setAside(self, message: str, why: str) -> None:
         """Do not relay a message whose envelope cannot be used, until readDirectory finds its file changed."""
-        log.msg(f"{_shown(self.getPath(message))} is set aside, its files untouched: {why[:_SHOWN]}")
+        log.msg(f"{shown_path(self.getPath(message))} is set aside, its files untouched: {why[:_SHOWN]}")
         self._forget(self.waiting, message)
         self._forget(self.relayed, message)
         self.damaged[message] = why
@@ -281,7 +204,7 @@ class Queue:
             content = Path(path + "-C").open("xb")  # noqa: SIM115 - the receiver closes it
         except OSError:
             envelope.abandon()
-            _remove(path + "-H")
+            remove_file(path + "-H")
             raise
         return envelope, DurableMessage(envelope, content, path + "-C", path + "-D")
 
@@ -296,12 +219,23 @@ class Queue:
         whole = contents.intersection(name[:-2] for name in listing if name.endswith("-H"))
         for message in (self.waiting.keys() | self.relayed.keys() | self.damaged.keys()) - whole:
             self._lose(message)
-        for message in self.damaged.keys() & whole:
-            if self._seen_envelopes.get(message) != self._signature(message):
-                log.msg(f"the envelope of {_shown(self.getPath(message))} has changed: tried again")
-                self._forget(self.damaged, message)
+        self._retry_damaged(whole)
         known = self.waiting.keys() | self.relayed.keys() | self.damaged.keys()
         self._take_up(contents - known, listing)
+
+    def _is_listed(self, changed_at: int, now: float) -> bool:
+        """Would a listing show what the last one showed?"""
+        if self._listed is None or self._unlisted or self._listed[0] != changed_at:
+            return False
+        at = self._listed[1]
+        return at - changed_at / 1e9 > _SETTLED_S and 0 <= now - at < _LISTED_AT_LEAST_S
+
+    def _retry_damaged(self, messages: Set[str]) -> None:
+        for message in self.damaged.keys() & messages:
+            if self._seen_envelopes.get(message) != self._signature(message):
+                log.msg(f"the envelope of {shown_path(self.getPath(message))} has changed: tried again")
+                self._forget(self.damaged, message)
+                self._listed = None
 
     def _take_up(self, messages: set[str], listing: _Listing) -> None:
         ignored: dict[str, str] = {}
@@ -314,12 +248,12 @@ class Queue:
             except FileNotFoundError:
                 continue  # it was there a moment ago: another process works in this directory
             except OSError as error:
-                why = _why(error)
+                why = why_failed(error)
             if why:
                 ignored[message] = why
         for message, why in ignored.items():
             if self._ignored.get(message) != why:
-                log.msg(f"{_shown(self.getPath(message))}-D is not a message, and left where it is: {why}")
+                log.msg(f"{shown_path(self.getPath(message))}-D is not a message, and left where it is: {why}")
         self._ignored = ignored
         for arrived, message in sorted(taken):
             self._arrived[message] = arrived
@@ -344,7 +278,7 @@ class Queue:
         if os.path.lexists(path + "-D") and os.path.lexists(path + "-H"):
             return
         if message not in self.damaged:
-            log.msg(f"{_shown(path)} is forgotten: somebody removed its files")
+            log.msg(f"{shown_path(path)} is forgotten: somebody removed its files")
         for state in (self.waiting, self.relayed, self.damaged, self._arrived):
             self._forget(state, message)
 
@@ -354,8 +288,8 @@ class Queue:
             self._seen_envelopes.pop(message, None)
 
     def _by_age(self, messages: dict[str, int]) -> list[str]:
-        arrived = self._arrived
-        return sorted(messages, key=lambda message: (arrived.get(message, _UNKNOWN_ARRIVAL), message))
+        arrived = [(self._arrived.get(message, _UNKNOWN_ARRIVAL), message) for message in messages]
+        return [message for _, message in sorted(arrived)]
 
     def _signature(self, message: str) -> _Signature:
         try:
@@ -363,30 +297,3 @@ class Queue:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-
-
-def _remove(path: str) -> bool:
-    """Remove a file; log why it is still there, if it is, and say no."""
-    try:
-        Path(path).unlink(missing_ok=True)
-    except OSError as error:
-        log.msg(f"cannot remove {_shown(path)}: {_why(error)}")
-        return False
-    return True
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _shown(text: str) -> str:
-    plain = text.isascii() and text.isprintable()
-    return (text if plain else ascii(text))[:_SHOWN]
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__
