@@ -8,40 +8,34 @@ the real reactor of the tests' process, or in a child process where it is killed
 import contextlib  # trial takes a name `suppress` in a test module for its own
 import email
 import json
-import os
-import shutil
 import smtplib
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import trustme
 from tests.compat.live.children import Child
 from tests.compat.live.host import Host, listening
+from tests.compat.live.lives import Ledger, Lives, world
 from tests.compat.live.program import accept
 from tests.compat.live.relaying import IDENTITY, LOGIN, SECRET, Terms
 from tests.compat.live.rig import (
     DEAD,
     HOST,
     RECORDS,
-    SENDERS,
     LiveCase,
-    host_of,
     pem,
     put,
     short,
     terms_of,
 )
-from tests.interop.programs import program
+from tests.compat.live.smtp_sink import read_dump, smtp_sink
 from tests.live.content import EMPTY, KINDS, assert_same, large
 from tests.live.dns import serving_names
 from tests.live.raw import RawClient, stuffed
@@ -53,6 +47,7 @@ from smarthost.compat import relaymanager
 from smarthost.testing.dns import Zone
 
 reactor: Any = _reactor  # a module to a type checker
+pytestmark = pytest.mark.slow
 
 SEED = 20261121
 KILLS = 10
@@ -68,7 +63,6 @@ class DeliveryCase(LiveCase):
 
     __test__ = False
 
-    @pytest.mark.slow
     async def test_every_kind_of_content_arrives_octet_for_octet(self) -> None:
         """Dots, 8-bit, long lines, 200 KiB and the rest arrive as they were queued, several in each session."""
         contents = {f"k{n}@example.net": content for n, content in enumerate([*KINDS.values(), EMPTY, large(200_000)])}
@@ -132,7 +126,6 @@ class DeliveryCase(LiveCase):
         self.assertEqual(self.host.counted(), {"bob@example.net": 1})
         self.assertEqual(self.senders_host.counted(), {"alice@example.org": 1})
 
-    @pytest.mark.slow
     async def test_the_peer_sees_both_limits_kept_and_used(self) -> None:
         """Never more sessions at a time than `maxConnections`, nor more messages in one than its limit; but as many."""
         recipients = [f"m{n}@{domain}" for n in range(5) for domain in ("example.net", "example.com", "mx.example.net")]
@@ -179,7 +172,6 @@ class RetryCase(LiveCase):
         self.host.answers[verb] = rule
         return refused
 
-    @pytest.mark.slow
     async def test_greylisted_mail_waits_and_is_delivered_once(self) -> None:
         """What is refused with 450 at RCPT the first time is delivered the second time, and nobody is told."""
         recipients = [f"grey{n}@{domain}" for n in range(3) for domain in ("example.net", "example.com")]
@@ -192,7 +184,6 @@ class RetryCase(LiveCase):
         self.assertEqual(sorted(refused), sorted(recipients))
         self.assert_arrived_once(*recipients)
 
-    @pytest.mark.slow
     async def test_mail_refused_for_now_after_the_dot_is_delivered_once(self) -> None:
         """451 to the content is not the end either, and the next message of the session goes its way."""
         refused = self.refuse_once(".", "451 4.3.0 Try again")
@@ -205,7 +196,6 @@ class RetryCase(LiveCase):
         self.assert_arrived_once(*[f"dot{n}@example.net" for n in range(3)])
         self.assertEqual({message.content for message in self.host.arrived}, {large(5_000)})
 
-    @pytest.mark.slow
     async def test_a_host_that_leaves_in_the_middle_gets_the_rest_later(self) -> None:
         """421 at any point of the second message, or hanging up without a word, costs that session and no mail."""
         script = {verb: ["421 4.3.2 Shutting down", ""] for verb in ("RCPT", ".")}
@@ -471,7 +461,7 @@ class WholePathCase(LiveCase):
 
     __test__ = False
 
-    async def submit(self, factory: str, mail_options: tuple[str, ...]) -> None:
+    async def submit(self, factory: str) -> None:
         """Send what smtplib sends, relay it by the timer, and compare."""
         port = accept(self.queue, factory)
         self.addCleanup(port.stopListening)
@@ -481,7 +471,7 @@ class WholePathCase(LiveCase):
 
         def send() -> None:
             with smtplib.SMTP("127.0.0.1", port.getHost().port, "client.example.org", timeout=WAIT_S) as client:
-                self.assertEqual(client.sendmail("alice@example.org", recipients, content, mail_options), {})
+                self.assertEqual(client.sendmail("alice@example.org", recipients, content), {})
                 client.sendmail("<>", ["postmaster@example.net"], short("a bounce"))
 
         await deferToThread(send)
@@ -496,15 +486,13 @@ class WholePathCase(LiveCase):
                 self.assertTrue(message.content.startswith(b"Received: from client.example.org"), message.content[:80])
                 assert_same(content + b"\r\n", message.content[-len(content) - 2 :], message.recipient)
 
-    @pytest.mark.slow
     async def test_from_smtplib_through_an_esmtp_service_to_aiosmtpd(self) -> None:
         """What a program submits to Twisted's ESMTP server arrives at the hosts of its recipients, octet for octet."""
-        await self.submit("getESMTPFactory", ())
+        await self.submit("getESMTPFactory")
 
-    @pytest.mark.slow
     async def test_from_smtplib_through_an_smtp_service_to_aiosmtpd(self) -> None:
         """The same by the server that knows HELO only."""
-        await self.submit("getSMTPFactory", ())
+        await self.submit("getSMTPFactory")
 
 
 class TestDeliveryBySmtp(DeliveryCase):
@@ -560,60 +548,6 @@ class TestWholePathByEsmtp(WholePathCase):
 # -- killed in the middle and resumed: the program is a child process
 
 
-class World(NamedTuple):
-    """The hosts of recipients and senders, and where DNS is."""
-
-    host: Host
-    senders_host: Host
-    dns_at: str
-
-
-@contextmanager
-def world(is_secured: bool) -> Iterator[World]:
-    """Run hosts and DNS for a block."""
-    first, second = listening(HOST, SENDERS)
-    with (
-        serving_names(Zone(RECORDS)) as names,
-        host_of(first, is_secured) as host,
-        host_of(second, is_secured) as senders_host,
-    ):
-        yield World(host, senders_host, names.at)
-
-
-class Lives:
-    """One life of the program after the other, in the same directory; `kill` ends one, from any thread."""
-
-    def __init__(self, terms: Terms, log: Path, *hosts: Host) -> None:
-        self.kills = 0
-        self.in_flight: Counter[str] = Counter()  # at how many kills each message was
-        self._terms = terms
-        self._log = log
-        self._hosts = hosts
-        self._child: Child | None = None
-        self._is_dead = threading.Event()
-
-    def begin(self, *, accepts: bool = False, relays: bool = True) -> Child:
-        """Start a life."""
-        self._is_dead.clear()
-        self._child = Child(self._terms, self._log, accepts=accepts, relays=relays)
-        return self._child
-
-    def kill(self) -> None:
-        """End it."""
-        assert self._child is not None, "a life has begun"
-        self._child.kill()
-        self.kills += 1
-        self._is_dead.set()
-
-    def wait_for_death(self) -> None:
-        """Wait until somebody has killed it and the host has noticed; note what was in flight."""
-        assert self._child is not None, "a life has begun"
-        assert self._is_dead.wait(WAIT_S), f"{self._hosts}; {self._child.told()}"
-        for host in self._hosts:
-            host.wait_for(host.is_quiet, "the host notices")
-            self.in_flight.update(host.take_in_flight())
-
-
 def _queue_up(directory: Path, recipients: list[str], content: Callable[[str], bytes] = short) -> None:
     directory.mkdir()
     queue = relaymanager.Queue(str(directory))
@@ -645,7 +579,6 @@ def _assert_nothing_lost(lives: Lives, host: Host, directory: Path, recipients: 
 both = pytest.mark.parametrize("is_secured", [False, True], ids=["smtp", "esmtp"])
 
 
-@pytest.mark.slow
 @both
 def test_killed_while_the_host_keeps_its_answer_back_the_message_is_sent_again(
     tmp_path: Path, is_secured: bool
@@ -673,7 +606,6 @@ def test_killed_while_the_host_keeps_its_answer_back_the_message_is_sent_again(
         assert_same(contents[message.recipient], message.content, message.recipient)
 
 
-@pytest.mark.slow
 @both
 def test_killed_between_messages_nothing_is_sent_twice(tmp_path: Path, is_secured: bool) -> None:
     """What the program knew to be delivered is gone from the directory before it begins with the next message."""
@@ -699,7 +631,6 @@ def test_killed_between_messages_nothing_is_sent_twice(tmp_path: Path, is_secure
     _assert_nothing_lost(lives, host, tmp_path / "queue", recipients)
 
 
-@pytest.mark.slow
 @both
 def test_killed_at_ten_random_points_nothing_is_lost(tmp_path: Path, is_secured: bool) -> None:
     """Whatever was being said at each kill, all mail arrives, and only what was in flight at a kill arrives again."""
@@ -743,47 +674,6 @@ def test_killed_at_ten_random_points_nothing_is_lost(tmp_path: Path, is_secured:
     assert sum(told.values()) <= len(reported) + 2 * KILLS, "two sessions at most were about a refusal at each kill"
 
 
-class Ledger:
-    """Clients that submit one message after the other and note which of them were acknowledged."""
-
-    def __init__(self) -> None:
-        self.acknowledged: list[str] = []
-        self._news = threading.Lock()
-        self._sent = 0
-
-    def submit(self, port: int, kill_after: int, kill: Callable[[], None]) -> None:
-        """Have three clients send until the server is gone; whoever hears the nth 250 kills it."""
-        enough = len(self.acknowledged) + kill_after
-
-        def send() -> None:
-            with (
-                contextlib.suppress(OSError, smtplib.SMTPException),  # the server is gone
-                smtplib.SMTP("127.0.0.1", port, "client.example.org", timeout=WAIT_S) as client,
-            ):
-                while True:
-                    with self._news:
-                        self._sent += 1
-                        name = f"m{self._sent}"
-                    client.sendmail("alice@example.org", [f"{name}@example.net"], self.content(name))
-                    with self._news:
-                        self.acknowledged.append(f"{name}@example.net")
-                        if len(self.acknowledged) == enough:
-                            kill()
-
-        threads = [threading.Thread(target=send) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(WAIT_S)
-        assert len(self.acknowledged) >= enough
-
-    @staticmethod
-    def content(name: str) -> bytes:
-        """Give the message of this name, of a few sizes."""
-        return b"Subject: ledger\r\n\r\n" + f"{name} . and again\r\n".encode() * (1 + sum(name.encode()) % 300)
-
-
-@pytest.mark.slow
 def test_what_a_killed_server_had_acknowledged_is_delivered(tmp_path: Path) -> None:
     """Killed at the very moment a client hears 250, three times, while it relays: nothing acknowledged is lost."""
     (tmp_path / "queue").mkdir()
@@ -808,7 +698,6 @@ def test_what_a_killed_server_had_acknowledged_is_delivered(tmp_path: Path) -> N
     assert all(n <= 1 + lives.in_flight[to] for to, n in host.counted().items())
 
 
-@pytest.mark.slow
 def test_a_server_killed_in_the_middle_of_a_message_leaves_none(tmp_path: Path) -> None:
     """A message whose client has not heard 250 is not delivered in part; what was acknowledged before it is."""
     (tmp_path / "queue").mkdir()
@@ -832,7 +721,6 @@ def test_a_server_killed_in_the_middle_of_a_message_leaves_none(tmp_path: Path) 
     _assert_nothing_lost(lives, host, tmp_path / "queue", ["whole@example.net"])
 
 
-@pytest.mark.slow
 @both
 def test_a_directory_that_the_original_filled_is_delivered(tmp_path: Path, is_secured: bool) -> None:
     """Envelopes and contents as Twisted's own Queue writes them are opened unchanged, relayed and removed."""
@@ -857,39 +745,6 @@ def test_a_directory_that_the_original_filled_is_delivered(tmp_path: Path, is_se
     assert list((tmp_path / "queue").iterdir()) == []
 
 
-@contextmanager
-def smtp_sink() -> Iterator[tuple[int, Path]]:
-    """Run Postfix's smtp-sink; give its port, and the directory that it dumps messages in."""
-    sink = program("smtp-sink")
-    (socket_,) = listening(HOST)
-    port = socket_.getsockname()[1]
-    socket_.close()
-    home = Path(tempfile.mkdtemp(prefix="smarthost-sink-", dir="/tmp"))
-    home.chmod(0o777)  # its own user writes in it, as it could not in pytest's directories
-    command = [sink, "-4", "-d", f"{home}/dump.", f"{HOST}:{port}", "16"]
-    if os.geteuid() == 0:
-        command[1:1] = ["-u", "nobody"]  # as root it does not run without
-    try:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            try:
-                eventually(lambda: _greets(port), "smtp-sink greets")
-                yield port, home
-            finally:
-                process.terminate()
-                process.communicate(timeout=WAIT_S)
-    finally:
-        shutil.rmtree(home)
-
-
-def _greets(port: int) -> bool:
-    try:
-        with RawClient(port) as client:
-            return client.greeting.startswith("220")
-    except OSError:
-        return False
-
-
-@pytest.mark.slow
 @pytest.mark.interop
 @pytest.mark.parametrize("protocol", ["SMTP", "ESMTP"])
 def test_postfix_smtp_sink_has_what_was_sent(tmp_path: Path, protocol: str) -> None:
@@ -908,21 +763,10 @@ def test_postfix_smtp_sink_has_what_was_sent(tmp_path: Path, protocol: str) -> N
             eventually(lambda: not list((tmp_path / "queue").iterdir()), f"all leaves the queue: {child.told()}", 3)
         dumped = [read_dump(each) for each in dumps.iterdir()]
 
-    assert {mail.partition(" ")[0] for mail, _, _, _ in dumped} == {"<alice@example.org>", "<>"}
-    assert {said for _, _, said, _ in dumped} == {protocol}
-    assert {to: content for _, to, _, content in dumped} == contents
+    assert {each.recipient: each.content for each in dumped} == contents
     assert len(dumped) == len(contents)
-
-
-def read_dump(file: Path) -> tuple[str, str, str, bytes]:
-    """Give MAIL's arguments, the recipient, the protocol and the content out of a dump of smtp-sink."""
-    head, _, rest = file.read_bytes().partition(b"Received: ")
-    said = dict(line.split(": ", 1) for line in head.decode().splitlines())
-    content = rest.split(b"\n", 3)[3]  # its Received field has three lines
-    assert content.endswith(b"\n\n"), "it adds an empty line"
-    return (
-        said["X-Mail-Args"],
-        said["X-Rcpt-Args"].strip("<>"),
-        said["X-Client-Proto"],
-        content[:-1].replace(b"\n", b"\r\n"),
-    )
+    assert {each.protocol for each in dumped} == {protocol}
+    assert {each.mail.partition(" ")[0] for each in dumped if each.recipient != "null@example.net"} == {
+        "<alice@example.org>"
+    }
+    assert [each.mail for each in dumped if each.recipient == "null@example.net"] == ["<>"]

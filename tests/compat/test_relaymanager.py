@@ -870,6 +870,27 @@ def test_a_sender_that_cannot_be_said_is_set_aside(bench: Bench) -> None:
     assert bench.names() == [["2"]]
 
 
+@pytest.mark.parametrize(("sender", "recipient"), [("root", "a@one.example"), ("a@b.example", "x..y@one.example")])
+def test_what_a_host_may_take_is_relayed(bench: Bench, sender: str, recipient: str) -> None:
+    """A local program's sender without domain, and mailboxes that no grammar has, went out before and still do."""
+    bench.put("1", recipient, sender=sender)
+
+    bench.check()
+
+    assert bench.names() == [["1"]]
+    assert bench.queue.damaged == {}
+
+
+def test_what_can_go_neither_forth_nor_back_is_set_aside(bench: Bench) -> None:
+    """An illegal destination of a sender who cannot be told is kept: it may be somebody else's file."""
+    bench.put("1", "nobody", sender="root")
+
+    bench.check()
+
+    assert list(bench.queue.damaged) == ["1"]
+    assert {"1-D", "1-H"} <= {path.name for path in bench.directory.iterdir()}
+
+
 @pytest.mark.parametrize("recipient", ["nobody", "", "a@", "a b@c", "x@y\r\nDATA", "@", "a@" + "b" * 70 + ".example"])
 def test_an_illegal_destination_bounces_at_once(bench: Bench, lines: list[str], recipient: str) -> None:
     """It does not wait for ever, and takes no connection."""

@@ -2,7 +2,7 @@
 """The two addresses of an envelope file: whether they are there, and whether they can be said in SMTP.
 
 The original let any pickle be an envelope and any text an address; here an envelope is a pair of texts, and an address
-is what smtp.grammar takes. Decides nothing about the message.
+what can be neither more nor less than one path in a command. Decides nothing about the message.
 """
 
 import re
@@ -10,11 +10,11 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 from smarthost.compat.envelope import read_envelope
-from smarthost.mail.address import Address
-from smarthost.mail.reply import Reply
-from smarthost.smtp.grammar import parse_mail, parse_rcpt
+from smarthost.mail.address import Address, to_domain
+from smarthost.mail.errors import LocalProtocolError
+from smarthost.smtp.exchange import check_path, encode_command
 
-_NO_LIMIT = 1 << 62
+PATH_OCTETS = 1000  # RFC 5321 4.5.3.1.3 says 256, and to take more where one can; fits a command line anywhere
 
 #   name-addr = [display-name] "<" path ">"; quoted strings may hold angle brackets. email.utils.parseaddr guesses: it
 #   makes another address of "<a@b> <c@d>" and of "a@b>", and "", the null reverse-path, of what it cannot read.
@@ -51,18 +51,28 @@ def read_path(address: Any) -> str:
 
 
 def read_recipient(text: str) -> Address | str:
-    """Give a recipient as an address with a domain, or why it is none."""
-    read = parse_rcpt(_path(f"TO:<{text}>"), smtputf8=False)
-    if isinstance(read, Reply):
-        return str(read)
-    return read.recipient if read.recipient.domain else "it has no domain"
+    """Give a recipient as an address with a domain, or why it is none.
+
+    Looser than smtp.grammar: what the original handed on is handed on, and the host judges it ("a..b@c" is in use).
+    """
+    local, _, domain = text.rpartition("@")
+    if not local or not domain:
+        return "it has no local part or no domain"
+    defect = why_not_said(text)
+    if defect:
+        return defect
+    try:
+        return Address(text, to_domain(domain))
+    except ValueError as error:
+        return str(error)
 
 
-def why_no_sender(text: str) -> str:
-    """Say why this cannot be the reverse-path of a message, or ""."""
-    read = parse_mail(_path(f"FROM:<{text}>"), _NO_LIMIT)
-    return str(read) if isinstance(read, Reply) else ""
-
-
-def _path(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")  # a lone surrogate is no address either way
+def why_not_said(path: str) -> str:
+    """Say why this cannot stand between the brackets of MAIL or RCPT, or ""."""
+    if len(path) > PATH_OCTETS:
+        return f"it has more than {PATH_OCTETS} octets"
+    try:
+        encode_command(check_path(path))
+    except LocalProtocolError as error:
+        return str(error)
+    return ""

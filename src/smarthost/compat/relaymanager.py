@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from smarthost.compat.addresses import read_addresses, read_recipient, why_no_sender
+from smarthost.compat.addresses import read_addresses, read_recipient, why_not_said
 from smarthost.compat.attempt import _AttemptManager
 from smarthost.compat.calculator import CanonicalNameChainTooLong, CanonicalNameLoop, MXCalculator
 from smarthost.compat.managed import (
@@ -28,6 +28,7 @@ from smarthost.compat.managed import (
 )
 from smarthost.compat.settling import Waits, shown
 from smarthost.compat.spool import Queue
+from smarthost.mail.address import Address
 from smarthost.mail.errors import NullMX, ResolutionError
 from smarthost.mail.result import Outcome, Verdict
 from smarthost.queue.schedule import RetrySchedule
@@ -180,14 +181,17 @@ class SmartHostSMTPRelayingManager:
             self.waits.put_off(name)
             return
         address = read_recipient(recipient)
-        if defect := why_no_sender(
-            sender
-        ):  # also with a bad recipient: nobody could be told, and it may be no mail at all
+        if defect := why_not_said(sender):
             self._set_aside(name, f"its sender {shown(repr(sender))} cannot be sent: {defect}")
-        elif isinstance(address, str):
-            self._illegal[name] = f"illegal message destination {shown(repr(recipient))}: {address}"
-        else:
+        elif isinstance(address, Address):
             self._domains[name] = address.domain
+        elif sender and not isinstance(read_recipient(sender), Address):
+            # Nobody could be told of a bounce, and it may be no mail at all.
+            self._set_aside(
+                name, f"neither {shown(repr(recipient))} nor {shown(repr(sender))} can be sent to: {address}"
+            )
+        else:
+            self._illegal[name] = f"illegal message destination {shown(repr(recipient))}: {address}"
 
     def _set_aside(self, name: str, why: str) -> None:
         set_aside = getattr(self.queue, "setAside", None)
