@@ -8,7 +8,6 @@ its content as octets. Plain relayers remove what was accepted and leave the res
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
@@ -19,6 +18,7 @@ from twisted.python.failure import Failure
 
 from smarthost.compat.addresses import read_addresses
 from smarthost.compat.client import StrictClient, StrictEsmtpClient
+from smarthost.compat.incoming import remove_file, shown_path
 from smarthost.compat.queuer import DomainQueuer
 
 __all__ = ["DomainQueuer", "ESMTPRelayer", "RelayerMixin", "SMTPRelayer"]
@@ -101,9 +101,8 @@ class ESMTPRelayer(RelayerMixin, StrictEsmtpClient):
 
 
 def _remove(path: str) -> None:
-    try:
-        for suffix in ("-D", "-H"):
-            with suppress(FileNotFoundError):
-                os.remove(path + suffix)  # noqa: PTH107 - paths are text in this interface
-    except OSError as error:
-        log.msg(f"message {path!r} was accepted, but cannot be removed and may be sent again: {error}")
+    """Remove an accepted message, content first: an envelope alone counts as nothing."""
+    if remove_file(path + "-D"):
+        remove_file(path + "-H")
+    else:
+        log.msg(f"message {shown_path(path)} was accepted, and may be sent again")
