@@ -27,7 +27,11 @@ def read_addresses(file: BinaryIO, name: str) -> tuple[str, str]:
 
     Raises: pickle.UnpicklingError: it is damaged or foreign; names `name`.
     """
-    envelope = read_envelope(file, name)
+    return addresses_of(read_envelope(file, name), name)
+
+
+def addresses_of(envelope: Any, name: str) -> tuple[str, str]:
+    """Give sender and recipient of an envelope as it was read. Raises: as read_addresses."""
     if not isinstance(envelope, list | tuple) or len(envelope) != 2:
         raise UnpicklingError(f"{name}: not a pair of sender and recipient")
     try:

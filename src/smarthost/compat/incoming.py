@@ -6,11 +6,13 @@ acknowledged. What fails on the way removes what it wrote. compat.spool begins m
 A crash leaves the whole message, or a `-C` and a lone `-H`, which count as nothing.
 """
 
+import errno
 import io
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.mail.mail import FileMessage
@@ -113,6 +115,21 @@ class DurableMessage(FileMessage):
         self._renamed = True
         sync_directory(os.path.dirname(self.finalName) or os.curdir)  # noqa: PTH120 - paths are text in this interface
         self._kept = True
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a file for reading; what is no regular file is refused, and never waited for (a FIFO has no end).
+
+    Raises: OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def remove_file(path: str) -> bool:
