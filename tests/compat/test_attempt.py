@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.mail.mail import FileMessage
 from twisted.python import log
 
+from smarthost.compat import settling
 from smarthost.compat.attempt import _AttemptManager
 from smarthost.compat.settling import Waits
 from smarthost.compat.spool import Queue
@@ -25,6 +26,7 @@ from smarthost.queue.schedule import RetrySchedule
 
 NOW = 1_800_000_000.0
 DAY_S = 86_400.0
+HOUR_S = 3600.0
 CONTENT = b"From: alice@example.org\nSubject: supper\n\nsecret body\n"
 REFUSED = Verdict(Outcome.BOUNCED, "5.1.1", "refused", Reply(550, "5.1.1", ("no such user",)), "mx.example")
 LATER = Verdict(Outcome.DEFERRED, "4.2.0", "mailbox busy", Reply(451, "4.2.0", ("busy",)), "mx.example")
@@ -278,10 +280,9 @@ def test_a_failure_without_a_word_is_reported_too(site: Site, clock: Clock) -> N
     assert report_in(site).get_payload()[1].get_payload()[1]["Status"] == "5.0.0"
 
 
-@pytest.mark.parametrize("sender", ["", "root", "x@bad domain"])
-def test_a_bounce_to_nobody_is_dropped_and_logged(tmp_path: Path, clock: Clock, lines: list[str], sender: str) -> None:
+def test_a_bounce_to_the_null_sender_is_dropped_and_logged(tmp_path: Path, clock: Clock, lines: list[str]) -> None:
     """A report about a report could go round for ever; the log says what was dropped, also when quiet."""
-    put(tmp_path, "1", sender)
+    put(tmp_path, "1", "")
     site = Site(tmp_path, clock)
     attempt, relay = begin(site, clock, "1")
     attempt.notifyVerdict(relay, "1", REFUSED)
@@ -292,7 +293,28 @@ def test_a_bounce_to_nobody_is_dropped_and_logged(tmp_path: Path, clock: Clock, 
     assert files(tmp_path) == []
     assert len(lines) == 1
     assert "message 1 for 'bob@example.net' dropped" in lines[0]
-    assert (repr(sender) if sender else "the null sender") in lines[0]
+    assert "the null sender" in lines[0]
+
+
+@pytest.mark.parametrize("sender", ["root", "x@bad domain"])
+def test_a_message_whose_sender_cannot_be_told_is_kept(
+    tmp_path: Path, clock: Clock, lines: list[str], sender: str
+) -> None:
+    """Dropped, nobody would know that it was ever there: it is set aside, and one line says why."""
+    put(tmp_path, "1", sender)
+    site = Site(tmp_path, clock)
+    attempt, relay = begin(site, clock, "1")
+    attempt.notifyVerdict(relay, "1", REFUSED)
+    del lines[:]
+
+    attempt.notifyFailure(relay, "1")
+    attempt.notifyDone(relay)
+
+    assert files(tmp_path) == ["1-D", "1-H"]
+    assert list(site.queue.damaged) == ["1"]
+    assert len(lines) == 1
+    assert repr(sender) in lines[0]
+    assert "cannot be told: refused" in lines[0]
 
 
 def test_on_a_full_disk_a_refused_message_stays_and_is_tried_again_later(
@@ -399,12 +421,19 @@ def test_a_deferred_message_waits_by_the_schedule(site: Site, clock: Clock, tmp_
 
 def test_a_message_in_its_last_second_waits_and_then_expires(site: Site, clock: Clock, tmp_path: Path) -> None:
     """5 days from when it was written it goes back with 4.4.7, and not before."""
+    site.wall = NOW + 5 * DAY_S - 4 * HOUR_S
+    attempt, relay = begin(site, clock, "1")
+    attempt.notifyVerdict(relay, "1", LATER)
+    attempt.notifyDone(relay)
+
+    clock.advance(4 * HOUR_S - 1)
     site.wall = NOW + 5 * DAY_S - 1
     attempt, relay = begin(site, clock, "1")
     attempt.notifyVerdict(relay, "1", LATER)
     attempt.notifyDone(relay)
     assert whole(tmp_path) == ["1", "2", "3"]
 
+    clock.advance(1)
     site.wall = NOW + 5 * DAY_S
     attempt, relay = begin(site, clock, "1")
     attempt.notifyVerdict(relay, "1", LATER)
@@ -462,8 +491,65 @@ def test_without_a_connection_messages_wait_again_after_30_s(site: Site, clock: 
     assert clock.getDelayedCalls() == []
 
 
-def test_no_connection_at_the_end_of_its_time_returns_a_message(site: Site, clock: Clock, tmp_path: Path) -> None:
+def test_a_message_however_old_is_tried_for_four_hours(site: Site, clock: Clock, tmp_path: Path) -> None:
+    """A directory moved here, or files restored from a backup, do not bounce at the first busy host."""
+    began = NOW + 300 * DAY_S
+    for hours in (0.0, 1.0, 3.999):
+        clock.rightNow = hours * HOUR_S
+        site.wall = began + hours * HOUR_S
+        attempt, relay = begin(site, clock, "1")
+        attempt.notifyVerdict(relay, "1", LATER)
+        attempt.notifyDone(relay)
+        assert whole(tmp_path) == ["1", "2", "3"]
+
+    clock.rightNow = 4 * HOUR_S
+    site.wall = began + 4 * HOUR_S
+    attempt, relay = begin(site, clock, "1")
+    attempt.notifyVerdict(relay, "1", LATER)
+    attempt.notifyDone(relay)
+
+    assert report_in(site).get_payload()[1].get_payload()[1]["Status"] == "4.4.7"
+
+
+def test_what_awaits_a_host_is_due_when_one_answers(site: Site, clock: Clock) -> None:
+    """A message that was busy itself waits on."""
+    attempt, relay = begin(site, clock, "1")
+    attempt.domain = "example.net"
+    attempt.notifyNoConnection(relay)
+    attempt, relay = begin(site, clock, "2")
+    attempt.domain = "example.net"
+    attempt.notifyVerdict(relay, "2", LATER)
+    attempt.notifyDone(relay)
+    assert site.waits.due(["1", "2"]) == []
+
+    site.waits.release("other.example")
+    assert site.waits.due(["1", "2"]) == []
+    site.waits.release("example.net")
+    assert site.waits.due(["1", "2"]) == ["1"]
+
+
+def test_who_cannot_make_a_relayer_blames_no_host(site: Site, clock: Clock, lines: list[str]) -> None:
+    """Wrong arguments are the program's: its messages wait 30 s, no attempt is counted, and it is said."""
+    asked: list[str] = []
+    attempt, relay = begin(site, clock, "1", "2")
+    attempt.passOver = lambda relay, why: bool(asked.append(why))  # type: ignore[func-returns-value]
+    fired: list[None] = []
+    attempt.getCompletionDeferred().addCallback(fired.append)
+
+    attempt.notifyBroken(relay, "TypeError while the relayer was made")
+
+    assert (site.managed, fired, asked) == ({}, [None], [])
+    assert site.waits.attempts("1") == 0
+    assert any("TypeError" in line for line in lines)
+    clock.advance(30)
+    assert site.queue.getWaiting() == ["1", "2", "3"]
+
+
+def test_no_connection_at_the_end_of_its_time_returns_a_message(
+    site: Site, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A host that is gone for days is a reason to give up."""
+    monkeypatch.setattr(settling, "GRACE_S", 0.0)
     site.wall = NOW + 5 * DAY_S
     attempt, relay = begin(site, clock, "1")
     attempt.tryHost("mx.example")
@@ -532,16 +618,22 @@ def test_while_another_host_is_chosen_nothing_ends_the_attempt(site: Site, clock
 
 
 def test_quiet_means_no_routine_line(site: Site, clock: Clock, tmp_path: Path, lines: list[str]) -> None:
-    """Success, bounce, deferral, back-off and end say nothing."""
+    """Success, back-off and end say nothing; what a message waits or bounces for is said all the same."""
     attempt, relay = begin(site, clock, "1", "2", "3")
     attempt.notifySuccess(relay, "1")
+    assert lines == []
+
     attempt.notifyFailure(relay, "2")
     attempt.notifyVerdict(relay, "3", LATER)
     attempt.notifyDone(relay)
+    assert [line.split(" for ")[0] for line in lines] == ["message 2", "message 3"]
+    assert "bounced" in lines[0]
+    assert "waits 30 s (attempt 1): mailbox busy" in lines[1]
+
+    del lines[:]
     attempt, relay = begin(site, clock, "3")
     attempt.notifyNoConnection(relay)
     clock.advance(30)
-
     assert lines == []
 
 
@@ -562,8 +654,8 @@ def test_noisy_says_what_becomes_of_each_message(site: Site, clock: Clock, lines
 
     assert "success sending 1" in said[0]
     assert "could not relay 2" in said[1]
-    assert "bounced: 5.0.0" in said[1]
-    assert "message 3 for 'bob@example.net' waits 30 s: mailbox busy" in said[3]
+    assert "bounced, its sender is told: 5.0.0" in said[1]
+    assert "message 3 for 'bob@example.net' waits 30 s (attempt 1): mailbox busy" in said[3]
 
 
 # -- a manager and a queue that know no more than the original's
@@ -644,9 +736,10 @@ def crash_in_bounce(directory: Path, n: int, is_after: bool, is_expiry: bool) ->
 @pytest.mark.parametrize("is_expiry", [False, True])
 @pytest.mark.parametrize("is_after", [False, True])
 def test_a_crash_at_any_step_of_a_bounce_leaves_the_message_or_its_report(
-    tmp_path: Path, is_after: bool, is_expiry: bool
+    tmp_path: Path, is_after: bool, is_expiry: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a restart the queue has one of them, at worst both; never neither, and never half of one."""
+    monkeypatch.setattr(settling, "GRACE_S", 0.0)
     n = 0
     is_crashed = True
     while is_crashed:

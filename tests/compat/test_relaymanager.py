@@ -26,7 +26,7 @@ from twisted.names.dns import Record_CNAME, Record_MX
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from smarthost.compat import relaymanager
+from smarthost.compat import relaymanager, turns
 from smarthost.compat.relaymanager import (
     CanonicalNameLoop,
     ESMTPManagedRelayerFactory,
@@ -45,6 +45,7 @@ from smarthost.queue.schedule import RetrySchedule
 
 DAY_S = 86_400.0
 REFUSED = Verdict(Outcome.BOUNCED, "5.1.1", "refused", Reply(550, "5.1.1", ("no such user",)), "mx.example")
+SILENCE = Verdict(Outcome.DEFERRED, "4.4.2", "no answer to MAIL", None, "mx.example", ambiguous=True)
 LATER = Verdict(Outcome.DEFERRED, "4.2.0", "mailbox busy", Reply(451, "4.2.0", ("busy",)), "mx.example")
 
 
@@ -256,8 +257,14 @@ def test_the_factory_gets_paths_attempt_and_arguments(bench: Bench) -> None:
 def test_our_calculator_is_made_on_first_use(bench: Bench) -> None:
     """Whoever sets none gets one, once."""
     bench.manager.mxcalc = None
-    assert bench.manager._calculator() is bench.manager._calculator()
-    assert isinstance(bench.manager.mxcalc, MXCalculator)
+    bench.fill("a@[192.0.2.1]", "b@[192.0.2.2]")
+
+    bench.check()
+
+    made = bench.manager.mxcalc
+    assert isinstance(made, MXCalculator)
+    assert bench.dials() == ["192.0.2.1", "192.0.2.2"]
+    assert made is bench.manager._ownCalculator
 
 
 # -- pickling
@@ -292,7 +299,8 @@ def test_a_program_s_own_calculator_is_pickled_and_ours_is_made_anew(bench: Benc
     assert pickle.loads(pickle.dumps(bench.manager)).mxcalc.said == {"example.net": ["own.example"]}
 
     bench.manager.mxcalc = None
-    bench.manager._calculator()
+    bench.fill("a@[192.0.2.1]")
+    bench.check()
     assert pickle.loads(pickle.dumps(bench.manager)).mxcalc is None
 
     bench.manager.mxcalc = object.__new__(type("Unpicklable", (), {"__reduce__": lambda self: 1 / 0}))
@@ -409,7 +417,7 @@ def test_many_domains_share_the_connections(tmp_path: Path) -> None:
     bench.fill(*(f"a@d{n}.example" for n in range(100)))
 
     while bench.check():
-        assert len(bench.factories()) == 7 or len(bench.dials()) == 100
+        assert 6 <= len(bench.factories()) <= 7 or len(bench.dials()) == 100
         for factory in bench.factories():
             bench.deliver(factory)
 
@@ -448,18 +456,6 @@ def test_a_deferred_message_is_retried_by_schedule_and_expires_after_5_days(benc
     assert times[-2] < 5 * DAY_S <= times[-1]
     assert bench.status()["Status"] == "4.4.7"
     assert bench.is_idle()
-
-
-def test_an_old_message_gets_one_attempt(bench: Bench) -> None:
-    """After a week of standing still the mail is tried before it is given up."""
-    bench.put("1", "a@one.example", age_s=7 * DAY_S)
-    bench.put("2", "a@one.example", age_s=7 * DAY_S)
-    bench.check()
-    (factory,) = bench.factories()
-    factory.manager.notifySuccess(factory, "1")
-    bench.answer(factory, LATER)
-
-    assert bench.status()["Status"] == "4.4.7"
 
 
 def test_a_deferred_message_does_not_hold_up_others_of_its_domain(bench: Bench) -> None:
@@ -639,8 +635,8 @@ def test_when_all_connections_fail_at_once_messages_wait(bench: Bench, way: str)
     assert bench.check() is not None
 
 
-def test_a_domain_nobody_can_connect_to_gets_one_connection_at_a_time(bench: Bench) -> None:
-    """Its backlog does not take the places of what can be delivered; greeted once, it has them again."""
+def test_a_domain_nobody_can_connect_to_is_left_alone_then_gets_one_connection(bench: Bench) -> None:
+    """Its backlog does not take the places of what can be delivered; once answered, it has them again at once."""
     bench.fill(*["a@dead.example"] * 45)
     bench.check()
     bench.check()
@@ -651,15 +647,46 @@ def test_a_domain_nobody_can_connect_to_gets_one_connection_at_a_time(bench: Ben
     assert bench.is_idle()
 
     bench.check()
+    assert bench.dials()[2:] == ["mx.one.example"]
+    bench.deliver(bench.factories()[0])
+    assert bench.check() is None  # 25 messages of it were never tried, and it is not knocked at for each of them
+    bench.wait(60)
     bench.check()
-    assert bench.dials()[2:] == ["mx.dead.example", "mx.one.example"]
-    bench.deliver(bench.factories()[1])
-    assert bench.check() is None
+    bench.check()
+    assert bench.dials()[3:] == ["mx.dead.example"]
     bench.deliver(bench.factories()[0])
     bench.check()
     bench.check()
 
-    assert [len(names) for names in bench.names()] == [10, 5]
+    assert [len(names) for names in bench.names()] == [10, 10]
+
+
+def test_a_refused_login_is_not_tried_for_each_domain(bench: Bench, lines: list[str]) -> None:
+    """All domains go through one provider: its host is left alone, or it would lock the account."""
+    bench.manager.maxConnections = 4
+    bench.calculator.said = {f"d{n}.example": ["provider.example"] * 40 for n in range(40)}
+    bench.fill(*(f"a@d{n}.example" for n in range(40)))
+    bench.check()
+    for factory in bench.factories():
+        bench.refuse_connection(factory)
+    assert len(bench.dials()) == 4
+
+    for _ in range(29):
+        bench.wait(1)
+        while bench.check():
+            bench.wait(0)
+    assert len(bench.dials()) == 4
+
+    bench.wait(1000)
+    bench.check()
+    assert len(bench.dials()) > 4
+    bench.deliver(bench.factories()[0])
+    for _ in range(30):
+        bench.wait(1000)
+        while bench.check():
+            for factory in bench.factories():
+                bench.deliver(factory)
+    assert bench.queue.getWaiting() == []
 
 
 def test_dead_domains_together_leave_half_of_the_places(tmp_path: Path) -> None:
@@ -681,13 +708,84 @@ def test_dead_domains_together_leave_half_of_the_places(tmp_path: Path) -> None:
     assert bench.check() is None
 
 
-def test_suspects_are_few(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crowd of dead domains does not stay in memory."""
-    monkeypatch.setattr(relaymanager, "SUSPECTS", 3)
+def test_a_host_that_greets_and_falls_silent_does_not_stop_other_mail(bench: Bench) -> None:
+    """Whoever answered last time has a place, however many older messages wait for those that did not."""
+    bench.fill(*["a@slow.example"] * 60, *["z@live.example"] * 30)
+    delivered = 0
+    for second in range(1, 2400):
+        bench.wait(1)
+        bench.check()
+        for factory in bench.factories():
+            attempt = factory.manager
+            if attempt.domain == "live.example":
+                delivered += len(bench.manager.managed[factory])
+                bench.deliver(factory)
+            elif second % 600 == 0:
+                attempt.notifyGreeted(factory, "relay.example.org")
+                attempt.notifyVerdict(factory, bench.manager.managed[factory][0], SILENCE)
+                attempt.notifyDone(factory)
+        if second == 60:
+            assert delivered == 30
+        if second % 100 == 0:
+            bench.put(f"new{second}", "z@live.example")
 
+    assert delivered >= 30 + 20
+
+
+def test_a_crowd_that_was_never_heard_of_leaves_a_place_to_who_answers(tmp_path: Path) -> None:
+    """Fifty silent domains, whose mail is older, and one that works: its mail goes in seconds."""
+    bench = Bench(tmp_path, maxConnections=4)
+    bench.fill("z@live.example", *(f"a@silent{n}.example" for n in range(50)))
+    bench.check()
+    bench.deliver(bench.factories()[0])
+
+    for n in range(40):
+        bench.put(f"z{n:02}", "z@live.example")
+    for _ in range(10):
+        bench.wait(1)
+        bench.check()
+        for factory in [each for each in bench.factories() if each.manager.domain == "live.example"]:
+            bench.deliver(factory)
+
+    assert [name for name in bench.queue.getWaiting() if name.startswith("z")] == []
+    assert len(bench.factories()) == 3
+
+
+def test_one_connection_is_shared_in_turns(tmp_path: Path) -> None:
+    """With a single place, a domain that refuses us and has a thousand messages does not keep it."""
+    bench = Bench(tmp_path, maxConnections=1, maxMessagesPerConnection=1)
+    bench.fill(*["a@dead.example"] * 50, *["z@live.example"] * 20)
+    for _ in range(30):
+        bench.wait(1)
+        if bench.check():
+            (factory,) = bench.factories()
+            if factory.manager.domain == "live.example":
+                bench.deliver(factory)
+            else:
+                bench.refuse_connection(factory)
+
+    assert bench.dials().count("mx.live.example") == 20
+    assert bench.dials().count("mx.dead.example") <= 2
+
+
+def test_what_is_remembered_of_domains_and_hosts_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd of dead domains does not stay in memory."""
+    monkeypatch.setattr(turns, "REMEMBERED", 3)
     for n in range(10):
-        bench.manager._suspect(f"d{n}.example")
-        assert len(bench.manager._suspects) <= 3
+        bench.put(f"{n}", f"a@d{n}.example")
+        bench.put(f"live{n}", f"a@live{n}.example")
+    for _ in range(10):
+        bench.wait(700)
+        bench.check()
+        for factory in bench.factories():
+            (bench.deliver if "live" in factory.manager.domain else bench.refuse_connection)(factory)
+
+    standing = bench.manager._turns
+    assert len(standing._last_turns) <= 3
+    assert len(standing._proven) <= 3
+    assert len(standing._pauses._failing) <= 3
+    assert len(bench.manager._hosts._failing) <= 3
+    assert standing._active == {}
 
 
 # -- looking up
@@ -785,9 +883,12 @@ def test_a_domain_whose_resolver_hangs_leaves_the_others_a_place(bench: Bench) -
 
     for _ in range(3):
         bench.check()
+    assert bench.dials() == ["mx.one.example"]
+    bench.wait(600)
+    for _ in range(3):
+        bench.check()
 
     assert len(bench.names()) == 2
-    assert bench.dials() == ["mx.one.example"]
 
 
 @pytest.mark.parametrize("word", [NullMX("takes no mail", domain="one.example", status="5.1.10"), "", b"."])
@@ -901,8 +1002,9 @@ def test_an_illegal_destination_bounces_at_once(bench: Bench, lines: list[str], 
 
     assert bench.status()["Status"] == "5.1.3"
     assert bench.names() == [["2"]]
-    (line,) = said_of(lines, "illegal message destination")
-    assert "\n" not in line
+    said = said_of(lines, "illegal message destination")
+    assert "bounced, its sender is told" in said[-1]
+    assert not any("\n" in line for line in said)
 
 
 def test_a_crowd_of_illegal_destinations_is_returned_in_turns(bench: Bench) -> None:
@@ -1037,7 +1139,11 @@ def test_wrong_arguments_are_told_and_lose_nothing(bench: Bench, lines: list[str
 
     assert bench.is_idle()
     assert bench.queue.getWaiting() == ["00", "01"]
-    assert len(said_of(lines, "relaying goes on after an error: TypeError")) == 1
+    assert len(said_of(lines, "nothing is relayed, and the next poll tries again")) == 1
+    assert "Traceback" in lines[-1]
+    for _ in range(5):
+        _checkState(bench.manager)
+    assert len(said_of(lines, "nothing is relayed")) == 1
     bench.manager.fArgs = ("secret", None, "relay.example.org")
     bench.check()
     assert bench.names() == [["00"], ["01"]]
@@ -1048,14 +1154,26 @@ def test_envelopes_are_read_a_few_hundred_at_a_time(bench: Bench, monkeypatch: p
     monkeypatch.setattr(relaymanager, "ENVELOPES_READ", 3)
     bench.calculator.said["one.example"] = [Deferred()]
     bench.manager.maxMessagesPerConnection = 1
-    bench.fill(*["a@one.example"] * 8, "z@two.example")
-    bench.manager._suspect("one.example")
-    found = []
-    for _ in range(4):
+    bench.fill(*["a@one.example"] * 8, "z@two.example", *["b@one.example"] * 4)
+    bench.manager.maxConnections = 1
+    read = []
+    for _ in range(6):
         bench.check()
-        found.append(len(bench.names()))
+        read.append(len(bench.manager._domains))
+        bench.manager.managed.clear()  # look again, at nothing that is being sent
 
-    assert found == [1, 1, 2, 2]
+    assert read == [2, 5, 8, 11, 12, 12]  # one of them is being sent by then
+
+
+def test_the_newest_mail_does_not_wait_until_a_backlog_was_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart with thousands of messages for a dead domain, what comes in is sent at once."""
+    monkeypatch.setattr(relaymanager, "ENVELOPES_READ", 8)
+    bench.fill(*["a@dead.example"] * 90)
+    bench.put("99", "z@live.example")
+
+    bench.check()
+
+    assert bench.dials() == ["mx.dead.example", "mx.live.example"]
 
 
 def test_nothing_is_remembered_of_messages_that_were_taken_away(bench: Bench) -> None:

@@ -22,6 +22,8 @@ from smarthost.mail.settlement import SettledRecipient
 BACK_OFF_S = 30  # after a host could not be connected to
 _UNTOLD = Verdict(Outcome.BOUNCED, "5.0.0", "it was refused for good; what was said is not known")
 _LOCAL = Verdict(Outcome.DEFERRED, "4.3.0", "its report could not be filed")
+# Replies about the session, not the mail (send.verdict): whoever only says so has answered nothing.
+_SESSION_CODES = frozenset({421, 503, 530, 534, 535, 538})
 _SILENT = Verdict(Outcome.DEFERRED, "4.4.2", "the connection ended without a word about any message")
 
 
@@ -39,10 +41,13 @@ class _AttemptManager:
         self.manager = manager
         self.noisy = noisy
         self.reactor = reactor
+        self.domain = ""
         self.exchange = ""
+        self.wasAnswered: bool | None = False  # about mail, by any host; None: nobody was asked
         self.hostname = ""  # ours, as the last relayer said it; for reports
         self.passOver: Callable[[Any, str], bool] | None = None
         self.greeted: Callable[[Any], None] | None = None
+        self._failures: list[str] = []  # of hosts, in this attempt
         self._isPassing = False  # between two hosts: what is still said is about the one passed over
         self._isHeard = False  # something was said about a message
         self._verdicts: dict[str, Verdict] = {}
@@ -67,13 +72,17 @@ class _AttemptManager:
         """The host's word about a message, in full: before `notifyFailure`, or for one that will wait."""
         self._isHeard = True
         self._verdicts[_name(message)] = verdict
+        if verdict.reply is not None and verdict.reply.code not in _SESSION_CODES:
+            self.wasAnswered = True
 
     def notifySuccess(self, relay: Any, message: str) -> None:
         """A host took responsibility for the message: remove it."""
         name = _name(message)
-        self._isHeard = True
+        self._isHeard = self.wasAnswered = True
+        verdict = self._verdicts.pop(name, None)
         if self.noisy:
-            log.msg(f"success sending {shown(name)}, removing from queue")
+            said = "" if verdict is None else f" to {shown(verdict.host)} ({shown(str(verdict.reply))})"
+            log.msg(f"success sending {shown(name)}{said}, removing from queue")
         self._take(relay, name)
         self._remove(name)
 
@@ -81,6 +90,8 @@ class _AttemptManager:
         """The message was refused for good: tell its sender, then remove it. If neither can be done now, it waits."""
         name = _name(message)
         self._isHeard = True
+        if name not in self._verdicts:
+            self.wasAnswered = True
         if self.noisy:
             log.msg(f"could not relay {shown(name)}")
         if self._give_up(name, self._verdicts.pop(name, _UNTOLD)):
@@ -92,6 +103,13 @@ class _AttemptManager:
         """No more mail goes this way: what is left waits. Harmless when said twice."""
         if not self._isPassing:
             self.finish(relay)
+
+    def notifyBroken(self, relay: Any, why: str) -> None:
+        """No relayer could be made, by a fault of the program's: no host is to blame, and no attempt is counted."""
+        log.msg(f"no relayer for {self.domain or 'the messages of this attempt'}: {shown(why)}; they wait 30 s")
+        names = self.manager.managed.pop(relay, ())
+        self._requeue_later(names)
+        self.finish(relay)
 
     def notifyNoConnection(self, relay: Any) -> None:
         """The host could not be connected to. If no other one is tried, the messages wait for at least 30 s."""
@@ -111,10 +129,10 @@ class _AttemptManager:
         if relay not in self.manager.managed:
             log.msg(f"no connection for a relayer that manages nothing: {shown(repr(relay))}")
             return
+        self._failures.append(f"{self.exchange}: {why or 'no connection'}" if self.exchange else why or "no connection")
         self._isPassing = self.passOver is not None and self.passOver(relay, why)
         if not self._isPassing:
-            place = f"{self.exchange}: " if self.exchange else ""
-            self.backOff(relay, f"{place}{why or 'no connection'}")
+            self.backOff(relay)
 
     def finish(self, relay: Any) -> None:
         """End the attempt: what is left of its messages waits, each as its verdict says."""
@@ -131,43 +149,64 @@ class _AttemptManager:
             for completion in completions or ():
                 completion.callback(None)
 
-    def backOff(self, relay: Any, why: str, status: str = "4.4.1") -> None:
-        """Let the messages of this attempt wait as after any failure, and do not show them as waiting for 30 s."""
+    def backOff(self, relay: Any, why: str = "", status: str = "4.4.1") -> None:
+        """Let the messages of this attempt wait as after any failure, and do not show them as waiting for 30 s.
+
+        When a host of their domain answers again, they wait no longer. `why`: if not what the hosts failed at.
+        """
         names = self.manager.managed.pop(relay, ())
+        why = why or "; ".join(self._failures)
         if self.noisy:
-            log.msg(f"Backing off on delivery of {shown(', '.join(names))}: {shown(why)}")
-        verdict = Verdict(Outcome.DEFERRED, status, why, None, self.exchange)
-        left = [name for name in names if self._defer(name, verdict)]
+            whose = f" for {self.domain}" if self.domain else ""
+            log.msg(f"Backing off on delivery of {len(names)} messages{whose}: {shown(why)}")
+        verdict = Verdict(Outcome.DEFERRED, status, why, None, self.exchange, awaits_host=True)
+        self._requeue_later([name for name in names if self._defer(name, verdict)])
+
+    def giveUp(self, relay: Any, verdict: Verdict, most: int = 1) -> None:
+        """The messages of this attempt are undeliverable, without a host being asked; `most` of them are returned now.
+
+        Each report is written to disk. The others wait for their turn.
+        """
+        self.wasAnswered = None
+        names = list(self.manager.managed.get(relay, ()))
+        for name in names[:most]:
+            self._isHeard = True
+            self._verdicts[name] = verdict
+            self.notifyFailure(relay, name)
+
+    def _requeue_later(self, names: Iterable[str]) -> None:
+        left = list(names)
         if left:
             self.reactor.callLater(BACK_OFF_S, self._requeue, left)
 
-    def giveUp(self, relay: Any, verdict: Verdict) -> None:
-        """All messages of this attempt are undeliverable, without a host being asked."""
-        for name in list(self.manager.managed.get(relay, ())):
-            self.notifyVerdict(relay, name, verdict)
-            self.notifyFailure(relay, name)
-
     def _defer(self, name: str, verdict: Verdict) -> bool:
-        """Note when a message may be tried again; False: its time was over, and it is gone."""
+        """Note when a message may be tried again; False: its time was over, and it is gone or set aside."""
         waits: Waits | None = getattr(self.manager, "waits", None)
         if waits is None:
             return True
         try:
-            letter = read_letter(self.manager.queue, name)
-        except (OSError, UnpicklingError) as error:
-            log.msg(f"message {shown(name)} waits, but cannot be read: {shown(str(error))}")
+            return self._defer_with(waits, name, verdict)
+        except Exception as error:  # noqa: BLE001 - an envelope damaged meanwhile, or a bug, must keep no other message
+            log.msg(f"message {shown(name)} waits, but cannot be read: {shown(str(error) or repr(error))}")
             waits.put_off(name)
             return True
+
+    def _defer_with(self, waits: Waits, name: str, verdict: Verdict) -> bool:
+        letter = read_letter(self.manager.queue, name)
         now = waits.wall()
-        settled = settle(letter, verdict, waits.attempts(name), waits.retry_at, now)
+        settled = settle(waits.with_grace(letter), verdict, waits.attempts(name), waits.retry_at, now)
         if settled.state.is_terminal:
             if self._end(letter, settled, now):
                 return False
             waits.put_off(name)
             return True
+        if verdict.awaits_host:  # one line for all of them was written
+            waits.defer(name, settled.attempts, max(settled.due, now + BACK_OFF_S), self.domain)
+            return True
         waits.defer(name, settled.attempts, settled.due)
-        if self.noisy:
-            log.msg(f"{_describe(letter)} waits {settled.due - now:.0f} s: {shown(settled.why)}")
+        log.msg(
+            f"{_describe(letter)} waits {settled.due - now:.0f} s (attempt {settled.attempts}): {shown(settled.why)}"
+        )
         return True
 
     def _give_up(self, name: str, verdict: Verdict) -> bool:
@@ -181,17 +220,27 @@ class _AttemptManager:
         return self._end(letter, settle(letter, verdict, 0, lambda *_: None, now), now)
 
     def _end(self, letter: Letter, settled: SettledRecipient, now: float) -> bool:
-        """Report and remove a message that bounced or expired; False: it could not be reported, and stays."""
+        """Report and remove a message that bounced or expired; False: it could not be reported, and stays.
+
+        One whose sender cannot be told is set aside: nobody else would know that it was ever there.
+        """
         try:
             is_told = settled.report_owed and file_report(self.manager.queue, letter, settled, now, self.hostname)
         except Exception as error:  # noqa: BLE001 - a full disk, or a bug in a report, costs this message its turn only
             log.msg(f"{_describe(letter)} is undeliverable, but stays: {shown(str(error))}")
             return False
+        set_aside = getattr(self.manager.queue, "setAside", None)
+        if not is_told and letter.sender and set_aside is not None:
+            whom = shown(repr(letter.sender))
+            set_aside(letter.name, f"undeliverable, and {whom} cannot be told: {shown(settled.why)}")
+            return True
         if not is_told:
             whom = shown(repr(letter.sender)) if letter.sender else "the null sender"
             log.msg(f"{_describe(letter)} dropped, a report to {whom} is not sent: {shown(settled.why)}")
-        elif self.noisy:
-            log.msg(f"{_describe(letter)} {settled.state.value}: {settled.status} {shown(settled.why)}")
+        elif self.noisy or getattr(self.manager, "waits", None) is not None:
+            log.msg(
+                f"{_describe(letter)} {settled.state.value}, its sender is told: {settled.status} {shown(settled.why)}"
+            )
         self._remove(letter.name)
         return True
 

@@ -12,11 +12,12 @@ from time import time
 from typing import Any
 
 from twisted.application.internet import TimerService
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDeferred
+from twisted.names.error import DNSQueryRefusedError, DNSServerError
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from smarthost.compat.addresses import read_addresses, read_recipient, why_not_said
+from smarthost.compat.addresses import addresses_of, read_recipient, why_not_said
 from smarthost.compat.attempt import _AttemptManager
 from smarthost.compat.calculator import CanonicalNameChainTooLong, CanonicalNameLoop, MXCalculator
 from smarthost.compat.managed import (
@@ -28,6 +29,7 @@ from smarthost.compat.managed import (
 )
 from smarthost.compat.settling import Waits, shown
 from smarthost.compat.spool import Queue
+from smarthost.compat.turns import Pauses, Turns
 from smarthost.mail.address import Address
 from smarthost.mail.errors import NullMX, ResolutionError
 from smarthost.mail.result import Outcome, Verdict
@@ -54,9 +56,25 @@ LOOKUP_S = 120.0  # a resolver's own time limit is a minute; one that never answ
 HOSTS_TRIED = 5  # in one attempt, as in the relay
 ENVELOPES_READ = 500  # in one checkState: 100,000 at once would hold the reactor up for seconds
 RETURNED = 20  # messages, in one checkState: each report is fsynced
-SUSPECTS = 10_000  # domains; without a bound a crowd of dead ones would stay for ever
+_LOOKUP_FAILURES = (
+    (TimeoutError, "no name server answers"),
+    (DNSServerError, "the name server cannot say (SERVFAIL)"),
+    (DNSQueryRefusedError, "the name server refuses to say (REFUSED)"),
+)
 _VOLATILE = frozenset(
-    {"managed", "waits", "reactor", "_attempts", "_domains", "_illegal", "_tried", "_suspects", "_ownCalculator"}
+    {
+        "managed",
+        "waits",
+        "reactor",
+        "_attempts",
+        "_domains",
+        "_illegal",
+        "_tried",
+        "_turns",
+        "_hosts",
+        "_trouble",
+        "_ownCalculator",
+    }
 )
 
 
@@ -89,7 +107,9 @@ class SmartHostSMTPRelayingManager:
         self._tried: dict[Any, set[str]] = {}  # factory -> hosts
         self._domains: dict[str, str] = {}  # message -> domain, of what waits
         self._illegal: dict[str, str] = {}  # message -> why no host can be asked about it, of what waits
-        self._suspects: set[str] = set()  # domains of which no host could be found or connected to
+        self._turns = Turns(lambda: self._reactor().seconds())  # of domains
+        self._hosts = Pauses(lambda: self._reactor().seconds())  # that could not be connected to, or refused us
+        self._trouble = ""  # of the last poll
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in _VOLATILE}
@@ -119,58 +139,39 @@ class SmartHostSMTPRelayingManager:
     # -- which messages
 
     def _choose(self, free: int) -> dict[str, list[str]]:
-        """Give at most `free` domains with at most `maxMessagesPerConnection` messages each, oldest first.
-
-        A suspect domain gets one connection at a time, and all of them together half of the places: each attempt may
-        last minutes, and what can be delivered must not wait for them.
-        """
+        """Give at most `free` domains with at most `maxMessagesPerConnection` messages each, oldest first."""
         waiting = list(self.queue.getWaiting())
         self._forget_vanished(waiting)
-        busy = [domain for _, domain in self._attempts.values() if domain in self._suspects]
-        chosen: dict[str, list[str]] = {}
-        closed: set[str] = set()
-        illegal: list[str] = []
-        full, unread = 0, ENVELOPES_READ
-        for name in self.waits.due(waiting):
+        due = self.waits.due(waiting)
+        self._read_domains(due)
+        most = max(1, self.maxMessagesPerConnection)
+        names_of: dict[str, list[str]] = {}
+        for name in due:
             domain = self._domains.get(name)
-            if domain is None and unread and name not in self._illegal:
-                unread -= 1
-                self._read_domain(name)
-                domain = self._domains.get(name)
-            if domain is None:
-                illegal += [name] if name in self._illegal else []
-                continue
-            names = chosen.get(domain)
-            if names is None:
-                if len(chosen) == free or domain in closed:
-                    continue
-                if not self._has_place(domain, busy):
-                    closed.add(domain)
-                    continue
-                names = chosen[domain] = []
-            if len(names) < self.maxMessagesPerConnection:
+            if domain is not None and len(names := names_of.setdefault(domain, [])) < most:
                 names.append(name)
-                full += len(names) == self.maxMessagesPerConnection
-                if full == free:
-                    break
-        for name in illegal[:RETURNED]:
-            self._bounce(name)
-        return chosen
+        able = [domain for domain in names_of if self._turns.may_have(domain)]
+        return {domain: names_of[domain] for domain in self._turns.choose(able, free, self.maxConnections)}
 
-    def _has_place(self, domain: str, busy: list[str]) -> bool:
-        """May a connection be made for it? `busy`: the suspects that have one; it is added if it is another."""
-        if domain not in self._suspects:
-            return True
-        if domain in busy or len(busy) >= max(1, self.maxConnections // 2):
-            return False
-        busy.append(domain)
-        return True
+    def _read_domains(self, due: list[str]) -> None:
+        """Find out where messages go that were not looked at yet; return those that can go nowhere.
+
+        The newest ones too: what comes in does not wait until a backlog was read.
+        """
+        known = self._domains.keys() | self._illegal.keys()
+        unread = [name for name in due if name not in known]
+        newest = ENVELOPES_READ // 4
+        if len(unread) > ENVELOPES_READ:
+            unread = [*unread[: ENVELOPES_READ - newest], *unread[len(unread) - newest :]]
+        for name in unread:
+            self._read_domain(name)
+        for name in [name for name in due if name in self._illegal][:RETURNED]:
+            self._bounce(name)
 
     def _read_domain(self, name: str) -> None:
         """Find out to which domain a message goes, or that it can go to none, or cannot be sent or read now."""
         try:
-            with self.queue.getEnvelopeFile(name) as file:
-                sender, recipient = read_addresses(file, f"{name}-H")
+            sender, recipient = addresses_of(self.queue.getEnvelope(name), f"{name}-H")
         except FileNotFoundError:
             return  # taken away this moment; the next look at the directory says so
         except (UnpicklingError, PermissionError) as error:
@@ -229,42 +230,54 @@ class SmartHostSMTPRelayingManager:
         for name in names:
             self.queue.setRelaying(name)
             self._domains.pop(name, None)
+        attempt.domain = domain
         attempt.passOver = self._pass_over
         attempt.greeted = self._greeted
         self.managed[factory] = list(names)
         self._attempts[factory] = (attempt, domain)
         self._tried[factory] = set()
+        self._turns.began(domain)
         completion = attempt.getCompletionDeferred().addCallback(self._forget_attempt, factory)
         self._connect(domain, factory)
         return completion
 
     def _forget_attempt(self, result: None, factory: Any) -> None:
-        del self._attempts[factory]
+        attempt, domain = self._attempts.pop(factory)
         del self._tried[factory]
+        if self._turns.ended(domain, attempt.wasAnswered):
+            self.waits.release(domain)
 
     def _connect(self, domain: str, factory: Any) -> None:
-        """Ask for the best exchanger of now, and connect to it."""
-        looking = maybeDeferred(lambda: self._calculator().getMX(domain))
+        """Ask for the best exchanger that was not tried yet, and connect to it."""
+        looking = maybeDeferred(self._ask, domain, self._tried[factory])
         looking.addTimeout(LOOKUP_S, self._reactor())
         looking.addCallback(_name_of, domain)
         looking.addCallbacks(self._cbExchange, self._ebExchange, (self.PORT, factory), {}, (factory, domain))
 
-    def _calculator(self) -> Any:
-        if self.mxcalc is None:
-            self.mxcalc = self._ownCalculator = MXCalculator()
-        return self.mxcalc
+    def _ask(self, domain: str, tried: set[str]) -> Any:
+        calculator = self.mxcalc
+        if calculator is None:
+            calculator = self.mxcalc = self._ownCalculator = MXCalculator()
+        if tried and getattr(calculator.getMX, "__func__", None) is MXCalculator.getMX:
+            return calculator.getNextMX(domain, tried)
+        return calculator.getMX(domain)  # a program's own getMX may know of nobody else
 
     def _cbExchange(self, address: str, port: int, factory: Any) -> None:
-        """Connect to an exchanger, unless it was tried in this attempt: then there is no other one."""
+        """Connect to an exchanger, unless it was tried in this attempt, or is "": then there is no other one."""
         attempt, _ = self._attempts[factory]
         tried = self._tried[factory]
-        host = address.lower().removesuffix(".")
-        if host in tried:
-            attempt.backOff(factory, f"{address}: {getattr(factory, 'whyNotConnected', '') or 'no connection'}")
+        host = _key(address)
+        if not host or host in tried:
+            attempt.backOff(factory)
             attempt.finish(factory)
             return
         tried.add(host)
         attempt.tryHost(address)
+        if left_s := self._hosts.left_s(host):
+            attempt.skipHost(factory, f"left alone for another {left_s:.0f} s, it did not take our connections")
+            return
+        if self.queue.noisy:
+            log.msg(f"relaying {len(self.managed[factory])} messages for {attempt.domain} to {shown(address)}:{port}")
         try:
             self._reactor().connectTCP(address, port, factory)
         except Exception as error:  # noqa: BLE001 - a name that the reactor does not take must cost this host only
@@ -274,22 +287,23 @@ class SmartHostSMTPRelayingManager:
     def _ebExchange(self, failure: Failure, factory: Any, domain: str) -> None:
         """Return the messages of a domain that can have no exchanger; leave others alone for a while."""
         error = failure.value
-        why = f"no exchanger of {domain}: {type(error).__name__}: {shown(failure.getErrorMessage())}"
+        why = f"no exchanger of {domain}: {_describe_lookup(failure)}"
         log.msg(why)
         attempt, _ = self._attempts[factory]
         if isinstance(error, ResolutionError) and error.is_permanent:
-            attempt.giveUp(factory, Verdict(Outcome.BOUNCED, error.status, why))
+            attempt.giveUp(factory, Verdict(Outcome.BOUNCED, error.status, why), RETURNED)
         else:
-            self._suspect(domain)
             attempt.backOff(factory, why, error.status if isinstance(error, ResolutionError) else "4.4.3")
         attempt.finish(factory)
 
     def _pass_over(self, factory: Any, why: str) -> bool:
         """A host could not be connected to: note it, and say whether another one will be tried."""
         attempt, domain = self._attempts[factory]
-        log.msg(f"{shown(attempt.exchange)}:{self.PORT} not connected, for {domain}: {shown(why)}")
-        self._suspect(domain)
-        self._mark("markBad", attempt.exchange)
+        log.msg(f"no session with {shown(attempt.exchange)}:{self.PORT}, for {domain}: {shown(why)}")
+        host = _key(attempt.exchange)
+        if not self._hosts.left_s(host):  # it was asked
+            self._hosts.failed(host)
+            self._mark("markBad", attempt.exchange)
         if len(self._tried[factory]) >= HOSTS_TRIED:
             return False
         # Not at once: whoever reports this is not done with it, and a reactor may fail to connect while it is asked to.
@@ -298,14 +312,9 @@ class SmartHostSMTPRelayingManager:
 
     def _greeted(self, factory: Any) -> None:
         if factory in self._attempts:
-            attempt, domain = self._attempts[factory]
-            self._suspects.discard(domain)
-            self._mark("markGood", attempt.exchange)
-
-    def _suspect(self, domain: str) -> None:
-        if len(self._suspects) >= SUSPECTS:
-            self._suspects.clear()
-        self._suspects.add(domain)
+            exchange = self._attempts[factory][0].exchange
+            self._hosts.answered(_key(exchange))
+            self._mark("markGood", exchange)
 
     def _mark(self, verb: str, exchange: str) -> None:
         mark = getattr(self.mxcalc, verb, None)  # a program's own calculator may know nothing but getMX
@@ -324,7 +333,9 @@ class SmartHostSMTPRelayingManager:
 
 
 def _name_of(mx: Any, domain: str) -> str:
-    """Give the host of an MX record. Raises: NullMX: the empty name, to a reactor, is this machine."""
+    """Give the host of an MX record, "" for none. Raises: NullMX: the empty name, to a reactor, is this machine."""
+    if mx is None:
+        return ""
     host = str(mx.name)
     if host in ("", "."):
         raise NullMX(f"{domain} accepts no mail (a null MX record)", domain=domain, status="5.1.10")
@@ -344,7 +355,24 @@ def RelayStateHelper(manager: SmartHostSMTPRelayingManager, delay: float) -> Tim
 
 def _checkState(manager: SmartHostSMTPRelayingManager) -> None:
     """Prompt a manager; what goes wrong is logged, because an error would end the TimerService for ever."""
+    trouble = ""
     try:
         manager.checkState()
-    except Exception as error:  # noqa: BLE001 - the edge: the next call is a second away, and mail must not wait for a restart
-        log.msg(f"relaying goes on after an error: {error!r}")
+    except Exception as error:  # noqa: BLE001 - the edge: the next call is a second away, mail must not wait for a restart
+        trouble = repr(error)
+        if trouble != getattr(manager, "_trouble", ""):  # once, not each second
+            log.msg(f"nothing is relayed, and the next poll tries again, because of {Failure().getTraceback()}")
+    if isinstance(manager, SmartHostSMTPRelayingManager):
+        manager._trouble = trouble
+
+
+def _describe_lookup(failure: Failure) -> str:
+    """Say what a resolver's failure is, where Twisted's own text is a packet."""
+    for kind, words in _LOOKUP_FAILURES:
+        if failure.check(kind):
+            return words
+    return f"{type(failure.value).__name__}: {shown(failure.getErrorMessage())}"
+
+
+def _key(host: str) -> str:
+    return host.lower().removesuffix(".")

@@ -13,11 +13,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from twisted.mail.smtp import DNSNAME
 
 from smarthost.compat.addresses import read_addresses, read_recipient
 from smarthost.compat.envelope import write_envelope
+from smarthost.compat.incoming import open_regular
 from smarthost.mail.address import Address, to_domain
 from smarthost.mail.content import InlineContent
 from smarthost.mail.envelope import Body
@@ -30,8 +31,20 @@ from smarthost.settle.decide import decide
 from smarthost.settle.dsn import HEADER_OCTETS, report_message
 
 _LATEST = 253402300799.0  # the last second of 9999: no date can be written after it, and a file may claim any time
+GRACE_S = 4 * 3600.0  # for which a message is tried at least before it expires
 _SHOWN = 300  # characters of a text in a log line
 _NO_ID = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class Wait(Struct, frozen=True):
+    """Why a message is not tried now. `due` and `since` by the clock `seconds`; `awaits`: the domain no host of which
+    could be asked, or "".
+    """
+
+    attempts: int
+    due: float
+    since: float
+    awaits: str = ""
 
 
 class Waits:
@@ -44,24 +57,25 @@ class Waits:
         wall: Callable[[], float],
         random: Random,
     ) -> None:
-        """`schedule` is asked each time, for a program may set another; `seconds` never steps, `wall` may."""
+        """`schedule` is asked each time, for a program may set another; `wall` dates what is reported."""
         self.wall = wall
         self._schedule = schedule
         self._seconds = seconds
         self._random = random
-        self._waits: dict[str, tuple[int, float]] = {}  # attempts, and when by `seconds` the next is due
+        self._waits: dict[str, Wait] = {}
 
     def __len__(self) -> int:
         return len(self._waits)
 
     def attempts(self, name: str) -> int:
         """Tell how often a message was tried in this process."""
-        return self._waits.get(name, (0, 0.0))[0]
+        wait = self._waits.get(name)
+        return 0 if wait is None else wait.attempts
 
     def due(self, names: Iterable[str]) -> list[str]:
         """Give those that may be tried now, in their order."""
         now, waits = self._seconds(), self._waits
-        return [name for name in names if name not in waits or waits[name][1] <= now]
+        return [name for name in names if name not in waits or waits[name].due <= now]
 
     def retry_at(self, attempts: int, received_at: float) -> float | None:
         """Give the wall time of the next attempt, or None: it has expired. See: settle.decide.RetryAt."""
@@ -70,14 +84,37 @@ class Waits:
             return None
         return schedule.next_attempt(attempts, now, received_at, self._random)
 
-    def defer(self, name: str, attempts: int, due: float) -> None:
+    def with_grace(self, letter: "Letter") -> "Letter":
+        """Give a message such an age that it is tried for some hours, whatever its file's time says.
+
+        A directory moved here, files restored from a backup, a clock that was wrong: none is a reason to bounce at the
+        first temporary failure.
+        """
+        wait = self._waits.get(letter.name)
+        tried_s = 0.0 if wait is None else self._seconds() - wait.since
+        schedule = self._schedule()
+        grace_s = min(GRACE_S, schedule.expire_after_s)
+        earliest = self.wall() - tried_s - (schedule.expire_after_s - grace_s)
+        return structs.replace(letter, received_at=max(letter.received_at, earliest))
+
+    def defer(self, name: str, attempts: int, due: float, awaits: str = "") -> None:
         """Let a message wait until `due` (wall), counted from now: a stepped clock does not change it."""
-        self._waits[name] = (attempts, self._seconds() + max(0.0, due - self.wall()))
+        now = self._seconds()
+        known = self._waits.get(name)
+        since = now if known is None else known.since
+        self._waits[name] = Wait(attempts, now + max(0.0, due - self.wall()), since, awaits)
 
     def put_off(self, name: str) -> None:
         """Count an attempt, and let a message wait by the schedule alone: whoever knows its age cannot be asked."""
         attempts, now = self.attempts(name) + 1, self.wall()
         self.defer(name, attempts, self._schedule().next_attempt(attempts, now, now, self._random))
+
+    def release(self, domain: str) -> None:
+        """A host of this domain answers again: what awaited one is due at once."""
+        now = self._seconds()
+        for name, wait in self._waits.items():
+            if wait.awaits == domain:
+                self._waits[name] = structs.replace(wait, due=now, awaits="")
 
     def forget(self, name: str) -> None:
         """The message is done with."""
@@ -178,7 +215,7 @@ def _our_name(hostname: str) -> str:
 def _read_header(path: str) -> bytes:
     """Read the first octets of a message file, none if they cannot be read; settle.dsn cuts the header section out."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             octets = file.read(HEADER_OCTETS)
     except OSError:
         return b""  # the sender hears what became of the message all the same: unread, it would stay for ever
