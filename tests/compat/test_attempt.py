@@ -459,8 +459,9 @@ def test_what_was_not_reached_is_due_at_once_if_the_session_got_anywhere(site: S
 
 
 def test_a_connection_that_ends_without_a_word_is_not_made_again_at_once(site: Site, clock: Clock) -> None:
-    """Nothing was tried, and trying it each second for ever would change nothing."""
+    """A host greeted us and hung up: trying it each second for ever would change nothing."""
     attempt, relay = begin(site, clock, "1", "2")
+    attempt.notifyGreeted(relay, "relay.example.org")
 
     attempt.notifyDone(relay)
 

@@ -49,6 +49,7 @@ class _AttemptManager:
         self.greeted: Callable[[Any], None] | None = None
         self._failures: list[str] = []  # of hosts, in this attempt
         self._isPassing = False  # between two hosts: what is still said is about the one passed over
+        self._isGreeted = False
         self._isHeard = False  # something was said about a message
         self._verdicts: dict[str, Verdict] = {}
         self._completions: list[Deferred[None]] | None = []
@@ -65,6 +66,7 @@ class _AttemptManager:
     def notifyGreeted(self, relay: Any, hostname: str = "") -> None:
         """The host took us, under this name, up to where mail can be spoken of."""
         self.hostname = hostname
+        self._isGreeted = True
         if self.greeted is not None:
             self.greeted(relay)
 
@@ -140,8 +142,8 @@ class _AttemptManager:
             for name in self.manager.managed.pop(relay, ()):
                 if self.noisy:
                     log.msg(f"Setting {shown(name)} waiting")
-                # Where nothing was said at all, whoever connects again at once would do so for ever.
-                verdict = self._verdicts.pop(name, None if self._isHeard else _SILENT)
+                # Where a host said nothing at all, whoever connects again at once would do so for ever.
+                verdict = self._verdicts.pop(name, _SILENT if self._isGreeted and not self._isHeard else None)
                 if verdict is None or self._defer(name, verdict):
                     self._requeue([name])
         finally:

@@ -12,14 +12,15 @@ from time import time
 from typing import Any
 
 from twisted.application.internet import TimerService
-from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDeferred
-from twisted.names.error import DNSQueryRefusedError, DNSServerError
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.python import log
 from twisted.python.failure import Failure
 
 from smarthost.compat.addresses import addresses_of, read_recipient, why_not_said
+from smarthost.compat.answers import host_key
 from smarthost.compat.attempt import _AttemptManager
 from smarthost.compat.calculator import CanonicalNameChainTooLong, CanonicalNameLoop, MXCalculator
+from smarthost.compat.lookups import describe_lookup, name_of
 from smarthost.compat.managed import (
     ESMTPManagedRelayer,
     ESMTPManagedRelayerFactory,
@@ -31,7 +32,7 @@ from smarthost.compat.settling import Waits, shown
 from smarthost.compat.spool import Queue
 from smarthost.compat.turns import Pauses, Turns
 from smarthost.mail.address import Address
-from smarthost.mail.errors import NullMX, ResolutionError
+from smarthost.mail.errors import ResolutionError
 from smarthost.mail.result import Outcome, Verdict
 from smarthost.queue.schedule import RetrySchedule
 
@@ -56,11 +57,6 @@ LOOKUP_S = 120.0  # a resolver's own time limit is a minute; one that never answ
 HOSTS_TRIED = 5  # in one attempt, as in the relay
 ENVELOPES_READ = 500  # in one checkState: 100,000 at once would hold the reactor up for seconds
 RETURNED = 20  # messages, in one checkState: each report is fsynced
-_LOOKUP_FAILURES = (
-    (TimeoutError, "no name server answers"),
-    (DNSServerError, "the name server cannot say (SERVFAIL)"),
-    (DNSQueryRefusedError, "the name server refuses to say (REFUSED)"),
-)
 _VOLATILE = frozenset(
     {
         "managed",
@@ -90,7 +86,7 @@ class SmartHostSMTPRelayingManager:
     PORT = 25
     mxcalc: Any = None
     reactor: Any = None
-    schedule = RetrySchedule(first_s=30.0, longest_s=3600.0, jitter=0.0)
+    schedule = RetrySchedule(first_s=5.0, longest_s=3600.0, jitter=0.0)
 
     def __init__(self, queue: Any, maxConnections: int = 2, maxMessagesPerConnection: int = 10) -> None:
         self.queue = queue
@@ -248,11 +244,16 @@ class SmartHostSMTPRelayingManager:
             self.waits.release(domain)
 
     def _connect(self, domain: str, factory: Any) -> None:
-        """Ask for the best exchanger that was not tried yet, and connect to it."""
-        looking = maybeDeferred(self._ask, domain, self._tried[factory])
+        """Ask for the best exchanger of now, and connect to it."""
+        self._look_up(domain, set()).addCallbacks(
+            self._cbExchange, self._ebExchange, (self.PORT, factory), {}, (factory, domain)
+        )
+
+    def _look_up(self, domain: str, tried: set[str]) -> Deferred[str]:
+        """Fire with the best exchanger that was not tried, "" if there is none left."""
+        looking: Deferred[Any] = maybeDeferred(self._ask, domain, tried)
         looking.addTimeout(LOOKUP_S, self._reactor())
-        looking.addCallback(_name_of, domain)
-        looking.addCallbacks(self._cbExchange, self._ebExchange, (self.PORT, factory), {}, (factory, domain))
+        return looking.addCallback(name_of, domain)
 
     def _ask(self, domain: str, tried: set[str]) -> Any:
         calculator = self.mxcalc
@@ -264,9 +265,12 @@ class SmartHostSMTPRelayingManager:
 
     def _cbExchange(self, address: str, port: int, factory: Any) -> None:
         """Connect to an exchanger, unless it was tried in this attempt, or is "": then there is no other one."""
+        if factory not in self._attempts:  # a program that began the attempt by itself
+            self._reactor().connectTCP(address, port, factory)
+            return
         attempt, _ = self._attempts[factory]
         tried = self._tried[factory]
-        host = _key(address)
+        host = host_key(address)
         if not host or host in tried:
             attempt.backOff(factory)
             attempt.finish(factory)
@@ -275,6 +279,7 @@ class SmartHostSMTPRelayingManager:
         attempt.tryHost(address)
         if left_s := self._hosts.left_s(host):
             attempt.skipHost(factory, f"left alone for another {left_s:.0f} s, it did not take our connections")
+            attempt.notifyDone(factory)
             return
         if self.queue.noisy:
             log.msg(f"relaying {len(self.managed[factory])} messages for {attempt.domain} to {shown(address)}:{port}")
@@ -287,9 +292,12 @@ class SmartHostSMTPRelayingManager:
     def _ebExchange(self, failure: Failure, factory: Any, domain: str) -> None:
         """Return the messages of a domain that can have no exchanger; leave others alone for a while."""
         error = failure.value
-        why = f"no exchanger of {domain}: {_describe_lookup(failure)}"
+        why = f"no exchanger of {domain}: {describe_lookup(failure)}"
         log.msg(why)
-        attempt, _ = self._attempts[factory]
+        if factory not in self._attempts:  # a program that began the attempt by itself
+            attempt = _AttemptManager(self, self.queue.noisy, self.reactor)
+        else:
+            attempt, _ = self._attempts[factory]
         if isinstance(error, ResolutionError) and error.is_permanent:
             attempt.giveUp(factory, Verdict(Outcome.BOUNCED, error.status, why), RETURNED)
         else:
@@ -300,20 +308,34 @@ class SmartHostSMTPRelayingManager:
         """A host could not be connected to: note it, and say whether another one will be tried."""
         attempt, domain = self._attempts[factory]
         log.msg(f"no session with {shown(attempt.exchange)}:{self.PORT}, for {domain}: {shown(why)}")
-        host = _key(attempt.exchange)
+        host = host_key(attempt.exchange)
         if not self._hosts.left_s(host):  # it was asked
             self._hosts.failed(host)
             self._mark("markBad", attempt.exchange)
-        if len(self._tried[factory]) >= HOSTS_TRIED:
+        tried = self._tried[factory]
+        if len(tried) >= HOSTS_TRIED:
+            return False
+        found: list[str | Failure] = []
+        looking = self._look_up(domain, tried).addBoth(found.append)
+        if not found:
+            looking.addCallback(lambda _: self._go_on(found[0], factory, domain))
+            return True
+        if isinstance(found[0], Failure) or not found[0] or host_key(found[0]) in tried:
             return False
         # Not at once: whoever reports this is not done with it, and a reactor may fail to connect while it is asked to.
-        self._reactor().callLater(0, self._connect, domain, factory)
+        self._reactor().callLater(0, self._cbExchange, found[0], self.PORT, factory)
         return True
+
+    def _go_on(self, found: str | Failure, factory: Any, domain: str) -> None:
+        if isinstance(found, Failure):
+            self._ebExchange(found, factory, domain)
+        else:
+            self._cbExchange(found, self.PORT, factory)
 
     def _greeted(self, factory: Any) -> None:
         if factory in self._attempts:
             exchange = self._attempts[factory][0].exchange
-            self._hosts.answered(_key(exchange))
+            self._hosts.answered(host_key(exchange))
             self._mark("markGood", exchange)
 
     def _mark(self, verb: str, exchange: str) -> None:
@@ -330,16 +352,6 @@ class SmartHostSMTPRelayingManager:
         from twisted.internet import reactor
 
         return reactor
-
-
-def _name_of(mx: Any, domain: str) -> str:
-    """Give the host of an MX record, "" for none. Raises: NullMX: the empty name, to a reactor, is this machine."""
-    if mx is None:
-        return ""
-    host = str(mx.name)
-    if host in ("", "."):
-        raise NullMX(f"{domain} accepts no mail (a null MX record)", domain=domain, status="5.1.10")
-    return host
 
 
 class SmartHostESMTPRelayingManager(SmartHostSMTPRelayingManager):
@@ -364,15 +376,3 @@ def _checkState(manager: SmartHostSMTPRelayingManager) -> None:
             log.msg(f"nothing is relayed, and the next poll tries again, because of {Failure().getTraceback()}")
     if isinstance(manager, SmartHostSMTPRelayingManager):
         manager._trouble = trouble
-
-
-def _describe_lookup(failure: Failure) -> str:
-    """Say what a resolver's failure is, where Twisted's own text is a packet."""
-    for kind, words in _LOOKUP_FAILURES:
-        if failure.check(kind):
-            return words
-    return f"{type(failure.value).__name__}: {shown(failure.getErrorMessage())}"
-
-
-def _key(host: str) -> str:
-    return host.lower().removesuffix(".")

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""What came of asking a calculator for an exchanger: the host's name, or words for why there is none.
+
+A program's own calculator may fire with anything that looks like an MX record, and fail as it likes.
+"""
+
+from typing import Any
+
+from twisted.internet.defer import TimeoutError
+from twisted.names.error import DNSQueryRefusedError, DNSServerError
+from twisted.python.failure import Failure
+
+from smarthost.compat.settling import shown
+from smarthost.mail.errors import NullMX
+
+_FAILURES = (
+    (TimeoutError, "no name server answers"),
+    (DNSServerError, "the name server cannot say (SERVFAIL)"),
+    (DNSQueryRefusedError, "the name server refuses to say (REFUSED)"),
+)
+
+
+def name_of(mx: Any, domain: str) -> str:
+    """Give the host of an MX record, "" for none. Raises: NullMX: the empty name, to a reactor, is this machine."""
+    if mx is None:
+        return ""
+    host = str(mx.name)
+    if host in ("", "."):
+        raise NullMX(f"{domain} accepts no mail (a null MX record)", domain=domain, status="5.1.10")
+    return host
+
+
+def describe_lookup(failure: Failure) -> str:
+    """Say what a resolver's failure is; Twisted's own text is often a packet."""
+    for kind, words in _FAILURES:
+        if failure.check(kind):
+            return words
+    return f"{type(failure.value).__name__}: {shown(failure.getErrorMessage())}"
