@@ -15,7 +15,15 @@ from tests.compat.sessions import ACCEPTED, GREETING, EsmtpPoster, Poster, Sessi
 from twisted.internet.error import ConnectionLost
 from twisted.mail import smtp
 
-from smarthost.compat.client import CHALLENGES, REPLY_LINES, REPLY_TIMEOUT_S, WireContent, describe_error, peer_of
+from smarthost.compat.client import (
+    CHALLENGES,
+    GREETING_TIMEOUT_S,
+    REPLY_LINES,
+    REPLY_TIMEOUT_S,
+    WireContent,
+    describe_error,
+    peer_of,
+)
 
 SECRET = b"correct horse"
 LETTER = ("alice@example.org", ["bob@example.net"], b"Subject: hi\n\nhello\n")
@@ -41,10 +49,21 @@ def esmtp_session(*, secret: Any = SECRET, context: Any = None, is_tls: bool = F
 
 
 def on_wire(content: bytes, octets: int = 16384) -> bytes:
-    wire = WireContent(BytesIO(content))
+    wire = WireContent(BytesIO(content), Poster("relay.example.org").transformChunk)
     pieces = list(iter(lambda: wire.read(octets), b""))
     assert wire.failure is None
     return b"".join([*pieces, wire.end()])
+
+
+class Pieces(BytesIO):
+    """A file that is read in small pieces."""
+
+    def __init__(self, content: bytes, octets: int) -> None:
+        super().__init__(content)
+        self.octets = octets
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(self.octets, self.octets if size is None or size < 0 else size))
 
 
 def unstuff(wire: bytes) -> bytes:
@@ -70,7 +89,7 @@ def canonical(content: bytes) -> bytes:
     st.lists(st.sampled_from([b".", b"\r", b"\n", b"\r\n", b"a", b"\x00", b"\xff"]) | st.binary(max_size=4)).map(
         b"".join
     ),
-    st.integers(1, 9),
+    st.integers(1, 9) | st.just(16384),
 )
 @example(b"", 1)
 @example(b".", 1)
@@ -115,7 +134,7 @@ def test_a_file_that_cannot_be_read_is_not_mistaken_for_its_end() -> None:
         def read(self, size: int | None = -1) -> bytes:
             raise OSError(5, "Input/output error")
 
-    content = WireContent(Failing())
+    content = WireContent(Failing(), bytes)
 
     assert content.read(10) == b""
     assert isinstance(content.failure, OSError)
@@ -140,6 +159,82 @@ def test_the_content_is_never_ended_with_a_dot_after_a_disk_failure() -> None:
     assert "Input/output error" in session.client.whyEnded
     session.lose()
     assert session.client.sent == []
+
+
+class Counting(Poster):
+    """A program's client that counts what goes out."""
+
+    counted = 0
+
+    def transformChunk(self, chunk: bytes) -> bytes:
+        octets = super().transformChunk(chunk)
+        self.counted += len(octets)
+        return octets
+
+
+class Converting(Poster):
+    """A program's client that converts as Twisted's does."""
+
+    def transformChunk(self, chunk: bytes) -> bytes:
+        self.resetTimeout()
+        return chunk.replace(b"\n", b"\r\n").replace(b"\r\n.", b"\r\n..")
+
+
+@pytest.mark.parametrize("kind", [Counting, Converting])
+@pytest.mark.parametrize("octets", [1, 2, 3, 16384])
+def test_a_program_that_overrides_transform_chunk_gets_the_file_as_it_is(kind: Any, octets: int) -> None:
+    """Content is converted once, by ours or by its own, and ended rightly, wherever the pieces of the file end."""
+    session = Session(kind("relay.example.org").take(LETTER))
+    session.client.getMailData = lambda: Pieces(b"Subject: x\n\n.dot\n.\n..\nend\n", octets)
+    session.hear(*GREETING)
+
+    content = session.deliver()
+
+    assert content == b"Subject: x\r\n\r\n..dot\r\n..\r\n...\r\nend\r\n.\r\n"
+    assert getattr(session.client, "counted", len(content) - 3) == len(content) - 3
+
+
+def test_a_dot_that_begins_a_letter_is_stuffed_whatever_the_letter_before_ended_in() -> None:
+    """Each letter begins at the start of a line."""
+    session = smtp_session(("a@b", ["c@d"], b"no end"), ("a@b", ["c@d"], b".\n"))
+    session.hear(*GREETING)
+
+    assert session.deliver() == b"no end\r\n.\r\n"
+    assert session.deliver() == b"..\r\n.\r\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "end"), [(b"a", b"\r\n.\r\n"), (b"a\r\n", b".\r\n"), (b"a\n", b"\r\n.\r\n"), (b"", b".\r\n")]
+)
+def test_the_final_dot_follows_what_was_really_sent(given: bytes, end: bytes) -> None:
+    """A program's transformChunk that adds or drops the last line's end does not spoil the end of the message."""
+    session = smtp_session()
+    session.client.transformChunk = lambda chunk: given
+    session.hear(*GREETING)
+
+    assert session.deliver() == given + end
+
+
+def test_a_program_that_drops_whole_pieces_does_not_stall_the_content() -> None:
+    """A transformChunk that gives nothing for a piece is asked for the next one at once."""
+    session = smtp_session()
+    session.client.getMailData = lambda: Pieces(b"dropkeep", 4)
+    session.client.transformChunk = lambda chunk: chunk.replace(b"drop", b"")
+    session.hear(*GREETING)
+
+    assert session.deliver() == b"keep\r\n.\r\n"
+
+
+def test_a_program_whose_transform_chunk_raises_has_sent_no_message() -> None:
+    """Half a message gets no final dot; the connection is broken off."""
+    session = smtp_session()
+    session.client.transformChunk = lambda chunk: 1 / 0
+    session.hear(*GREETING, *ACCEPTED)
+
+    assert session.pump() == b""
+    assert session.is_aborted
+    assert "ZeroDivisionError" in session.client.whyEnded
+    session.lose()
 
 
 # -- a session
@@ -415,17 +510,30 @@ def test_what_a_program_does_wrong_costs_its_connection_only(log_lines: list[str
     session.lose()
 
 
+def test_a_client_without_message_files_whose_get_mail_from_raises_ends_its_session() -> None:
+    """Which of its letters is meant is not known here: none is told as refused."""
+    session = smtp_session()
+    session.client.getMailFrom = lambda: 1 / 0
+
+    session.hear(*GREETING)
+
+    assert session.is_aborted
+    assert session.client.sent == []
+    session.lose()
+
+
 # -- deadlines
 
 
 @pytest.mark.parametrize("heard", range(8))
-def test_a_silent_peer_is_given_up_after_ten_minutes(heard: int) -> None:
-    """From the banner to the answer to RSET: after 600 s of silence the connection is aborted."""
+def test_a_silent_peer_is_given_up_after_ten_minutes_and_before_the_first_mail_after_one(heard: int) -> None:
+    """From the answer to MAIL to the one to RSET 600 s of silence are endured; a host that does not greet us, 60."""
     session = smtp_session()
     for line in [*GREETING, *ACCEPTED, b"250 queued", b"250 reset"][:heard]:
         session.hear(line)
         session.pump()
-    limit = 10.0 if heard == 7 else REPLY_TIMEOUT_S
+    limit = {0: GREETING_TIMEOUT_S, 1: GREETING_TIMEOUT_S, 7: 10.0}.get(heard, REPLY_TIMEOUT_S)
+    assert (GREETING_TIMEOUT_S, REPLY_TIMEOUT_S) == (60.0, 600.0)
 
     session.clock.advance(limit - 0.1)
     assert not session.is_aborted
@@ -434,6 +542,49 @@ def test_a_silent_peer_is_given_up_after_ten_minutes(heard: int) -> None:
     assert session.is_aborted
     assert session.client.whyEnded == f"nothing heard for {limit} s"
     assert isinstance(session.client.errors[0], smtp.SMTPTimeoutError)
+    session.lose()
+
+
+@pytest.mark.parametrize(
+    "heard",
+    [
+        [b"250-mx\r\n250 STARTTLS"],
+        [b"250-mx\r\n250 STARTTLS", b"220 go ahead"],
+        [b"250-mx\r\n250 STARTTLS", b"220 go ahead", b"250-mx\r\n250 AUTH LOGIN"],
+        [b"250-mx\r\n250 STARTTLS", b"220 go ahead", b"250-mx\r\n250 AUTH LOGIN", b"334 VXNlcm5hbWU6"],
+    ],
+)
+def test_a_host_silent_at_starttls_or_auth_is_given_up_after_one_minute(heard: list[bytes]) -> None:
+    """Each wait before the first MAIL is short, under TLS, too."""
+    session = esmtp_session(context="a context")
+    session.hear(b"220 mx")
+    for line in heard:
+        session.clock.advance(GREETING_TIMEOUT_S - 1)
+        session.hear(line)
+
+    session.clock.advance(GREETING_TIMEOUT_S - 0.1)
+    assert not session.is_aborted
+    session.clock.advance(0.2)
+
+    assert session.is_aborted
+    session.lose()
+
+
+@pytest.mark.parametrize(
+    ("timeout", "greeting", "limit"), [(5.0, 60.0, 5.0), (600.0, 7.0, 7.0), (20.0, None, 20.0), (None, 60.0, None)]
+)
+def test_a_greeting_is_waited_for_as_long_as_the_shorter_of_both_timeouts(
+    timeout: Any, greeting: Any, limit: float | None
+) -> None:
+    """A program's own shorter timeout holds from the beginning, and None is none."""
+    poster: Any = Poster("relay.example.org").take(LETTER)
+    poster.timeout, poster.greetingTimeout = timeout, greeting
+    session = Session(poster)
+    assert poster.timeOut == limit
+
+    session.hear(*GREETING)
+
+    assert poster.timeOut == timeout
     session.lose()
 
 

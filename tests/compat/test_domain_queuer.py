@@ -227,6 +227,46 @@ def test_a_sender_needs_both_parts_too(service: Service, orig: str) -> None:
         DomainQueuer(service, True).exists(Recipient(orig, "c@d", None))
 
 
+LONG = "x" * 1100 + "@a.example"
+
+
+@pytest.mark.parametrize(
+    ("orig", "dest"),
+    [
+        (LONG, "c@d"),
+        ("a\\@b@a.example", "c@d"),
+        ("a>b@a.example", "c@d"),
+        ("a b@a.example", "c@d"),
+        ("a@b", LONG),
+        ("a@b", "c\\@d@e.example"),
+        ("a@b", "c d@e.example"),
+        ("a@b", "c@" + "d" * 70 + ".example"),
+        ("a@b", "c@d e"),
+    ],
+)
+def test_what_the_relaying_side_could_not_say_or_route_is_refused_here(service: Service, orig: str, dest: str) -> None:
+    """Refused while its client can be told: accepted, it would be set aside for ever or come back."""
+    with pytest.raises(smtp.SMTPBadRcpt):
+        DomainQueuer(service, True).exists(Recipient(orig, dest, None))
+
+
+@pytest.mark.parametrize("orig", [LONG, r"a\@b@a.example"])
+def test_a_client_hears_550_for_a_sender_that_could_not_be_passed_on(client: Client, root: Path, orig: str) -> None:
+    """Twisted's server lets it pass MAIL; nothing is acknowledged, and nothing written."""
+    assert client.codes(f"MAIL FROM:<{orig}>", "RCPT TO:<c@d.example>", "DATA") == ["250", "550", "503"]
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "dest", ["c@[192.0.2.1]", "c@[IPv6:2001:db8::1]", "c@D.Example", '"x<y>"@b.example', "a..b@c", "<c@d>", " c@d "]
+)
+def test_whatever_the_relaying_side_takes_is_accepted(service: Service, dest: str) -> None:
+    """Literals, odd but usable local parts, and brackets of a program that left them on; the sender alike."""
+    domain = DomainQueuer(service, True)
+
+    assert callable(domain.exists(Recipient(dest, dest, None)))
+
+
 @pytest.mark.parametrize("make", [lambda text: text, smtp.Address], ids=["text", "Address"])
 @pytest.mark.parametrize("orig", ["", "<>", "a@b", '"a b@c"@d.example'])
 def test_a_null_sender_and_quoted_parts_are_accepted(service: Service, make: Callable[[str], Any], orig: str) -> None:

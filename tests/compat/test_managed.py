@@ -20,6 +20,7 @@ from tests.compat.sessions import (
     AllEars,
     Ears,
     Session,
+    Wire,
     open_files,
     watch_log,
     write_message,
@@ -29,7 +30,8 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IOpenSSLContextFactory
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock
 from twisted.mail import smtp
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
@@ -379,22 +381,25 @@ def test_a_host_out_of_step_has_delivered_nothing(reply: bytes, paths: list[str]
 
 
 @pytest.mark.parametrize(
-    ("heard", "told"), [(0, "no connection"), (1, "no connection"), (2, "verdict"), (5, "verdict")]
+    ("heard", "told", "limit"),
+    [(0, "no connection", 60), (1, "no connection", 60), (2, "verdict", 600), (5, "verdict", 600)],
 )
-def test_a_silent_host_is_given_up_and_the_attempt_hears_of_it(heard: int, told: str, paths: list[str]) -> None:
-    """After ten minutes; the reason is told, and no deadline is left."""
+def test_a_silent_host_is_given_up_and_the_attempt_hears_of_it(
+    heard: int, told: str, limit: int, paths: list[str]
+) -> None:
+    """After ten minutes, or one before mail was spoken of; the reason is told, and no deadline is left."""
     session, ears = connect(paths)
     session.hear(*[*GREETING, *ACCEPTED][:heard])
     session.pump()
 
-    session.clock.advance(601)
+    session.clock.advance(limit + 1)
     assert session.is_aborted
     session.lose(ConnectionDone())
 
     assert told in [word[0] for word in ears.told]
     assert ears.told[-1] == ("done",)
     whys = [session.client.factory.whyNotConnected, *[verdict.why for verdict in ears.verdicts.get(paths[0], [])]]
-    assert any("nothing heard for 600" in why for why in whys)
+    assert any(f"nothing heard for {limit}.0 s" in why for why in whys)
 
 
 def test_a_manager_that_raises_is_told_the_end_all_the_same(paths: list[str], log_lines: list[str]) -> None:
@@ -580,7 +585,7 @@ def _raising(*_: Any, **__: Any) -> Any:
 
 @pytest.mark.parametrize("what", ["secret", "protocol", "nothing made"])
 def test_a_relayer_that_cannot_be_made_ends_the_attempt(what: str, paths: list[str], log_lines: list[str]) -> None:
-    """A program's callable that raises is logged; the connection is closed and its end told once."""
+    """A program's callable that raises is logged; an attempt manager of old hears of no connection."""
     ears = AllEars()
     factory = ESMTPManagedRelayerFactory(paths, ears, _raising if what == "secret" else None, None, IDENTITY)
     if what != "secret":
@@ -589,11 +594,238 @@ def test_a_relayer_that_cannot_be_made_ends_the_attempt(what: str, paths: list[s
     assert factory.buildProtocol(PEER) is None
     assert ears.told == []
     factory.clientConnectionLost(None, Failure(ConnectionDone()))
-    factory.clientConnectionLost(None, Failure(ConnectionDone()))
 
     assert ears.told == [("no connection",), ("done",)]
     assert "while the relayer was made" in factory.whyNotConnected
     assert any("no relayer" in line for line in log_lines)
+
+
+def test_a_relayer_that_cannot_be_made_is_no_fault_of_the_host(paths: list[str]) -> None:
+    """An attempt manager that has a word for it hears this one only, with the reason, and no password."""
+
+    class Understanding(AllEars):
+        def notifyBroken(self, relay: Any, why: str) -> None:
+            self.told.append(("broken", relay, why))
+
+    ears = Understanding()
+    factory = ESMTPManagedRelayerFactory(paths, ears, _raising, None, IDENTITY)
+    assert factory.buildProtocol(PEER) is None
+
+    factory.clientConnectionLost(None, Failure(ConnectionDone()))
+
+    assert ears.told == [("broken", factory, "ValueError while the relayer was made")]
+
+
+class Declining(SMTPManagedRelayerFactory):
+    """A program's factory that wants no relayer for this address."""
+
+    def buildProtocol(self, addr: Any) -> Any:
+        return None
+
+
+class ThinkingAgain(SMTPManagedRelayerFactory):
+    """A program's factory that makes a relayer and then does not want it."""
+
+    def buildProtocol(self, addr: Any) -> Any:
+        super().buildProtocol(addr)
+        return None
+
+
+class Taciturn(SMTPManagedRelayerFactory):
+    """A program's factory of protocols that tell nobody anything."""
+
+    protocol = staticmethod(lambda *_: Protocol())
+
+
+@pytest.mark.parametrize("kind", [Declining, ThinkingAgain, Taciturn])
+def test_a_factory_without_a_relayer_of_ours_leaves_no_attempt_open(kind: Any, paths: list[str]) -> None:
+    """The end is told for each connection, with a reason: the factory may be used for the next host, too."""
+    ears = AllEars()
+    factory = kind(paths, ears, IDENTITY)
+
+    for _ in range(2):
+        factory.buildProtocol(PEER)
+        factory.clientConnectionLost(None, Failure(ConnectionDone()))
+
+    assert ears.told == [("no connection",), ("done",)] * 2
+    assert factory.whyNotConnected
+
+
+def test_each_connection_of_a_factory_is_told_for_itself(paths: list[str]) -> None:
+    """No secret, none wanted, a relayer, none wanted: for four hosts one after the other no end is missed or false."""
+    secrets = iter([_raising, lambda: None])
+
+    class Choosing(ESMTPManagedRelayerFactory):
+        def buildProtocol(self, addr: Any) -> Any:
+            return super().buildProtocol(addr) if addr is PEER else None
+
+    ears = AllEars()
+    factory = Choosing(paths[:1], ears, lambda _: next(secrets)(), None, IDENTITY)
+    assert factory.buildProtocol(PEER) is None
+    factory.clientConnectionLost(None, Failure(ConnectionDone()))
+    factory.buildProtocol(None)
+    factory.clientConnectionLost(None, Failure(ConnectionDone()))
+    assert "no relayer of ours" in factory.whyNotConnected
+    session = Session(factory.buildProtocol(PEER))
+    session.hear(*GREETING)
+    session.deliver()
+    session.lose()
+    factory.clientConnectionLost(None, Failure(ConnectionDone()))
+    factory.buildProtocol(None)
+
+    factory.clientConnectionLost(None, Failure(ConnectionDone()))
+
+    none = [("no connection",), ("done",)]
+    assert ears.told == [*none, *none, ("greeted", IDENTITY), ("success", paths[0]), ("done",), *none]
+
+
+def test_a_protocol_that_told_of_messages_and_forgot_the_end_had_a_connection(paths: list[str]) -> None:
+    """What was said about messages stands; the host was there."""
+
+    class Hearing(AllEars):
+        _isHeard = True
+
+    ears = Hearing()
+    factory = Taciturn(paths, ears, IDENTITY)
+    factory.buildProtocol(PEER)
+
+    factory.clientConnectionLost(None, Failure(ConnectionDone()))
+
+    assert ears.told == [("done",)]
+
+
+def test_a_relayer_that_a_programs_factory_made_itself_tells_the_end_once(paths: list[str]) -> None:
+    """A buildProtocol that never asks ours, but makes a relayer of ours, is an ordinary one."""
+
+    class Making(SMTPManagedRelayerFactory):
+        def buildProtocol(self, addr: Any) -> Any:
+            made = SMTPManagedRelayer(self.messages, self.manager, *self.pArgs)
+            made.factory = self
+            return made
+
+    ears = AllEars()
+    factory = Making(paths[:1], ears, IDENTITY)
+    for _ in range(2):
+        session = Session(factory.buildProtocol(PEER))
+        session.hear(*GREETING)
+        session.lose()
+        factory.clientConnectionLost(None, Failure(ConnectionDone()))
+
+    assert ears.told == [("greeted", IDENTITY), ("verdict", paths[0]), ("done",)] * 2
+
+
+def test_deadlines_are_kept_by_the_reactor_of_the_attempt(paths: list[str]) -> None:
+    """A program that runs a reactor of its own has timeouts; an attempt manager without one changes nothing."""
+
+    class Clocked(AllEars):
+        reactor: Any = None
+
+    for clock in (Clock(), None):
+        ears = Clocked()
+        ears.reactor = clock
+        made = SMTPManagedRelayerFactory(paths, ears, IDENTITY).buildProtocol(PEER)
+
+        assert ("callLater" in vars(made)) == (clock is not None)
+        if clock is not None:
+            wire = Wire()
+            made.makeConnection(wire)
+            clock.advance(61)
+            assert wire.disconnected
+
+
+def test_a_program_whose_sent_mail_raises_has_each_message_settled_once(paths: list[str], log_lines: list[str]) -> None:
+    """What the host said stands: accepted is accepted, refused refused; the session goes on."""
+
+    class Counting(SMTPManagedRelayer):
+        def sentMail(self, *told: Any) -> None:
+            raise RuntimeError("no statistics today")
+
+    ears = AllEars()
+    factory = SMTPManagedRelayerFactory(paths, ears, IDENTITY)
+    factory.protocol = Counting
+    session = Session(factory.buildProtocol(PEER))
+    session.hear(*GREETING)
+
+    session.deliver()
+    session.hear(b"550 no", b"250 reset")
+    session.deliver()
+    session.lose()
+
+    assert [word for word in ears.told if word[0] != "verdict"] == [
+        ("greeted", IDENTITY),
+        ("success", paths[0]),
+        ("failure", paths[1]),
+        ("success", paths[2]),
+        ("done",),
+    ]
+    assert sum("no statistics today" in line for line in log_lines) == 3
+
+
+def test_a_connection_whose_end_the_factory_never_heard_of_does_not_hide_the_next_end(paths: list[str]) -> None:
+    """A program's clientConnectionLost that was skipped once leaves nothing behind."""
+    ears = AllEars()
+    factory = SMTPManagedRelayerFactory(paths, ears, IDENTITY)
+    Session(factory.buildProtocol(PEER)).lose()
+    factory.protocol = Taciturn.protocol
+    factory.buildProtocol(PEER)
+
+    factory.clientConnectionLost(None, Failure(ConnectionDone()))
+
+    assert ears.told == [("no connection",), ("done",)] * 2
+
+
+@pytest.mark.parametrize("poison", [0, 1, 2])
+def test_a_program_whose_get_mail_from_raises_defers_that_message_only(
+    poison: int, paths: list[str], log_lines: list[str]
+) -> None:
+    """It waits with a reason of ours; the others go over the same connection."""
+
+    class Choosing(SMTPManagedRelayer):
+        def getMailFrom(self) -> str | None:
+            sender = super().getMailFrom()
+            if sender == f"s{poison}@example.org":
+                raise ValueError("no return path for this one")
+            return sender
+
+    ears = AllEars()
+    factory = SMTPManagedRelayerFactory(paths, ears, IDENTITY)
+    factory.protocol = Choosing
+    session = Session(factory.buildProtocol(PEER))
+    session.hear(*GREETING)
+
+    for n in range(3):
+        if n == poison:
+            assert session.hear(b"250 reset").endswith((b"MAIL FROM:<s%d@example.org>\r\n" % (n + 1), b"QUIT\r\n"))
+        else:
+            session.deliver()
+    session.lose()
+
+    told = [("verdict" if n == poison else "success", path) for n, path in enumerate(paths)]
+    assert [word for word in ears.told if word[1:] != (IDENTITY,)] == [*told, ("done",)]
+    [verdict] = ears.verdicts[paths[poison]]
+    assert (verdict.outcome, verdict.status, verdict.reply) == (Outcome.DEFERRED, "4.3.0", None)
+    assert "no return path" in verdict.why
+    assert any("getMailFrom" in line and "no return path" in line for line in log_lines)
+
+
+def test_a_program_whose_get_mail_from_raises_without_a_message_ends_its_session(paths: list[str]) -> None:
+    """There is nothing to defer, and nothing is deferred for ever."""
+
+    class Careless(SMTPManagedRelayer):
+        def getMailFrom(self) -> str | None:
+            return str(self.messages[0][0])
+
+    ears = AllEars()
+    factory = SMTPManagedRelayerFactory(paths[:1], ears, IDENTITY)
+    factory.protocol = Careless
+    session = Session(factory.buildProtocol(PEER))
+    session.hear(*GREETING)
+
+    session.deliver()
+
+    assert session.is_aborted
+    session.lose()
+    assert ears.told == [("greeted", IDENTITY), ("success", paths[0]), ("done",)]
 
 
 def test_a_failed_connection_is_told_with_its_reason(paths: list[str]) -> None:
@@ -863,6 +1095,27 @@ class LoopbackTests(TestCase):
 
         self.assertEqual(told, [("greeted", IDENTITY), ("verdict", path), ("failure", path), ("done",)])
         self.assertNotIn(b".", host.heard)
+
+    async def test_a_host_that_stalls_in_the_tls_handshake_is_given_up(self) -> None:
+        """It says 220 and then nothing more; the deadline of the greeting ends this, too."""
+        path = self.message("a")
+        host = Host(self, b"220 mx", b"250-mx\r\n250 STARTTLS", b"220 go ahead", lambda script: None)
+        _, relayer, context = self.secured()
+        factory = ESMTPManagedRelayerFactory([path], self.attempt, SECRET, context(), IDENTITY)
+        factory.protocol = type("Hasty", (relayer,), {"greetingTimeout": 0.2})
+
+        told = await self.relay(host, factory)
+
+        self.assertEqual(told, [("no connection",), ("done",)])
+        self.assertEqual(factory.whyNotConnected, "nothing heard for 0.2 s")
+
+    async def test_a_factory_that_declines_ends_the_attempt(self) -> None:
+        """Twisted closes the connection, and the factory hears of it."""
+        factory = Declining([self.message("a")], self.attempt, IDENTITY)
+
+        told = await self.relay(Host(self, *GREETING), factory)
+
+        self.assertEqual(told, [("no connection",), ("done",)])
 
     async def test_octets_behind_the_reply_to_starttls_deliver_nothing(self) -> None:
         """They came in clear, from anybody."""

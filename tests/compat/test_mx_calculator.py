@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The classic calculator over the relay's core: each promise of its API by name, with scripted and with real DNS."""
 
+import io
+import pickle
 import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +18,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, fail, inlineCallbacks, succeed
 from twisted.internet.error import CannotListenError, DNSLookupError
 from twisted.internet.task import Clock
+from twisted.mail import relaymanager as original
 from twisted.names import client, dns, server
 from twisted.names.common import ResolverBase
 from twisted.names.dns import Record_A, Record_AAAA, Record_CNAME, Record_HINFO, Record_MX, RRHeader
@@ -911,6 +915,220 @@ def test_marks_may_be_assigned_as_a_whole() -> None:
     assert first(calculator) == B
     calculator.badMXs = calculator.badMXs
     assert calculator.badMXs == {A: 100.0}
+
+
+# -- the next one ------------------------------------------------------------------------------------------------------
+
+
+def following(calculator: MXCalculator, tried: Collection[Any], domain: Any = DOMAIN) -> str | None:
+    """Ask for the next exchanger; its name, or None."""
+    found = outcome(calculator.getNextMX(domain, tried))
+    return None if found is None else str(found.name)
+
+
+def walk(calculator: MXCalculator, domain: Any = DOMAIN) -> list[str]:
+    """All exchangers of a domain, each one asked for when those before it were tried."""
+    tried: list[str] = []
+    while (host := following(calculator, tried, domain)) is not None:
+        assert host not in tried
+        tried.append(host)
+    return tried
+
+
+def test_the_next_is_the_best_that_was_not_tried() -> None:
+    """By preference, good hosts each once, though the same name is listed twice; the record is that of the answer."""
+    best = mx(1, A)
+    calculator = of_records(mx(3, C), best, mx(2, B), mx(4, A.upper()))
+
+    assert outcome(calculator.getNextMX(DOMAIN, ())) is best.payload
+    assert walk(calculator) == [A, B, C]
+
+
+def test_after_the_good_come_the_bad_the_one_whose_time_is_over_first() -> None:
+    """A preference does not make up for being marked, and dead hosts are all passed over in the end."""
+    calculator = of_records(mx(1, A), mx(2, B), mx(3, C), mx(4, "d.example.net"))
+    for host, until in ((A, 30.0), (B, 10.0), (C, 20.0)):
+        calculator.badMXs[host] = until
+
+    assert walk(calculator) == ["d.example.net", B, C, A]
+    calculator.clock.advance(20)
+    assert walk(calculator) == [B, C, "d.example.net", A]
+    assert calculator.badMXs == {A: 30.0}
+
+
+def test_bad_hosts_whose_times_end_together_go_by_preference() -> None:
+    """Marked in one moment, the better one is the better guess."""
+    calculator = of_records(mx(2, B), mx(1, A), mx(3, C))
+    for host in (C, B, A):
+        calculator.markBad(host)
+
+    assert walk(calculator) == [A, B, C]
+
+
+def test_equals_are_drawn_for_the_next_too() -> None:
+    """Load is spread."""
+    calculator = of_records(mx(5, A), mx(5, B), mx(5, C), mx(6, "worse.example.net"))
+
+    assert {following(calculator, [B]) for _ in range(50)} == {A, C}
+
+
+@pytest.mark.parametrize("tried", [A.upper() + ".", A.encode(), dns.Name(A.encode()), Record_MX(7, A)])
+def test_what_was_tried_may_be_written_as_it_is_at_hand(tried: Any) -> None:
+    """As with markBad; any collection will serve, and is left as it is."""
+    calculator = of_records(mx(1, "a.EXAMPLE.net"), mx(2, B))
+
+    for collection in ([tried], (tried,), {tried: 1}):
+        assert following(calculator, collection) == B
+    assert following(calculator, [tried, B]) is None
+
+
+def test_what_is_no_name_cannot_have_been_tried() -> None:
+    """The mistake comes as a failure, not as an exception."""
+    ends: list[Any] = []
+    of_records(mx(1, A)).getNextMX(DOMAIN, [None]).addErrback(ends.append)
+
+    assert isinstance(ends[0].value, TypeError)
+
+
+@pytest.mark.parametrize("said", [[], DNSNameError()])
+def test_a_fallback_is_one_host(said: Any) -> None:
+    """The domain's own address, once; also where an open alias led to it."""
+    calculator = calculator_of(Script({DOMAIN: said, "alias.org": [cname("alias.org", DOMAIN)]}, {DOMAIN: "192.0.2.1"}))
+    calculator.markBad("192.0.2.1")
+
+    assert walk(calculator) == ["192.0.2.1"]
+    assert walk(calculator, "alias.org") == ["192.0.2.1"]
+    assert walk(calculator, "[192.0.2.7]") == ["192.0.2.7"]
+
+
+def test_the_next_behind_an_open_alias_is_found() -> None:
+    """What must be asked on is asked on, and what was tried still counts."""
+    calculator = calculator_of(
+        Script({DOMAIN: [cname(DOMAIN, "end.org")], "end.org": [mx(1, A, "end.org"), mx(2, B, "end.org")]})
+    )
+
+    assert walk(calculator) == [A, B]
+
+
+@pytest.mark.parametrize("tried", [(), (A,)])
+def test_the_next_fails_as_the_best_does(tried: tuple[str, ...]) -> None:
+    """No domain, none that exists, a null MX, too many aliases, a resolver's trouble: the same errors."""
+    script = Script({
+        DOMAIN: [mx(0, b"")], "alias.org": [cname("alias.org", "end.org")], "late.org": DNSQueryTimeoutError(1),
+    })  # fmt: skip
+    calculator = calculator_of(script)
+
+    for domain in ("a b", "missing.org", DOMAIN, "alias.org", "late.org"):
+        expected = failure_of(calculator, domain, 0)
+        ends: list[Any] = []
+        calculator.getNextMX(domain, tried, 0).addBoth(ends.append)
+        assert type(ends[0].value) is type(expected.value)
+        assert str(ends[0].value) == str(expected.value)
+
+
+def test_asking_for_the_next_leaves_the_best_as_it_was() -> None:
+    """Where all are bad, getMX gives the best by preference, whichever mark ends first."""
+    calculator = of_records(mx(1, A), mx(2, B))
+    calculator.badMXs = {A: 30.0, B: 10.0}
+
+    assert following(calculator, ()) == B
+    assert first(calculator) == A
+
+
+# -- kept in a pickle --------------------------------------------------------------------------------------------------
+
+
+class Fixed:
+    """A clock that a pickle can hold."""
+
+    def seconds(self) -> float:
+        return 5.0
+
+
+def renamed(theirs: Any, protocol: int) -> Any:
+    """Load what the original pickled, with its module renamed, as a program does that changes over."""
+
+    class Renaming(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            return super().find_class(module.replace("twisted.mail.relaymanager", "smarthost.compat.calculator"), name)
+
+    return Renaming(io.BytesIO(pickle.dumps(theirs, protocol))).load()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_calculator_that_the_original_pickled_works(protocol: int) -> None:
+    """Its marks, settings, resolver and clock are there, and all methods work."""
+    theirs = original.MXCalculator(Script({DOMAIN: [mx(1, A), mx(2, B), mx(3, C)]}), Fixed())
+    theirs.timeOutBadMX = 100
+    theirs.markBad(A)
+
+    calculator = renamed(theirs, protocol)
+
+    assert type(calculator) is MXCalculator
+    assert calculator.badMXs == {A: 105.0}
+    assert first(calculator) == B
+    calculator.markBad(B)
+    assert calculator.badMXs == {A: 105.0, B: 105.0}
+    assert first(calculator) == C
+    calculator.markGood(A)
+    assert first(calculator) == A
+
+
+def test_a_state_without_resolver_clock_or_marks_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs left out of their pickles what could not be pickled; it is made anew when it is needed."""
+    monkeypatch.setattr(client, "createResolver", lambda: Script({DOMAIN: [mx(1, A)]}))
+    calculator = MXCalculator.__new__(MXCalculator)
+
+    calculator.__setstate__({"resolver": None, "clock": None, "fallbackToDomain": False})
+
+    assert calculator.clock is reactor
+    assert calculator.badMXs == {}
+    assert calculator.fallbackToDomain is False
+    assert first(calculator) == A
+
+
+def test_a_pickle_holds_the_marks_and_what_the_user_set() -> None:
+    """Plain values under the classic names: the original could read them."""
+    calculator = MXCalculator(None, Fixed())
+    calculator.resolver = script = Script({DOMAIN: [mx(1, A), mx(2, B)]})
+    calculator.random = random.Random(1)
+    calculator.fallbackToDomain = False
+    calculator.markBad(A)
+
+    state = calculator.__getstate__()
+    again = pickle.loads(pickle.dumps(calculator))
+
+    assert state == {
+        "badMXs": {A: 5.0 + HOUR_S}, "resolver": script, "clock": calculator.clock, "fallbackToDomain": False,
+    }  # fmt: skip
+    assert type(state["badMXs"]) is dict
+    assert again.badMXs == {A: 5.0 + HOUR_S}
+    assert first(again) == B
+    again.markGood(A)
+    assert first(again) == A
+    assert again.__getstate__()["badMXs"] == {}
+    assert first(calculator) == B
+
+
+def test_a_resolver_and_a_reactor_made_by_default_are_in_no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither could be pickled; the marks are, and count on."""
+    monkeypatch.setattr(client, "createResolver", lambda: Script({DOMAIN: [mx(1, A), mx(2, B)]}))
+    calculator = MXCalculator()
+    calculator.markBad(A)
+    assert first(calculator) == B
+
+    assert list(calculator.__getstate__()) == ["badMXs"]
+    assert first(pickle.loads(pickle.dumps(calculator))) == B
+
+
+def test_a_calculator_nobody_used_makes_nothing_to_be_pickled() -> None:
+    """Its clock would be the reactor, which a program may still want to choose."""
+    calculator = MXCalculator()
+
+    assert calculator.__getstate__() == {"badMXs": {}}
+    again = pickle.loads(pickle.dumps(calculator))
+    assert "clock" not in vars(calculator)
+    assert "clock" not in vars(again)
 
 
 # -- whatever comes ----------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 
 import io
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,22 @@ def log_lines() -> Iterator[list[str]]:
 def paths(tmp_path: Path) -> list[str]:
     """Three messages."""
     return [write_message(tmp_path / f"m{n}", f"s{n}@example.org", f"r{n}@example.net", CONTENT) for n in range(3)]
+
+
+@contextmanager
+def deadline(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError into what blocks."""
+
+    def ring(*_: Any) -> None:
+        raise TimeoutError("blocked")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def left(directory: Path) -> list[str]:
@@ -149,14 +167,14 @@ def test_a_message_that_cannot_be_removed_does_not_end_the_session(
     tmp_path: Path, paths: list[str], log_lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is logged by name, its envelope stays with it, and the others go."""
-    remove = os.remove
+    unlink = Path.unlink
 
-    def refuse(path: str) -> None:
-        if "m0-D" in path:
-            raise PermissionError(13, "Permission denied", path)
-        remove(path)
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "m0-D":
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, missing_ok)
 
-    monkeypatch.setattr(os, "remove", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
     session = Session(SMTPRelayer(paths[:2], "relay.example.org"))
     session.hear(*GREETING)
 
@@ -173,7 +191,7 @@ def test_a_crash_between_the_two_removals_leaves_no_message(
 ) -> None:
     """Content goes first: what is left is an envelope, which is not sent again."""
     removed: list[str] = []
-    monkeypatch.setattr(os, "remove", removed.append)
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: removed.append(str(path)))
     session = Session(SMTPRelayer(paths[:1], "relay.example.org"))
     session.hear(*GREETING)
 
@@ -181,6 +199,82 @@ def test_a_crash_between_the_two_removals_leaves_no_message(
 
     session.lose()
     assert removed == [paths[0] + "-D", paths[0] + "-H"]
+
+
+@pytest.mark.parametrize("suffix", ["-H", "-D"])
+def test_a_message_file_that_is_a_fifo_is_not_waited_for(
+    suffix: str, tmp_path: Path, paths: list[str], log_lines: list[str]
+) -> None:
+    """It would hold the whole program; its message is left where it is, and the next one goes."""
+    Path(paths[0] + suffix).unlink()
+    os.mkfifo(paths[0] + suffix)
+
+    with deadline(2):
+        session = Session(SMTPRelayer(paths[:2], "relay.example.org"))
+        session.hear(*GREETING)
+        if suffix == "-D":
+            session.hear(*ACCEPTED[:2], b"250 reset")
+        session.deliver()
+    session.lose()
+
+    assert left(tmp_path) == ["m0-D", "m0-H", "m2-D", "m2-H"]
+    assert any("no regular file" in line for line in log_lines)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_path_that_would_forge_log_lines_is_logged_escaped(
+    is_there: bool, tmp_path: Path, log_lines: list[str]
+) -> None:
+    """Control, invisible and foreign characters, in the path or in what is said of it, come out as escapes."""
+    forged = f"{tmp_path}/m\n\u202e\xe9 forged"
+    if is_there:
+        Path(forged + "-H").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+
+    RelayerMixin().loadMessages([forged])
+
+    [line] = log_lines
+    assert line.isascii()
+    assert line.isprintable()
+    assert ascii(forged)[1:-1] in line
+
+
+def test_a_program_whose_sent_mail_raises_sends_no_message_twice(
+    tmp_path: Path, paths: list[str], log_lines: list[str]
+) -> None:
+    """What a host took is removed by the one it overrides, and what it refused is left; the session goes on."""
+
+    class Counting(SMTPRelayer):
+        def sentMail(self, *told: Any) -> None:
+            raise RuntimeError("no statistics today")
+
+    session = Session(Counting(paths, "relay.example.org"))
+    session.hear(*GREETING)
+
+    session.deliver()
+    session.hear(b"550 no", b"250 reset")
+    session.deliver()
+    session.lose()
+
+    assert left(tmp_path) == ["m1-D", "m1-H"]
+    assert sum("no statistics today" in line for line in log_lines) == 3
+
+
+def test_a_program_whose_sent_mail_raises_late_sends_no_message_twice(tmp_path: Path, paths: list[str]) -> None:
+    """What was settled before it raised is not settled again; the next message is untouched."""
+
+    class Counting(SMTPRelayer):
+        def sentMail(self, *told: Any) -> None:
+            super().sentMail(*told)
+            raise RuntimeError("no statistics today")
+
+    session = Session(Counting(paths, "relay.example.org"))
+    session.hear(*GREETING)
+
+    session.deliver()
+    session.lose()
+
+    assert left(tmp_path) == ["m1-D", "m1-H", "m2-D", "m2-H"]
+    assert session.client.names == paths[1:]
 
 
 def test_a_session_without_messages_says_goodbye() -> None:

@@ -291,6 +291,145 @@ def test_a_message_that_cannot_be_removed_is_not_sent_again_by_this_process(
     assert any("cannot remove" in line and "1-D: Read-only" in line for line in lines)
 
 
+def test_what_could_not_be_removed_is_removed_when_it_can_be(root: Path, trace: "Trace", lines: list[str]) -> None:
+    """The disk is writable again: the files go at the next poll, durably, one line says so, and nothing is known."""
+    put(root, "1")
+    queue = stuck(root, trace, ["1"])
+    lines.clear()
+    queue.readDirectory()
+    queue.readDirectory()
+    assert lines == []
+    trace.heal()
+    trace.steps.clear()
+
+    queue.readDirectory()
+    queue.readDirectory()
+
+    assert names(root) == set()
+    assert (queue.waiting, queue.relayed) == ({}, {})
+    assert trace.steps[:3] == ["unlink 1-D", "unlink 1-H", "fsync queue"]
+    assert trace.steps.count("unlink 1-D") == 1
+    assert lines == [f"{root}/1 was done with before, and is removed now"]
+
+
+def test_what_could_not_be_removed_is_removed_although_the_directory_cannot_be_listed(
+    root: Path, trace: "Trace", lines: list[str]
+) -> None:
+    """The one does not need the other."""
+    put(root, "1")
+    queue = stuck(root, trace, ["1"])
+    trace.heal()
+    trace.fail("scandir queue", errno.EACCES)
+
+    queue.readDirectory()
+
+    assert names(root) == set()
+    assert queue.relayed == {}
+
+
+def test_of_many_that_cannot_be_removed_some_are_tried_at_each_poll(root: Path, trace: "Trace") -> None:
+    """Twenty a poll, and each gets its turn, though those before it fail."""
+    there = [f"1-{number}" for number in range(50)]
+    for name in there:
+        put(root, name)
+    queue = stuck(root, trace, there)
+    tried: list[set[str]] = []
+    for _ in range(3):
+        trace.steps.clear()
+        queue.readDirectory()
+        tried.append({step for step in trace.steps if step.startswith("unlink")})
+
+    assert [len(turn) for turn in tried] == [20, 20, 20]
+    assert set.union(*tried) == {f"unlink {name}-D" for name in there}
+    trace.heal()
+    queue.readDirectory()
+    assert len(names(root)) == 60
+    queue.readDirectory()
+    queue.readDirectory()
+    assert (names(root), queue.relayed) == (set(), {})
+
+
+def test_a_message_put_back_by_hand_is_not_removed(root: Path, trace: "Trace") -> None:
+    """Whoever has it wait again takes the order back; another message under its name is none that was done."""
+    for name in ("1-a", "1-b"):
+        put(root, name)
+    queue = stuck(root, trace, ["1-a", "1-b"])
+    trace.heal()
+
+    queue.setWaiting("1-a")
+    put(root, "1-b", at=2e9)
+    queue.readDirectory()
+    queue.readDirectory()
+
+    assert names(root) == {"1-a-D", "1-a-H", "1-b-D", "1-b-H"}
+    assert queue.getWaiting() == ["1-a"]
+
+
+def test_a_message_that_an_operator_removed_meanwhile_is_forgotten(
+    root: Path, trace: "Trace", lines: list[str]
+) -> None:
+    """Nothing is left to do, and a later message of the same name and time is not taken for it."""
+    put(root, "1")
+    queue = stuck(root, trace, ["1"])
+    for path in root.iterdir():
+        path.rename(root.parent / path.name)
+    lines.clear()
+    queue.readDirectory()
+    queue.readDirectory()
+    assert queue.relayed == {}
+    assert lines == [f"{root}/1 is forgotten: somebody removed its files"]
+    trace.heal()
+
+    put(root, "1")
+    queue.readDirectory()
+    queue.readDirectory()
+
+    assert queue.getWaiting() == ["1"]
+
+
+def test_a_message_of_unknown_state_that_is_done_but_stays_does_not_wait(root: Path, trace: "Trace") -> None:
+    """done names a message that this queue had not found yet: its files are no reason to send it again."""
+    queue = Queue(root)
+    put(root, "1")
+    trace.fail("unlink 1-D", errno.EROFS)
+
+    with pytest.raises(OSError, match="may be sent again"):
+        queue.done("1")
+    queue.readDirectory()
+
+    assert not queue.hasWaiting()
+    trace.heal()
+    queue.readDirectory()
+    assert names(root) == set()
+
+
+def test_a_message_added_by_hand_after_it_was_done_waits(root: Path, trace: "Trace") -> None:
+    """addMessage takes the order to remove it back, as setWaiting does."""
+    queue = Queue(root)
+    put(root, "1")
+    trace.fail("unlink 1-D", errno.EROFS)
+    with pytest.raises(OSError, match="may be sent again"):
+        queue.done("1")
+    trace.heal()
+
+    queue.addMessage("1")
+    queue.readDirectory()
+
+    assert queue.getWaiting() == ["1"]
+    assert names(root) == {"1-D", "1-H"}
+
+
+def stuck(root: Path, trace: "Trace", messages: list[str]) -> Queue:
+    """A queue whose messages were delivered and could not be removed."""
+    queue = Queue(root)
+    for message in messages:
+        queue.setRelaying(message)
+        trace.fail(f"unlink {message}-D", errno.EROFS)
+        with pytest.raises(OSError, match="may be sent again"):
+            queue.done(message)
+    return queue
+
+
 @pytest.mark.parametrize("step", ["unlink 1-H", "fsync queue"])
 def test_trouble_after_the_content_is_gone_is_only_logged(
     root: Path, trace: "Trace", lines: list[str], step: str
@@ -576,17 +715,106 @@ def test_repairing_permissions_is_enough(root: Path) -> None:
     assert queue.getWaiting() == ["1"]
 
 
-def test_a_damaged_message_that_is_removed_is_forgotten(root: Path, lines: list[str]) -> None:
-    """What an operator removes does not stay in memory."""
+def test_the_log_shows_no_control_characters_of_a_reason(root: Path, lines: list[str]) -> None:
+    """A file's name is part of the reason, and whoever chose it must not write into a terminal or forge a line."""
+    name = "x\x1b[2J\nall is well"
+    put(root, name, envelope=b"rubbish")
+    queue = Queue(root)
+    lines.clear()
+
+    queue.setAside(name, f"{name}-H is no envelope" + "!" * 1000)
+
+    assert len(lines) == 1
+    assert lines[0].isprintable()
+    assert "-H is no envelope" in lines[0]
+    assert len(lines[0]) < 700
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_of_many_damaged_some_are_looked_at_each_poll(
+    root: Path, monkeypatch: pytest.MonkeyPatch, settled: bool
+) -> None:
+    """A hundred a poll, none twice in it, and each in its turn, whether the directory must be listed or not."""
+    for number in range(250):
+        put(root, f"m{number}", envelope=b"")
+    queue = Queue(root)
+    queue.noisy = False
+    for message in queue.getWaiting():
+        queue.setAside(message, "a test")
+    if settled:
+        quiet(root)
+        queue.readDirectory()
+    looked: list[str] = []
+    real = os.stat
+
+    def watch(path: Any, *arguments: Any, **others: Any) -> os.stat_result:
+        if str(path).endswith("-H"):
+            looked.append(str(path))
+        return real(path, *arguments, **others)
+
+    monkeypatch.setattr(os, "stat", watch)
+    for _ in range(5):
+        looked.clear()
+        queue.readDirectory()
+        assert len(looked) == len(set(looked)) == 100
+
+    turns: set[str] = set()
+    for _ in range(3):
+        looked.clear()
+        queue.readDirectory()
+        turns.update(looked)
+    assert len(turns) == 250
+
+
+def test_every_one_of_many_damaged_is_taken_up_once_repaired(root: Path, lines: list[str]) -> None:
+    """However many there are: after as many polls as their turns take."""
+    for number in range(250):
+        put(root, f"m{number}", envelope=b"")
+    queue = Queue(root)
+    queue.noisy = False
+    for message in queue.getWaiting():
+        queue.setAside(message, "a test")
+    for number in range(250):
+        put(root, f"m{number}")
+
+    counts = []
+    for _ in range(3):
+        queue.readDirectory()
+        counts.append(len(queue.waiting))
+
+    assert counts == [100, 200, 250]
+    assert queue.damaged == {}
+
+
+def test_an_envelope_that_became_a_pipe_is_an_error_and_no_wait(root: Path) -> None:
+    """Opening a FIFO waits for a writer, and with it the whole program."""
+    put(root, "1")
+    queue = Queue(root)
+    (root / "1-H").unlink()
+    os.mkfifo(root / "1-H")
+    writer = os.open(root / "1-H", os.O_RDWR)  # a blocking open would succeed, and the test still end
+    try:
+        with pytest.raises(OSError, match="regular"):
+            queue.getEnvelopeFile("1")
+        with pytest.raises(OSError, match="regular"):
+            queue.getEnvelope("1")
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("gone", ["1-D", "1-H"])
+def test_a_damaged_message_that_is_removed_is_forgotten(root: Path, lines: list[str], gone: str) -> None:
+    """What an operator removes does not stay in memory, and is not said to be tried again."""
     put(root, "1")
     queue = Queue(root)
     queue.setAside("1", "a test")
-    (root / "1-D").unlink()
+    (root / gone).unlink()
 
     queue.readDirectory()
 
     assert queue.damaged == {}
     assert not queue.hasWaiting()
+    assert not [line for line in lines if "tried again" in line]
 
 
 # ---- receiving
@@ -1039,7 +1267,6 @@ def test_a_message_repaired_in_a_quiet_directory_is_taken_up_at_once(root: Path)
     queue.setAside("one", "damaged")
 
     (root / "one-H").write_bytes(pickle.dumps(["a@b", "c@d"]))
-    quiet(root)
     queue.readDirectory()
 
     assert queue.getWaiting() == ["one"]

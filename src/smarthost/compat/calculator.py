@@ -4,11 +4,11 @@
 Drives the machine of route.mx with Deferreds and keeps marks in route.health, as the relay does; of its own it decides
 only what they leave open: that a domain without MX record stands for its address, and which bad host is passed over.
 Never asks for the addresses of exchangers: who connects does. Used by relaymanager, and alone by Twisted programs.
-Nothing survives a restart.
+Nothing survives a restart but what is pickled.
 """
 
 import random as chance
-from collections.abc import Generator, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from ipaddress import ip_address
 from math import inf
@@ -29,6 +29,9 @@ from smarthost.route.mx import Unroutable, literal_address
 from smarthost.route.questions import why_no_name
 
 _SHOWN = 80  # characters of a stranger's name in an error
+_MADE = frozenset({"random", "_health", "_bad", "_defaults"})  # in no pickle
+_Choose = Callable[[Sequence[Any]], Any]  # of usable exchangers, best first, the one to be given
+
 _SOURCE = ""  # of route.health's keys: a mark counts for whoever connects
 
 # By type, what the resolver calls the question. Asked when getHostByName found nothing: it asks for ANY, to which many
@@ -95,27 +98,42 @@ class MXCalculator:
 
     def __init__(self, resolver: Any = None, clock: Any = None) -> None:
         """Opens nothing. `resolver`: an IResolver; `clock`: an IReactorTime. By default Twisted's, when first used."""
+        self._init({"resolver": resolver, "clock": clock})
+
+    def _init(self, given: Mapping[str, Any]) -> None:
+        self._defaults: dict[str, Any] = {}  # made because nobody gave one
         self.random: Random = chance.SystemRandom()
-        if resolver is not None:
-            self.resolver = resolver
-        if clock is not None:
-            self.clock = clock
+        self.__dict__.update((name, value) for name, value in given.items() if value is not None)
         self._health = HostHealth(_Seconds(self), self.random, HealthTerms(jitter=0.0, forget_after_s=inf))
         self._bad = BadHosts(self._health)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A default clock is made for marks at the latest; one that nobody needed yet is not made for this.
+        marks = self._bad.copy() if "clock" in self.__dict__ else {}
+        given = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in _MADE and not (name in self._defaults and value is self._defaults[name])
+        }
+        return {"badMXs": marks, **given}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._init({name: value for name, value in state.items() if name != "badMXs"})
+        self._bad.update(state.get("badMXs", {}))
 
     @cached_property
     def resolver(self) -> Any:
         """Whom is asked: an IResolver."""
         from twisted.names.client import createResolver
 
-        return createResolver()
+        return self._defaults.setdefault("resolver", createResolver())
 
     @cached_property
     def clock(self) -> Any:
         """By whose seconds a host's time passes: an IReactorTime."""
         from twisted.internet import reactor  # the one that is installed when it is needed
 
-        return reactor
+        return self._defaults.setdefault("clock", reactor)
 
     @property
     def badMXs(self) -> "BadHosts":
@@ -146,6 +164,32 @@ class MXCalculator:
         follow aliases that an answer leaves open. Never raises; fails with a smarthost.mail.errors.ResolutionError,
         which most often is a DNSLookupError too (IOError without `fallbackToDomain`), or with what the resolver says.
         """
+        return self._find(domain, maximumCanonicalChainLength, self._best)
+
+    def getNextMX(self, domain: Any, tried: Collection[Any], maximumCanonicalChainLength: int = 3) -> "Deferred[Any]":
+        """Fire with the Record_MX of the best host that is not in `tried`; None if there is none left.
+
+        Good ones first, by preference, then bad ones, the one whose time is over first. `tried`: names as `markBad`
+        takes them. A domain that stands for its own address has one host. Otherwise as `getMX`, errors included.
+        """
+        try:
+            passed = frozenset(host_key(host) for host in tried)
+        except TypeError as error:
+            return fail(error)
+        found = self._find(domain, maximumCanonicalChainLength, lambda usable: self._next(usable, passed))
+        return found.addCallback(lambda mx: None if mx is None or host_key(mx) in passed else mx)  # of an address, too
+
+    def _best(self, usable: Sequence[Any]) -> Any:
+        return next((payload for payload in usable if not self._isBad(host_key(payload))), usable[0])
+
+    def _next(self, usable: Sequence[Any], passed: Collection[str]) -> Any:
+        left = [payload for payload in usable if host_key(payload) not in passed]
+        for payload in left:
+            if not self._isBad(host_key(payload)):
+                return payload
+        return min(left, key=self._bad.__getitem__, default=None)
+
+    def _find(self, domain: Any, further_lookups: int, choose: _Choose) -> "Deferred[Any]":
         try:
             name = _asked_for(domain)
             if name.startswith("["):
@@ -153,7 +197,7 @@ class MXCalculator:
         except ValueError as error:
             return fail(_no_domain(domain, error))
         found = self._lookUp(name)
-        found.addCallback(self._cbMX, name, maximumCanonicalChainLength)
+        found.addCallback(self._cbMX, name, further_lookups, choose)
         return found.addErrback(self._ebMX, name)
 
     def _lookUp(self, name: str) -> "Deferred[Any]":
@@ -166,14 +210,17 @@ class MXCalculator:
             found.setdefault(host_key(record.name), []).append(record.payload)
         return found
 
-    def _cbMX(self, answers: Mapping[str, Sequence[Any]], domain: Any, cnamesLeft: int) -> Any:
+    def _cbMX(
+        self, answers: Mapping[str, Sequence[Any]], domain: Any, cnamesLeft: int, choose: _Choose | None = None
+    ) -> Any:
         """Give the Record_MX for a domain by what was answered, a Failure, or a Deferred while more must be asked."""
+        choose = choose or self._best
         dialogue = Dialogue(host_key(domain), self.random, cnamesLeft)
         dialogue.take(answers)
-        return self._conclude(dialogue) if dialogue.found is not None else self._askOn(dialogue)
+        return self._conclude(dialogue, choose) if dialogue.found is not None else self._askOn(dialogue, choose)
 
     @inlineCallbacks
-    def _askOn(self, dialogue: "Dialogue") -> "Generator[Deferred[Any], Any, Any]":
+    def _askOn(self, dialogue: "Dialogue", choose: _Choose) -> "Generator[Deferred[Any], Any, Any]":
         """Follow open aliases. What fails on the way falls back, for the name that was asked about."""
         while True:
             name = dialogue.asked
@@ -182,9 +229,9 @@ class MXCalculator:
                 return answers
             dialogue.take(answers)
             if dialogue.found is not None:
-                return (yield maybeDeferred(self._conclude, dialogue).addErrback(self._ebMX, name))
+                return (yield maybeDeferred(self._conclude, dialogue, choose).addErrback(self._ebMX, name))
 
-    def _conclude(self, dialogue: "Dialogue") -> Any:
+    def _conclude(self, dialogue: "Dialogue", choose: _Choose) -> Any:
         found = dialogue.found
         if isinstance(found, Unroutable):
             return Failure(_error_of(found, dialogue))
@@ -196,7 +243,7 @@ class MXCalculator:
         if not usable:
             detail = f"no exchanger of {found.canonical} has a name a host can have"
             return Failure(NoExchanger(detail, domain=found.canonical, status="5.4.4", evidence=dialogue.evidence))
-        return next((payload for payload in usable if not self._isBad(host_key(payload))), usable[0])
+        return choose(usable)
 
     def _isBad(self, host: str) -> bool:
         """Tell whether a host is to be passed over; the mark of one whose time is over is deleted."""

@@ -7,6 +7,7 @@ garbled replies cost one connection. Decides nothing about the message: `sentMai
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from twisted.internet.protocol import connectionDone
@@ -16,15 +17,20 @@ from twisted.python import log
 from twisted.python.failure import Failure
 
 from smarthost.compat.addresses import read_path
+from smarthost.compat.incoming import shown_path
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.smtp.dots import Stuffer
 from smarthost.smtp.exchange import check_path, encode_command
 
 REPLY_TIMEOUT_S = 600.0  # RFC 5321 4.5.3.2.6: 10 minutes for the final dot is the longest of all
+# Deviation: RFC 5321 4.5.3.2.1 allows 5 minutes for the greeting; a manager has two places, and a silent crowd would
+# hold both.
+GREETING_TIMEOUT_S = 60.0
 QUIT_TIMEOUT_S = 10.0  # nothing depends on the answer
 REPLY_LINES = 100  # of one reply, as in smtp.replies: without a bound "250-" never ends
 CHALLENGES = 10  # of one AUTH: LOGIN has two; a host that goes on asking would never be done with
 _SHOWN = 200
+_FOLLOWERS = {b"\r": b"\n", b"\n": b"."}  # what is looked for behind the last octet of a piece
 
 #   Reply-line = Reply-code [ SP / "-" textstring ]; a code alone is accepted (RFC 5321 4.2). Twisted asks int(), to
 #   which "-1 ", "2_5" and "  7" are codes, and skips "0yz" for ever.
@@ -32,52 +38,70 @@ _match_reply_line = re.compile(rb"[2-5][0-9]{2}(?:[ -].*)?", re.DOTALL).fullmatc
 
 
 class WireContent:
-    """A message file as it goes over the wire: `read` gives it with CRLF line ends and stuffed dots, `end` the rest.
+    """A message file as it goes over the wire: `read` gives what `transform` makes of it, `end` the rest.
 
-    In the file lines end in LF (as Twisted's FileMessage writes them) or CRLF. A CR elsewhere becomes a space: RFC 5321
-    2.3.8 forbids to send it, and some hosts take it for a line's end.
+    No piece ends between CR and LF, or between LF and a dot: `transform` may look at each one alone.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, transform: Callable[[bytes], bytes]) -> None:
         self._file = file
-        self._stuffer = Stuffer()
-        self._held = b""  # a CR of which the next octet is not known yet
+        self._transform = transform
+        self._ahead = b""  # an octet that was looked at, and belongs to the next piece
+        self._tail = b"\r\n"  # the last two octets given; content begins at the start of a line
         self.failure: Exception | None = None  # why there is no more to read, if not because it has ended
 
     def read(self, octets: int) -> bytes:
         """Give the next piece, b"" at the end or after a failure. `octets`: how much of the file to read at a time."""
         try:
-            return self._read(octets)
+            piece = self._read(octets)
+            self._tail = (self._tail + piece[-2:])[-2:]
+            return piece
         except Exception as error:  # noqa: BLE001 - a reactor that calls us knows no other end: disks fail, files are closed
             self.failure = error
             return b""
 
     def end(self) -> bytes:
-        """Give the final dot, after a CRLF where the content has none at its end."""
-        return self._stuffer.end()
+        """Give the final dot, after a CRLF where what was given has none at its end (RFC 5321 4.1.1.4)."""
+        return b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"
 
     def _read(self, octets: int) -> bytes:
-        while True:
-            chunk = self._file.read(octets)
-            content = self._held + chunk
-            self._held = b"\r" if chunk and content.endswith(b"\r") else b""
-            content = content[: len(content) - len(self._held)]
-            if content or not chunk:
-                content = content.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
-                return self._stuffer.stuff(content)
+        while chunk := self._read_chunk(octets):
+            piece = self._transform(chunk)
+            if piece:  # an empty one is the end to a FileSender
+                return piece
+        return b""
+
+    def _read_chunk(self, octets: int) -> bytes:
+        chunk = self._ahead + self._file.read(octets)
+        self._ahead = b""
+        while follower := _FOLLOWERS.get(chunk[-1:]):
+            self._ahead = self._file.read(1)
+            if self._ahead != follower:
+                break
+            chunk, self._ahead = chunk + follower, b""
+        return chunk
 
 
 class StrictClient(smtp.SMTPClient):
     """Twisted's SMTP client, held to what the module says."""
 
     timeout = REPLY_TIMEOUT_S  # type: ignore[assignment]
+    greetingTimeout: float | None = GREETING_TIMEOUT_S  # of each wait before the first MAIL; never more than `timeout`
     isTransferring = False  # between 354 and the final dot
     isContentSent = False  # the final dot of the present transaction is out: the host may have the message
     isOwnWord = False  # what `sentMail` is told is our refusal, not the host's
     isOver = False  # nothing is said or heard any more
     whyEnded = ""  # what ended the session before its time
     _isAborted = False
+    _isMailBegun = False
     _content_to_send: WireContent | None = None
+    _stuffer: Stuffer | None = None
+
+    def connectionMade(self) -> None:
+        """Wait for the greeting, not as long as for what comes later."""
+        super().connectionMade()
+        if self.timeout is not None and self.greetingTimeout is not None:
+            self.setTimeout(min(self.timeout, self.greetingTimeout))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Hear nothing more of what was received; no deadline is left behind."""
@@ -150,8 +174,19 @@ class StrictClient(smtp.SMTPClient):
         self.isContentSent = self.isOwnWord = False
         self.toAddressesResult = []
         self.successAddresses = []
-        self._from = self.getMailFrom()
         self._failresponse = self.smtpTransferFailed
+        if not self._isMailBegun:
+            self._isMailBegun = True
+            self.setTimeout(self.timeout)
+        try:
+            self._from = self.getMailFrom()
+        except Exception as error:  # a program's own method: what it raises is about one message
+            if not getattr(self, "names", None):
+                raise
+            log.msg(f"{type(self).__name__}.getMailFrom: {shown_path(repr(error))}")
+            self._from = ""  # that message has its turn now, and loses it
+            self._refuse(451, f"4.3.0 getMailFrom: {_to_line(repr(error))}")
+            return
         if self._from is None:
             self._disconnectFromServer()
             return
@@ -185,8 +220,9 @@ class StrictClient(smtp.SMTPClient):
         content, self._content_to_send = self._content_to_send, None
         self._expected = list(smtp.SUCCESS)
         self._okresponse = self.smtpState_msgSent
+        self._stuffer = None
         self.isTransferring = True
-        sending = FileSender().beginFileTransfer(content, self.transport, self.transformChunk)
+        sending = FileSender().beginFileTransfer(content, self.transport)
         # It fails when the connection is lost, and connectionLost knows why.
         sending.addCallbacks(self._end_content, lambda _: None, callbackArgs=(content,))
 
@@ -196,7 +232,7 @@ class StrictClient(smtp.SMTPClient):
         sender = self._from
         if sender is not None and not (was_early and code in smtp.SUCCESS):
             self._from = None  # first: whatever `sentMail` raises, the message was spoken of
-            self.sentMail(code, resp, len(self.successAddresses), self.toAddressesResult, self.log)
+            self._tell_sent(code, resp, len(self.successAddresses), self.toAddressesResult, self.log)
         if was_early:
             self._abort(f"{code} before the end of the content")
             return
@@ -205,9 +241,19 @@ class StrictClient(smtp.SMTPClient):
         self.sendLine(b"RSET")
 
     def transformChunk(self, chunk: bytes) -> bytes:
-        """Keep the connection's deadline moving while the peer takes content; it is stuffed already."""
+        """Give a piece of the content as it goes out, CRLF line ends and stuffed dots, and move the deadline.
+
+        In the file lines end in LF (as Twisted's FileMessage writes them) or CRLF. A CR elsewhere becomes a space:
+        RFC 5321 2.3.8 forbids to send it, and some hosts take it for a line's end.
+        """
         self.resetTimeout()
-        return chunk
+        if self._stuffer is None:
+            self._stuffer = Stuffer()
+        content = chunk.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
+        return self._stuffer.stuff(content)
+
+    def _tell_sent(self, *told: Any) -> None:
+        self.sentMail(*told)
 
     def _find_defect(self, line: bytes) -> str:
         if not _match_reply_line(line):
@@ -237,9 +283,9 @@ class StrictClient(smtp.SMTPClient):
     def _ask_for_data(self) -> None:
         self.isOwnWord = False
         try:
-            self._content_to_send = WireContent(self.getMailData())
+            self._content_to_send = WireContent(self.getMailData(), self.transformChunk)
         except OSError as error:  # before DATA, after which there would be no way back
-            log.msg(f"not sent, its content cannot be opened: {error}")
+            log.msg(f"not sent, its content cannot be opened: {shown_path(str(error))}")
             self._refuse(451, f"4.3.0 the content cannot be opened: {error.strerror or type(error).__name__}")
             return
         self._expected = [354]

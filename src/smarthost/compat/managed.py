@@ -82,7 +82,11 @@ class ManagedRelayerMixin:
                 lost(reason)
                 self._tell_why(getattr(self, "whyEnded", "") or describe_error(reason.value))
         finally:
+            _tell(self.factory, "relayerEnded")
             self.manager.notifyDone(self.factory)
+
+    def _settle(self, *told: Any) -> None:
+        ManagedRelayerMixin.sentMail(self, *told)
 
     def _tell_why(self, why: str) -> None:
         if not self.isGreeted:
@@ -135,7 +139,8 @@ class SMTPManagedRelayerFactory(protocol.ClientFactory):
     noisy = False
     whyNotConnected = ""
     _isUnbuilt = False
-    _made: Any = None  # the relayer of the present connection
+    _isEndTold = False  # by a relayer of the present connection, whoever made it
+    _made: Any = None  # the relayer of the present connection, if it was made here
 
     def __init__(self, messages: Sequence[str], manager: Any, *args: Any, **kw: Any) -> None:
         self.messages = messages
@@ -145,9 +150,13 @@ class SMTPManagedRelayerFactory(protocol.ClientFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make the relayer; None, and the connection is closed, if it cannot be made."""
+        self._isUnbuilt = self._isEndTold = False
         try:
             made = self._made = self._build(addr)
             made.factory = self
+            reactor = getattr(self.manager, "reactor", None)
+            if reactor is not None:
+                made.callLater = reactor.callLater  # its deadlines are kept there, too
         except Exception as error:  # noqa: BLE001 - whatever a program's own class or secret raises must end the attempt
             log.msg(f"no relayer for {addr}: {error!r}")
             self.whyNotConnected = f"{type(error).__name__} while the relayer was made"
@@ -162,15 +171,38 @@ class SMTPManagedRelayerFactory(protocol.ClientFactory):
         self.manager.notifyDone(self)
 
     def clientConnectionLost(self, connector: IConnector | None, reason: Failure) -> None:
-        """Tell the same when no relayer was there to do so, or one whose class forgot to."""
-        made, self._made = self._made, None
+        """Tell the end when no relayer was there to do so, or one whose class forgot to."""
+        try:
+            self._tell_end(reason)
+        finally:
+            self._made = None
+            self._isUnbuilt = self._isEndTold = False
+
+    def relayerEnded(self) -> None:
+        """A relayer tells the manager itself that the present connection is over."""
+        self._isEndTold = True
+
+    def _tell_end(self, reason: Failure) -> None:
         if self._isUnbuilt:
-            self._isUnbuilt = False
+            self._tell_broken()
+        elif self._isEndTold:
+            return
+        elif isinstance(self._made, ManagedRelayerMixin):
+            log.msg(f"{type(self._made).__name__}.connectionLost should call the one it overrides")
+            ManagedRelayerMixin.connectionLost(self._made, reason)
+        else:  # a program's own buildProtocol made none, or one of which we do not know what it told
+            if not getattr(self.manager, "_isHeard", False):
+                self.whyNotConnected = f"no relayer of ours: {describe_error(reason.value)}"
+                self.manager.notifyNoConnection(self)
+            self.manager.notifyDone(self)
+
+    def _tell_broken(self) -> None:
+        """That no relayer could be made is our fault, not the host's."""
+        if getattr(self.manager, "notifyBroken", None) is not None:
+            self.manager.notifyBroken(self, self.whyNotConnected)
+        else:
             self.manager.notifyNoConnection(self)
             self.manager.notifyDone(self)
-        elif isinstance(made, ManagedRelayerMixin) and not made.isEnded:
-            log.msg(f"{type(made).__name__}.connectionLost should call the one it overrides")
-            ManagedRelayerMixin.connectionLost(made, reason)
 
     def _build(self, addr: IAddress | None) -> Any:
         return self.protocol(self.messages, self.manager, *self.pArgs, **self.pKwArgs)

@@ -18,7 +18,9 @@ from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped]
 
+from smarthost.compat.addresses import read_path, read_recipient, why_not_said
 from smarthost.compat.envelope import write_envelope
+from smarthost.mail.address import Address
 
 _SHOWN = 100  # characters of an address in a log line
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -28,7 +30,7 @@ class DomainQueuer:
     """A domain whose mail goes into `service.queue`, for authenticated users and for clients on this machine.
 
     Two differences from the original: a null reverse-path is accepted, or bounces could not pass (RFC 5321 section
-    4.5.5), and an address with anything but printable ASCII in it is not: it would reach the next server's commands.
+    4.5.5), and an address that could not be passed on, or routed, is not: nobody would hear of it later.
     """
 
     def __init__(self, service: Any, authenticated: bool = False) -> None:
@@ -38,10 +40,14 @@ class DomainQueuer:
     def exists(self, user: Any) -> Any:
         """Give the callable that starts a message to the user, an smtp.User or what looks like one.
 
-        Raises: SMTPBadRcpt if we do not relay for this client, or an address lacks its local part or domain.
+        Raises: SMTPBadRcpt if we do not relay for this client, an address lacks its local part or domain, or the
+        relaying side could not say or route it.
         """
-        sender, recipient = _text(user.orig), _text(user.dest)
-        if self.willRelay(user.dest, user.protocol) and _is_path(recipient) and (not sender or _is_path(sender)):
+        if (
+            self.willRelay(user.dest, user.protocol)
+            and _is_sender(_text(user.orig))
+            and _is_recipient(_text(user.dest))
+        ):
             return lambda: self.startMessage(user)
         raise _bad_recipient(user)
 
@@ -143,10 +149,14 @@ def _text(address: Any) -> str:
     return "" if text == "<>" else text
 
 
-def _is_path(address: str) -> bool:
-    local, _, domain = address.rpartition("@")
-    # A quoted local part may come with line feeds, which are no line ends to Twisted and are to others.
-    return bool(local and domain) and address.isascii() and address.isprintable()
+def _is_sender(text: str) -> bool:
+    path = read_path(text)
+    local, _, domain = path.rpartition("@")
+    return not path or bool(local and domain and not why_not_said(path))
+
+
+def _is_recipient(text: str) -> bool:
+    return isinstance(read_recipient(read_path(text)), Address)
 
 
 def _is_loopback(host: object) -> bool:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from smarthost.compat.addresses import read_addresses
 from smarthost.compat.client import StrictClient, StrictEsmtpClient
-from smarthost.compat.incoming import remove_file, shown_path
+from smarthost.compat.incoming import open_regular, remove_file, shown_path
 from smarthost.compat.queuer import DomainQueuer
 
 __all__ = ["DomainQueuer", "ESMTPRelayer", "RelayerMixin", "SMTPRelayer"]
@@ -39,10 +39,10 @@ class RelayerMixin:
         self.names = []
         for path in map(os.fsdecode, messagePaths):
             try:
-                with open(path + "-H", "rb") as file:  # noqa: PTH123 - paths are text in this interface
+                with open_regular(path + "-H") as file:
                     sender, recipient = read_addresses(file, path + "-H")
             except (OSError, UnpicklingError) as error:
-                log.msg(f"message {path!r} not taken up: {error}")
+                log.msg(f"message {shown_path(path)} not taken up: {shown_path(str(error))}")
                 continue
             self.messages.append([sender, recipient])
             self.names.append(path)
@@ -59,7 +59,7 @@ class RelayerMixin:
         """Open the present message's content, as octets; it is closed when the message is done with."""
         self._close()
         if self.messages:
-            self._content = open(self.names[0] + "-D", "rb")  # noqa: PTH123, SIM115 - see above; closed by _close
+            self._content = open_regular(self.names[0] + "-D")
         return self._content
 
     def sentMail(self, code: int, resp: Any, numOk: Any, addresses: Any, log: Any) -> None:
@@ -77,6 +77,20 @@ class RelayerMixin:
         lost = getattr(super(), "connectionLost", None)
         if lost is not None:
             lost(reason)
+
+    def _tell_sent(self, *told: Any) -> None:
+        """Tell `sentMail`. What a program's own one raises does not undo what the host said: ours is told instead."""
+        left = len(self.names)
+        try:
+            self.sentMail(*told)
+        except Exception as error:
+            if not left or len(self.names) != left:
+                raise  # the message is settled; the session ends
+            log.msg(f"{type(self).__name__}.sentMail, message {shown_path(self.names[0])}: {shown_path(repr(error))}")
+            self._settle(*told)
+
+    def _settle(self, *told: Any) -> None:
+        RelayerMixin.sentMail(self, *told)
 
     def _close(self) -> None:
         content, self._content = self._content, None

@@ -3,9 +3,9 @@
 
 A message is two files: `-H`, the envelope, and `-D`, the content; a `-C` is content not yet received. It counts from
 the rename of `-C` to `-D` on: before it both files are fsynced, after it the directory, and only then is it
-acknowledged. Never removes or changes what it did not write, or was not told is done. One thread; other processes may
-work in the same directory. Relaying managers and the queuer call it. A crash leaves whole messages, and `-C` and lone
-`-H` files that count as nothing.
+acknowledged. Never removes or changes what it did not write, or was not told is done. One thread. Several processes may
+accept into one directory, but only one may relay from it: two would deliver some messages twice. Relaying managers and
+the queuer call it. A crash leaves whole messages, and `-C` and lone `-H` files that count as nothing.
 """
 
 import errno
@@ -13,8 +13,8 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Set
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ from smarthost.compat.envelope import read_envelope
 from smarthost.compat.incoming import (
     DurableMessage,
     EnvelopeFile,
+    open_regular,
     remove_file,
     shown_path,
     sync_directory,
@@ -31,7 +32,18 @@ from smarthost.compat.incoming import (
 )
 
 _VOLATILE = frozenset(
-    {"n", "waiting", "relayed", "damaged", "_arrived", "_seen_envelopes", "_ignored", "_unlisted", "_listed"}
+    {
+        "n",
+        "waiting",
+        "relayed",
+        "damaged",
+        "_arrived",
+        "_seen_envelopes",
+        "_unremoved",
+        "_ignored",
+        "_unlisted",
+        "_listed",
+    }
 )
 _SHOWN = 300  # characters of a reason in a log line
 _UNKNOWN_ARRIVAL = sys.maxsize  # of a message somebody added without files: the last in order
@@ -39,6 +51,9 @@ _UNKNOWN_ARRIVAL = sys.maxsize  # of a message somebody added without files: the
 # time is too coarse or too young to tell; on a file system that keeps it badly a message is found so much later.
 _SETTLED_S = 3.0  # must exceed the coarsest time stamps in use, 2 s
 _LISTED_AT_LEAST_S = 30.0
+# A poll, in turns: looking at 20,000 envelopes takes a third of a second of everybody's reactor.
+_DAMAGED_SEEN = 100
+_REMOVED = 20
 
 _Listing = dict[str, os.DirEntry[str]]
 _Signature = tuple[int, int, int, int] | None  # mtime_ns, ctime_ns, size, inode; None: no file, or none we may see
@@ -65,6 +80,7 @@ class Queue:
         self.damaged: dict[str, str] = {}
         self._arrived: dict[str, int] = {}  # wall nanoseconds
         self._seen_envelopes: dict[str, _Signature] = {}  # of the damaged
+        self._unremoved: dict[str, None] = {}  # done, but the files are there; the next to be tried first
         self._ignored: dict[str, str] = {}  # base name of a -D that is no message -> why, as logged
         self._unlisted = False
         self._listed: tuple[int, float] | None = None  # the directory's mtime_ns, and when it was listed
@@ -91,12 +107,12 @@ class Queue:
         """Take up new messages and forget those whose files somebody removed.
 
         Looks at names alone, and into the files of new messages never. If the directory cannot be listed, what is known
-        stays known.
+        stays known. Tries again, some at a time, what is damaged or could not be removed.
         """
+        self._retry_removing()
+        self._retry_damaged()  # which may want it listed again
         try:
             changed_at, now = Path(self._root).stat().st_mtime_ns, time.time()
-            if self._is_listed(changed_at, now):
-                self._retry_damaged(self.damaged.keys())  # which may want it listed all the same
             if self._is_listed(changed_at, now):
                 return
             with os.scandir(self._root) as entries:
@@ -132,6 +148,7 @@ class Queue:
     def setWaiting(self, message: str) -> None:
         """Note that a message being relayed waits again. Raises: KeyError if it is not being relayed."""
         del self.relayed[message]
+        self._forget(self._unremoved, message)
         self.waiting[message] = 1
 
     def addMessage(self, message: str) -> None:
@@ -139,9 +156,9 @@ class Queue:
         if message in self.relayed or message in self.waiting:
             return
         if message not in self._arrived:
-            with suppress(OSError):
-                self._arrived[message] = Path(self.getPath(message) + "-D").stat().st_mtime_ns
+            self._note_arrival(message)
         self._forget(self.damaged, message)
+        self._forget(self._unremoved, message)
         self.waiting[message] = 1
         if self.noisy:
             log.msg(f"Set {shown_path(message)} waiting")
@@ -150,20 +167,16 @@ class Queue:
         """Remove a message, given by its path or base name, for good; no error where its files are gone already.
 
         Raises: OSError if the content cannot be removed. The message stays as it was then: while it is in `relayed`,
-        this process does not send it again.
+        this process does not send it again. readDirectory tries again to remove it, unless it is set waiting.
         """
         name = os.path.basename(os.fsdecode(message))  # noqa: PTH119 - paths are text in this interface
         path = self.getPath(name)
         # Content first: an envelope alone counts as nothing, content alone is trouble.
         if not remove_file(path + "-D"):
+            self._note_arrival(name)
+            self._unremoved[name] = None
             raise OSError(errno.EIO, "delivered, but it cannot be removed and may be sent again", path + "-D")
-        remove_file(path + "-H")
-        try:
-            sync_directory(self._root)
-        except OSError as error:
-            log.msg(f"{shown_path(path)} is removed, but may come back after a power cut: {why_failed(error)}")
-        for state in (self.waiting, self.relayed, self.damaged, self._arrived):
-            self._forget(state, name)
+        self._finish(name)
 
     def getPath(self, message: str) -> str:
         """Give the path of a message's files, without `-H` or `-D`."""
@@ -178,12 +191,13 @@ class Queue:
             return read_envelope(file, shown_path(self.getPath(message) + "-H"))
 
     def getEnvelopeFile(self, message: str) -> BinaryIO:
-        """Open a message's envelope file for reading."""
-        return Path(self.getPath(message) + "-H").open("rb")
+        """Open a message's envelope file for reading. Raises: OSError, also where it is no regular file."""
+        return open_regular(self.getPath(message) + "-H")
 
     def setAside(self, message: str, why: str) -> None:
         """Do not relay a message whose envelope cannot be used, until readDirectory finds its file changed."""
-        log.msg(f"{shown_path(self.getPath(message))} is set aside, its files untouched: {why[:_SHOWN]}")
+        path, shown_why = shown_path(self.getPath(message)), shown_path(why[:_SHOWN])
+        log.msg(f"{path} is set aside, its files untouched: {shown_why}")
         self._forget(self.waiting, message)
         self._forget(self.relayed, message)
         self.damaged[message] = why
@@ -217,11 +231,12 @@ class Queue:
     def _compare(self, listing: _Listing) -> None:
         contents = {name[:-2] for name in listing if name.endswith("-D")}
         whole = contents.intersection(name[:-2] for name in listing if name.endswith("-H"))
-        for message in (self.waiting.keys() | self.relayed.keys() | self.damaged.keys()) - whole:
+        for message in self._known() - whole:
             self._lose(message)
-        self._retry_damaged(whole)
-        known = self.waiting.keys() | self.relayed.keys() | self.damaged.keys()
-        self._take_up(contents - known, listing)
+        self._take_up(contents - self._known(), listing)
+
+    def _known(self) -> set[str]:
+        return self.waiting.keys() | self.relayed.keys() | self.damaged.keys() | self._unremoved.keys()
 
     def _is_listed(self, changed_at: int, now: float) -> bool:
         """Would a listing show what the last one showed?"""
@@ -230,12 +245,44 @@ class Queue:
         at = self._listed[1]
         return at - changed_at / 1e9 > _SETTLED_S and 0 <= now - at < _LISTED_AT_LEAST_S
 
-    def _retry_damaged(self, messages: Set[str]) -> None:
-        for message in self.damaged.keys() & messages:
-            if self._seen_envelopes.get(message) != self._signature(message):
+    def _retry_damaged(self) -> None:
+        for message in list(islice(self.damaged, _DAMAGED_SEEN)):
+            signature = self._signature(message)
+            if signature in (None, self._seen_envelopes.get(message)):
+                self.damaged[message] = self.damaged.pop(message)  # behind the others
+            else:
                 log.msg(f"the envelope of {shown_path(self.getPath(message))} has changed: tried again")
                 self._forget(self.damaged, message)
                 self._listed = None
+
+    def _retry_removing(self) -> None:
+        for message in list(islice(self._unremoved, _REMOVED)):
+            path = self.getPath(message)
+            del self._unremoved[message]
+            try:
+                # Names may be used again by whoever made them, and what is removed here nobody has delivered then.
+                if Path(path + "-D").stat().st_mtime_ns != self._arrived.get(message):
+                    continue
+                Path(path + "-D").unlink()
+            except OSError:  # it was told when it was done; one that is gone the listing will miss
+                self._unremoved[message] = None  # behind the others
+                continue
+            self._finish(message)
+            log.msg(f"{shown_path(path)} was done with before, and is removed now")
+
+    def _finish(self, message: str) -> None:
+        """Forget a message whose content is gone."""
+        path = self.getPath(message)
+        remove_file(path + "-H")
+        try:
+            sync_directory(self._root)
+        except OSError as error:
+            log.msg(f"{shown_path(path)} is removed, but may come back after a power cut: {why_failed(error)}")
+        self._forget_all(message)
+
+    def _note_arrival(self, message: str) -> None:
+        with suppress(OSError):
+            self._arrived[message] = Path(self.getPath(message) + "-D").stat().st_mtime_ns
 
     def _take_up(self, messages: set[str], listing: _Listing) -> None:
         ignored: dict[str, str] = {}
@@ -279,7 +326,10 @@ class Queue:
             return
         if message not in self.damaged:
             log.msg(f"{shown_path(path)} is forgotten: somebody removed its files")
-        for state in (self.waiting, self.relayed, self.damaged, self._arrived):
+        self._forget_all(message)
+
+    def _forget_all(self, message: str) -> None:
+        for state in (self.waiting, self.relayed, self.damaged, self._arrived, self._unremoved):
             self._forget(state, message)
 
     def _forget(self, state: dict[str, Any], message: str) -> None:
