@@ -4,6 +4,7 @@
 import errno
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -339,7 +340,8 @@ def test_the_log_has_one_line_a_message_if_it_is_wanted(client: Client, service:
         service.queue.noisy = noisy
         client.say("MAIL FROM:<a@b.example>", f"RCPT TO:<{'c' * 500}@d.example>", "DATA", "x", ".")
 
-    assert lines == [f"queueing mail from 'a@b.example' to '{'c' * 100}'"]
+    (line,) = lines
+    assert re.fullmatch(rf"queueing [0-9_.]+ from 'a@b.example' to '{'c' * 100}'", line)
 
 
 # ---- trouble of ours

@@ -1314,3 +1314,39 @@ class OverRealDns(TestCase):
         found = self.assertFailure(self.serve(Authority()).getMX("trouble.example"), DNSServerError)
         found.addCallback(lambda error: self.assertNotIsInstance(error, errors.ResolutionError))
         return found.addCallback(lambda _: self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1))
+
+
+def test_a_program_may_override_the_steps_with_the_signatures_they_have() -> None:
+    """A subclass that filters records, or wraps _cbMX or _ebMX, is asked, with the arguments it knows."""
+    seen: list[str] = []
+
+    class Own(MXCalculator):
+        def _filterRecords(self, records: Any) -> Any:
+            seen.append("filter")
+            return super()._filterRecords(records)
+
+        def _cbMX(self, answers: Any, domain: Any, cnamesLeft: int) -> Any:
+            seen.append(f"cb {domain} {cnamesLeft}")
+            return super()._cbMX(answers, domain, cnamesLeft)
+
+        def _ebMX(self, failure: Any, domain: Any) -> Any:
+            seen.append(f"eb {domain}")
+            return super()._ebMX(failure, domain)
+
+    record = dns.RRHeader("example.org", dns.MX, payload=dns.Record_MX(10, "mx.example.org"))
+    resolver = type("Resolver", (), {"lookupMailExchange": lambda self, name: succeed(([record], [], []))})()
+    got: list[Any] = []
+
+    Own(resolver, Clock()).getMX("example.org", 2).addCallback(got.append)
+
+    assert [str(mx.name) for mx in got] == ["mx.example.org"]
+    assert seen == ["filter", "cb example.org 2"]
+
+
+def test_bad_marks_join_with_dicts() -> None:
+    """`|` gives a plain dict, from either side."""
+    calculator = MXCalculator(object(), Clock())
+    calculator.badMXs["mx.example.org"] = 5.0
+
+    assert calculator.badMXs | {"a": 1.0} == {"mx.example.org": 5.0, "a": 1.0}
+    assert {"mx.example.org": 1.0} | calculator.badMXs == {"mx.example.org": 5.0}

@@ -9,7 +9,7 @@ Nothing survives a restart but what is pickled.
 
 import random as chance
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, MutableMapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from ipaddress import ip_address
 from math import inf
 from typing import Any, ClassVar, cast
@@ -164,7 +164,7 @@ class MXCalculator:
         follow aliases that an answer leaves open. Never raises; fails with a smarthost.mail.errors.ResolutionError,
         which most often is a DNSLookupError too (IOError without `fallbackToDomain`), or with what the resolver says.
         """
-        return self._find(domain, maximumCanonicalChainLength, self._best)
+        return self._find(domain, maximumCanonicalChainLength, self._cbMX)
 
     def getNextMX(self, domain: Any, tried: Collection[Any], maximumCanonicalChainLength: int = 3) -> "Deferred[Any]":
         """Fire with the Record_MX of the best host that is not in `tried`; None if there is none left.
@@ -176,7 +176,8 @@ class MXCalculator:
             passed = frozenset(host_key(host) for host in tried)
         except TypeError as error:
             return fail(error)
-        found = self._find(domain, maximumCanonicalChainLength, lambda usable: self._next(usable, passed))
+        judge = partial(self._judge, choose=lambda usable: self._next(usable, passed))
+        found = self._find(domain, maximumCanonicalChainLength, judge)
         return found.addCallback(lambda mx: None if mx is None or host_key(mx) in passed else mx)  # of an address, too
 
     def _best(self, usable: Sequence[Any]) -> Any:
@@ -189,7 +190,7 @@ class MXCalculator:
                 return payload
         return min(left, key=self._bad.__getitem__, default=None)
 
-    def _find(self, domain: Any, further_lookups: int, choose: _Choose) -> "Deferred[Any]":
+    def _find(self, domain: Any, further_lookups: int, judge: Callable[..., Any]) -> "Deferred[Any]":
         try:
             name = _asked_for(domain)
             if name.startswith("["):
@@ -197,7 +198,7 @@ class MXCalculator:
         except ValueError as error:
             return fail(_no_domain(domain, error))
         found = self._lookUp(name)
-        found.addCallback(self._cbMX, name, further_lookups, choose)
+        found.addCallback(judge, name, further_lookups)
         return found.addErrback(self._ebMX, name)
 
     def _lookUp(self, name: str) -> "Deferred[Any]":
@@ -210,11 +211,11 @@ class MXCalculator:
             found.setdefault(host_key(record.name), []).append(record.payload)
         return found
 
-    def _cbMX(
-        self, answers: Mapping[str, Sequence[Any]], domain: Any, cnamesLeft: int, choose: _Choose | None = None
-    ) -> Any:
+    def _cbMX(self, answers: Mapping[str, Sequence[Any]], domain: Any, cnamesLeft: int) -> Any:
         """Give the Record_MX for a domain by what was answered, a Failure, or a Deferred while more must be asked."""
-        choose = choose or self._best
+        return self._judge(answers, domain, cnamesLeft, self._best)
+
+    def _judge(self, answers: Mapping[str, Sequence[Any]], domain: Any, cnamesLeft: int, choose: _Choose) -> Any:
         dialogue = Dialogue(host_key(domain), self.random, cnamesLeft)
         dialogue.take(answers)
         return self._conclude(dialogue, choose) if dialogue.found is not None else self._askOn(dialogue, choose)
@@ -331,6 +332,12 @@ class BadHosts(MutableMapping[Any, float]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+    def __or__(self, other: Mapping[Any, float]) -> dict[Any, float]:
+        return dict(self) | dict(other)
+
+    def __ror__(self, other: Mapping[Any, float]) -> dict[Any, float]:
+        return dict(other) | dict(self)
 
     def copy(self) -> dict[str, float]:
         """Give a plain dict of what is marked now."""

@@ -8,6 +8,7 @@ a delivery object. A crash leaves what the spool's does.
 
 import errno
 import ipaddress
+import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,6 +21,7 @@ from zope.interface import implementer  # type: ignore[import-untyped]
 
 from smarthost.compat.addresses import read_path, read_recipient, why_not_said
 from smarthost.compat.envelope import write_envelope
+from smarthost.compat.incoming import shown_path
 from smarthost.mail.address import Address
 
 _SHOWN = 100  # characters of an address in a log line
@@ -78,7 +80,7 @@ class DomainQueuer:
         except OSError as error:
             raise _local_trouble(error, "begin") from error
         if queue.noisy:
-            log.msg(f"queueing mail from {sender[:_SHOWN]!r} to {recipient[:_SHOWN]!r}")
+            log.msg(f"queueing {_name_of(message)}from {sender[:_SHOWN]!r} to {recipient[:_SHOWN]!r}")
         return QueuedMessage(message, user.protocol)
 
 
@@ -89,6 +91,12 @@ class QueuedMessage:
     def __init__(self, message: Any, protocol: Any) -> None:
         self.message = message
         self.protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        """Give what the queue's own message has besides: fp, name, finalName."""
+        if name == "message":  # while it is unpickled or copied: there is none to ask
+            raise AttributeError(name)
+        return getattr(self.message, name)
 
     def lineReceived(self, line: bytes) -> None:
         """Pass a line on. Raises: SMTPServerError, temporary; the message is given up then."""
@@ -125,6 +133,12 @@ class QueuedMessage:
             self.protocol.sendCode(421, b"4.3.0 Cannot keep the message now, closing; try again later")
             self.protocol.transport.loseConnection()
         return Deferred()
+
+
+def _name_of(message: Any) -> str:
+    """Name a message as the queue does; a program's own queue may give what has no name."""
+    path = getattr(message, "finalName", "")
+    return f"{shown_path(os.path.basename(path).removesuffix('-D'))} " if path else ""  # noqa: PTH119
 
 
 def _local_trouble(error: OSError, verb: str) -> smtp.SMTPServerError:

@@ -259,7 +259,11 @@ class SmartHostSMTPRelayingManager:
         calculator = self.mxcalc
         if calculator is None:
             calculator = self.mxcalc = self._ownCalculator = MXCalculator()
-        if tried and getattr(calculator.getMX, "__func__", None) is MXCalculator.getMX:
+        own = all(
+            getattr(getattr(calculator, name, None), "__func__", None) is getattr(MXCalculator, name)
+            for name in ("getMX", "_cbMX")
+        )
+        if tried and own:
             return calculator.getNextMX(domain, tried)
         return calculator.getMX(domain)  # a program's own getMX may know of nobody else
 
