@@ -1333,7 +1333,8 @@ def test_a_program_may_override_the_steps_with_the_signatures_they_have() -> Non
             seen.append(f"eb {domain}")
             return super()._ebMX(failure, domain)
 
-    record = dns.RRHeader("example.org", dns.MX, payload=dns.Record_MX(10, "mx.example.org"))
+    mx: Any = dns.Record_MX(10, "mx.example.org")
+    record = dns.RRHeader("example.org", dns.MX, payload=mx)
     resolver = type("Resolver", (), {"lookupMailExchange": lambda self, name: succeed(([record], [], []))})()
     got: list[Any] = []
 

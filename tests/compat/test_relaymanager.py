@@ -855,7 +855,7 @@ def test_one_connection_is_shared_in_turns(tmp_path: Path) -> None:
                 bench.refuse_connection(factory)
 
     assert bench.dials().count("mx.live.example") == 20
-    assert bench.dials().count("mx.dead.example") <= 2
+    assert bench.dials().count("mx.dead.example") <= 3  # after 5 s, and 10 more
 
 
 def test_what_is_remembered_of_domains_and_hosts_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -903,7 +903,7 @@ def test_a_lookup_that_fails_for_now_lets_messages_wait(bench: Bench, lines: lis
     bench.calculator.said["one.example"] = [error]
     bench.fill("a@one.example", "b@two.example")
 
-    for asked, wait_s in enumerate((30, 60, 120), start=1):
+    for asked, wait_s in enumerate((30, 30, 30, 40, 80, 160), start=1):
         bench.check()
         assert [each for each in bench.names() if "00" in each] == []
         bench.wait(wait_s - 1)

@@ -78,7 +78,8 @@ class SmartHostSMTPRelayingManager:
     """Relays what waits in `queue`, when `checkState` is called. `fArgs` and `fKwArgs` go to each `factory`.
 
     `reactor`: by default the one that runs; never pickled. `schedule`: when a message is tried again after a temporary
-    failure, and when it is given up, counted from when its file was written. `mxcalc`: anything with a `getMX`; one
+    failure, and when it is given up, counted from when its file was written. `firstPause`, `longestPause`: seconds for
+    which a domain or host that gave no answer is left alone, doubled each time. `mxcalc`: anything with a `getMX`; one
     that was set is pickled with the rest, or pickling fails.
     """
 
@@ -86,6 +87,8 @@ class SmartHostSMTPRelayingManager:
     PORT = 25
     mxcalc: Any = None
     reactor: Any = None
+    firstPause = 5.0
+    longestPause = 600.0
     schedule = RetrySchedule(first_s=5.0, longest_s=3600.0, jitter=0.0)
 
     def __init__(self, queue: Any, maxConnections: int = 2, maxMessagesPerConnection: int = 10) -> None:
@@ -103,9 +106,12 @@ class SmartHostSMTPRelayingManager:
         self._tried: dict[Any, set[str]] = {}  # factory -> hosts
         self._domains: dict[str, str] = {}  # message -> domain, of what waits
         self._illegal: dict[str, str] = {}  # message -> why no host can be asked about it, of what waits
-        self._turns = Turns(lambda: self._reactor().seconds())  # of domains
-        self._hosts = Pauses(lambda: self._reactor().seconds())  # that could not be connected to, or refused us
+        self._turns = Turns(self._new_pauses())  # of domains
+        self._hosts = self._new_pauses()  # of those that could not be connected to, or refused us
         self._trouble = ""  # of the last poll
+
+    def _new_pauses(self) -> Pauses:
+        return Pauses(lambda: self._reactor().seconds(), lambda: (self.firstPause, self.longestPause))
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in _VOLATILE}

@@ -10,18 +10,20 @@ Memory only: after a restart nobody is known.
 
 from collections.abc import Callable, Iterable
 
-FIRST_PAUSE_S = 30.0  # after an attempt without an answer; doubled with each further one
-LONGEST_PAUSE_S = 600.0
 REMEMBERED = 10_000  # domains, or hosts; more would stay for ever
 
 _Candidate = tuple[int, int, int, str, bool]  # connections, last turn, place in the order given, domain, does it fail?
 
 
 class Pauses:
-    """What is left alone for a while, because it failed. `seconds`: a clock."""
+    """What is left alone for a while, because it failed.
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
+    `seconds`: a clock. `lengths`: how long after the first failure, doubled each time, and how long at most.
+    """
+
+    def __init__(self, seconds: Callable[[], float], lengths: Callable[[], tuple[float, float]]) -> None:
         self._seconds = seconds
+        self._lengths = lengths
         self._failing: dict[str, tuple[int, float]] = {}  # failures, and when it may be tried again
 
     def __contains__(self, key: str) -> bool:
@@ -37,7 +39,8 @@ class Pauses:
         failures = self._failing.pop(key, (0, 0.0))[0]
         if len(self._failing) >= REMEMBERED:
             del self._failing[next(iter(self._failing))]
-        pause = min(FIRST_PAUSE_S * 2.0 ** min(failures, 16), LONGEST_PAUSE_S)
+        first, longest = self._lengths()
+        pause = min(first * 2.0 ** min(failures, 32), longest)
         self._failing[key] = (failures + 1, self._seconds() + pause)
 
     def answered(self, key: str) -> bool:
@@ -46,10 +49,10 @@ class Pauses:
 
 
 class Turns:
-    """The standing of each domain."""
+    """The standing of each domain. `pauses`: of domains."""
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
-        self._pauses = Pauses(seconds)
+    def __init__(self, pauses: Pauses) -> None:
+        self._pauses = pauses
         self._active: dict[str, int] = {}  # connections
         self._last_turns: dict[str, int] = {}
         self._proven: dict[str, None] = {}  # those whose last attempt was answered

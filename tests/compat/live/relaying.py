@@ -68,6 +68,7 @@ def manager_of(terms: Terms, queue: Any) -> Any:
     manager.PORT = terms.port
     manager.mxcalc = relaymanager.MXCalculator(resolver_of(terms))
     manager.schedule = RetrySchedule(first_s=RETRY_S, longest_s=RETRY_S, jitter=0.0)
+    manager.firstPause = manager.longestPause = RETRY_S
     return manager
 
 
