@@ -86,6 +86,6 @@ def main(directory: str, port: str, smart_host: str = "") -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) not in (3, 4) or not all(part.rpartition(":")[2].isdigit() for part in sys.argv[2:]):
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -647,13 +647,14 @@ def test_noisy_says_what_becomes_of_each_message(site: Site, clock: Clock, lines
         lambda: attempt.notifyVerdict(relay, "3", LATER),
         lambda: attempt.notifyDone(relay),
     ]
+    attempt.notifyAccepted(relay, "1", "250 2.0.0 queued as\x1b 7")
     said = []
     for step in steps:
         del lines[:]
         step()
         said.append(" | ".join(lines))
 
-    assert "success sending 1" in said[0]
+    assert said[0] == r"success sending 1 to a host ('250 2.0.0 queued as\x1b 7'), removing from queue"
     assert "could not relay 2" in said[1]
     assert "bounced, its sender is told: 5.0.0" in said[1]
     assert "message 3 for 'bob@example.net' waits 30 s (attempt 1): mailbox busy" in said[3]

@@ -104,6 +104,22 @@ def test_the_manuals_program_runs_until_it_is_stopped(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
+def test_the_manuals_tac_makes_a_service_of_ours(tmp_path: Path) -> None:
+    """What twistd would run relays with our classes; in a process of its own, for it changes Twisted's module."""
+    (program,) = [block for block in BLOCKS if "tap.makeService" in block]
+    check = "print([type(each.call[1][0]).__module__ for each in config.service if getattr(each, 'call', None)])"
+    (tmp_path / "mail.py").write_text(f"{program}\n{check}\n")
+
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "mail.py"], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert "smarthost.compat.relaymanager" in ran.stdout
+    assert (tmp_path / "queue").is_dir()
+
+
 def test_the_manuals_relayer_logs_in(tmp_path: Path) -> None:
     """The subclass of the manual has its secret, its TLS and its authenticator when a connection is made."""
     (program,) = [block for block in BLOCKS if "LoggingIn" in block]
@@ -127,4 +143,4 @@ def test_the_manual_names_what_there_is() -> None:
         assert hasattr(relaymanager.SmartHostSMTPRelayingManager, name)
 
     assert len(imports) == 1
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4

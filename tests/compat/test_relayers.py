@@ -299,3 +299,31 @@ def test_a_program_that_gives_text_for_content_costs_its_connection_only(paths: 
     assert session.is_aborted
     assert "TypeError" in session.client.whyEnded
     session.lose()
+
+
+def test_a_program_may_read_the_third_item_of_a_message(tmp_path: Path, paths: list[str]) -> None:
+    """As in the original there is a file beside the addresses; it is opened when it is read, and closed again."""
+    relayer: Any = RelayerMixin()
+    relayer.loadMessages(paths)
+    sender, recipient, content = relayer.messages[0]
+    assert open_files(tmp_path) == []
+
+    assert (sender, recipient, content.read()) == ("s0@example.org", "r0@example.net", CONTENT)
+    content.seek(0)
+    assert content.readline() == b"Subject: hi\n"
+    assert open_files(tmp_path) == ["m0-D"]
+
+    relayer.sentMail(450, b"", 0, [], None)
+    assert open_files(tmp_path) == []
+
+
+def test_a_link_is_not_followed(tmp_path: Path, paths: list[str]) -> None:
+    """Who may write the directory gets no file mailed that only we can read."""
+    (tmp_path / "secret").write_text("secret")
+    Path(paths[0] + "-D").unlink()
+    Path(paths[0] + "-D").symlink_to(tmp_path / "secret")
+    relayer: Any = RelayerMixin()
+    relayer.loadMessages(paths)
+
+    with pytest.raises(OSError, match="symbolic"):
+        relayer.getMailData()

@@ -1270,3 +1270,19 @@ def test_a_message_repaired_in_a_quiet_directory_is_taken_up_at_once(root: Path)
     queue.readDirectory()
 
     assert queue.getWaiting() == ["one"]
+
+
+@pytest.mark.parametrize("suffix", ["-D", "-H"])
+def test_a_link_is_no_message(root: Path, lines: list[str], suffix: str) -> None:
+    """Who may write the directory gets no file mailed that only we can read."""
+    put(root, "one")
+    (root / f"one{suffix}").rename(root.parent / "secret")
+    (root / f"one{suffix}").symlink_to(root.parent / "secret")
+
+    queue = Queue(root)
+
+    assert queue.getWaiting() == []
+    assert any("no regular file" in line for line in lines)
+    if suffix == "-H":
+        with pytest.raises(OSError, match="symbolic"):
+            queue.getEnvelopeFile("one")

@@ -52,6 +52,7 @@ class _AttemptManager:
         self._isGreeted = False
         self._isHeard = False  # something was said about a message
         self._verdicts: dict[str, Verdict] = {}
+        self._accepted: dict[str, str] = {}
         self._completions: list[Deferred[None]] | None = []
 
     def getCompletionDeferred(self) -> Deferred[None]:
@@ -77,14 +78,17 @@ class _AttemptManager:
         if verdict.reply is not None and verdict.reply.code not in _SESSION_CODES:
             self.wasAnswered = True
 
+    def notifyAccepted(self, relay: Any, message: str, reply: str) -> None:
+        """The host's word with which it took responsibility: before `notifySuccess`, for the log."""
+        self._accepted[_name(message)] = f" to {shown(self.exchange or 'a host')} ({shown(reply)})"
+
     def notifySuccess(self, relay: Any, message: str) -> None:
         """A host took responsibility for the message: remove it."""
         name = _name(message)
         self._isHeard = self.wasAnswered = True
-        verdict = self._verdicts.pop(name, None)
+        self._verdicts.pop(name, None)
         if self.noisy:
-            said = "" if verdict is None else f" to {shown(verdict.host)} ({shown(str(verdict.reply))})"
-            log.msg(f"success sending {shown(name)}{said}, removing from queue")
+            log.msg(f"success sending {shown(name)}{self._accepted.pop(name, '')}, removing from queue")
         self._take(relay, name)
         self._remove(name)
 

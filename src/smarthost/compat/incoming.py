@@ -120,9 +120,9 @@ class DurableMessage(FileMessage):
 def open_regular(path: str) -> BinaryIO:
     """Open a file for reading; what is no regular file is refused, and never waited for (a FIFO has no end).
 
-    Raises: OSError.
+    A link is none: who may write the directory would have any file mailed that we can read. Raises: OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", path)

@@ -37,7 +37,7 @@ Secret = bytes | str | Callable[[Any], bytes | str | None] | None
 class ManagedRelayerMixin:
     """Tells `manager` what became of each message, and when the connection is gone. `factory` must be set."""
 
-    factory: Any
+    factory: Any = None
     messages: list[Any]
     names: list[Any]
     isGreeted = False  # the host has taken EHLO, STARTTLS and AUTH: mail can be spoken of
@@ -64,6 +64,7 @@ class ManagedRelayerMixin:
         del self.messages[0]
         del self.names[0]
         if code in smtp.SUCCESS:
+            _tell(self.manager, "notifyAccepted", self.factory, message, str(_read_reply(code, resp)))
             self.manager.notifySuccess(self.factory, message)
             return
         judged = self._judge(code, resp, numOk, addresses)

@@ -24,9 +24,30 @@ from smarthost.compat.queuer import DomainQueuer
 __all__ = ["DomainQueuer", "ESMTPRelayer", "RelayerMixin", "SMTPRelayer"]
 
 
+class ContentFile:
+    """A message's content as octets, opened when something is first asked of it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if self._file is None:
+            self._file = open_regular(self.path + "-D")
+        return getattr(self._file, name)
+
+    def close(self) -> None:
+        """Close it if it is open; it may be read again, from its beginning."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
 class RelayerMixin:
-    """Gives an SMTP client the messages of a queue directory. `names`: their paths without suffix; `messages`: their
-    envelopes, [sender, recipient]; the first is the present one.
+    """Gives an SMTP client the messages of a queue directory. `names`: their paths without suffix; `messages`: for each
+    [sender, recipient, content], the content a file that is opened when it is read; the first is the present one.
     """
 
     messages: list[Any]
@@ -44,7 +65,7 @@ class RelayerMixin:
             except (OSError, UnpicklingError) as error:
                 log.msg(f"message {shown_path(path)} not taken up: {shown_path(str(error))}")
                 continue
-            self.messages.append([sender, recipient])
+            self.messages.append([sender, recipient, ContentFile(path)])
             self.names.append(path)
 
     def getMailFrom(self) -> str | None:
@@ -96,6 +117,9 @@ class RelayerMixin:
         content, self._content = self._content, None
         if content is not None:
             content.close()
+        for message in getattr(self, "messages", [])[:1]:
+            if isinstance(message, list) and isinstance(message[-1], ContentFile):
+                message[-1].close()
 
 
 class SMTPRelayer(RelayerMixin, StrictClient):

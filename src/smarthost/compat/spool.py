@@ -310,14 +310,14 @@ class Queue:
         content, envelope = listing[message + "-D"], listing.get(message + "-H")
         if not message:
             return "it has no name"
-        if not content.is_file():
+        if not content.is_file(follow_symlinks=False):
             return "it is no regular file"
         if envelope is None:
             # A listing is no snapshot: the envelope may have come after its place in it was passed.
             if os.path.lexists(self.getPath(message) + "-H"):
                 raise FileNotFoundError
             return "it has no envelope (-H)"
-        return "" if envelope.is_file() else "its envelope (-H) is no regular file"
+        return "" if envelope.is_file(follow_symlinks=False) else "its envelope (-H) is no regular file"
 
     def _lose(self, message: str) -> None:
         # Asked again, file by file: a listing may miss a name that a rename replaces meanwhile.
