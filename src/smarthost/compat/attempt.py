@@ -43,7 +43,7 @@ class _AttemptManager:
         self.reactor = reactor
         self.domain = ""
         self.exchange = ""
-        self.wasAnswered: bool | None = False  # about mail, by any host; None: nobody was asked
+        self.wasAnswered: bool | None = None  # about mail, by any host; None: nothing speaks against them either
         self.hostname = ""  # ours, as the last relayer said it; for reports
         self.passOver: Callable[[Any, str], bool] | None = None
         self.greeted: Callable[[Any], None] | None = None
@@ -77,6 +77,8 @@ class _AttemptManager:
         self._verdicts[_name(message)] = verdict
         if verdict.reply is not None and verdict.reply.code not in _SESSION_CODES:
             self.wasAnswered = True
+        elif verdict.host:  # else it is our own word
+            self.wasAnswered = self.wasAnswered or False
 
     def notifyAccepted(self, relay: Any, message: str, reply: str) -> None:
         """The host's word with which it took responsibility: before `notifySuccess`, for the log."""
@@ -113,6 +115,7 @@ class _AttemptManager:
     def notifyBroken(self, relay: Any, why: str) -> None:
         """No relayer could be made, by a fault of the program's: no host is to blame, and no attempt is counted."""
         log.msg(f"no relayer for {self.domain or 'the messages of this attempt'}: {shown(why)}; they wait 30 s")
+        self.wasAnswered = False
         names = self.manager.managed.pop(relay, ())
         self._requeue_later(names)
         self.finish(relay)
@@ -142,12 +145,15 @@ class _AttemptManager:
 
     def finish(self, relay: Any) -> None:
         """End the attempt: what is left of its messages waits, each as its verdict says."""
+        is_silent = self._isGreeted and not self._isHeard
+        if is_silent:
+            self.wasAnswered = False
         try:
             for name in self.manager.managed.pop(relay, ()):
                 if self.noisy:
                     log.msg(f"Setting {shown(name)} waiting")
                 # Where a host said nothing at all, whoever connects again at once would do so for ever.
-                verdict = self._verdicts.pop(name, _SILENT if self._isGreeted and not self._isHeard else None)
+                verdict = self._verdicts.pop(name, _SILENT if is_silent else None)
                 if verdict is None or self._defer(name, verdict):
                     self._requeue([name])
         finally:
@@ -160,6 +166,7 @@ class _AttemptManager:
 
         When a host of their domain answers again, they wait no longer. `why`: if not what the hosts failed at.
         """
+        self.wasAnswered = self.wasAnswered or False
         names = self.manager.managed.pop(relay, ())
         why = why or "; ".join(self._failures)
         if self.noisy:
