@@ -25,7 +25,7 @@ from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.mail import relaymanager as original
-from twisted.names.dns import Record_CNAME, Record_MX
+from twisted.names.dns import MX, Record_CNAME, Record_MX, RRHeader
 from twisted.python import log
 from twisted.python.failure import Failure
 
@@ -875,6 +875,126 @@ def test_what_is_remembered_of_domains_and_hosts_is_bounded(bench: Bench, monkey
     assert len(standing._pauses._failing) <= 3
     assert len(bench.manager._hosts._failing) <= 3
     assert standing._active == {}
+
+
+BUSY = Verdict(Outcome.DEFERRED, "4.3.2", "shutting down", Reply(421, "4.3.2", ("shutting down",)), "mx.example")
+
+
+def test_a_host_that_says_421_to_everything_is_left_alone(bench: Bench) -> None:
+    """It has answered nothing about mail; the rest of the backlog does not knock each second."""
+    bench.fill(*["a@one.example"] * 100)
+    for _ in range(30):
+        bench.wait(1)
+        if bench.check():
+            bench.answer(bench.factories()[0], BUSY)
+
+    assert len(bench.dials()) == 3  # at once, after 5 s, and 10 more
+
+
+def test_what_awaited_a_host_goes_when_one_answers(bench: Bench) -> None:
+    """A backlog that was put off by hours is due with the first session that works, not each message in its hour."""
+    bench.fill(*["a@one.example"] * 30)
+    for _ in range(60):
+        bench.wait(600)
+        while bench.check():
+            bench.refuse_connection(bench.factories()[0])
+    bench.wait(30)
+    assert len(bench.manager.waits.due(bench.queue.getWaiting())) < 20
+
+    bench.put("new", "a@one.example")
+    while not bench.check():
+        bench.wait(30)
+    bench.deliver(bench.factories()[0])
+    for _ in range(4):
+        bench.wait(1)
+        while bench.check():
+            bench.deliver(bench.factories()[0])
+
+    assert bench.queue.getWaiting() == []
+    assert bench.manager._hosts.left_s("mx.one.example") == 0.0
+    assert "mx.one.example" not in bench.manager._hosts
+
+
+def test_messages_that_found_no_host_are_not_due_before_they_are_shown(bench: Bench) -> None:
+    """What the log says of the next attempt is so: not before 30 s."""
+    bench.fill("a@one.example")
+    bench.check()
+    bench.refuse_connection(bench.factories()[0])
+
+    bench.wait(29)
+    assert bench.manager.waits.due(["00"]) == []
+    bench.wait(1)
+    assert bench.manager.waits.due(["00"]) == ["00"]
+
+
+def test_when_all_exchangers_are_bad_the_others_are_tried_too(bench: Bench) -> None:
+    """The best is dead for long, the second had a moment's weakness: mail does not wait until its mark lapses."""
+    records = [RRHeader("one.example", MX, payload=Record_MX(n, f"mx{n}.one.example")) for n in (10, 20, 30)]  # type: ignore[arg-type]
+    resolver = type("Resolver", (), {"lookupMailExchange": lambda self, name: succeed((records, [], []))})()
+    bench.manager.mxcalc = MXCalculator(resolver, bench.reactor)
+    for host in ("mx20.one.example", "mx30.one.example", "mx10.one.example"):
+        bench.manager.mxcalc.markBad(host)
+        bench.wait(1)
+    bench.fill("a@one.example")
+    bench.check()
+
+    bench.refuse_connection(bench.factories()[0])
+    bench.refuse_connection(bench.factories()[0])
+
+    assert bench.dials() == ["mx10.one.example", "mx20.one.example", "mx30.one.example"]
+
+
+def test_a_calculator_with_a_program_s_own_getMX_is_asked_nothing_else(bench: Bench) -> None:
+    """Who sends everything to one host does not find mail at an exchanger of DNS because that host was down."""
+
+    class OneHost(MXCalculator):
+        def getMX(self, domain: Any, maximumCanonicalChainLength: int = 3) -> Any:
+            return succeed(Record_MX(0, "smart.example"))
+
+    bench.manager.mxcalc = OneHost(object(), bench.reactor)
+    bench.fill("a@one.example")
+    bench.check()
+
+    bench.refuse_connection(bench.factories()[0])
+
+    assert bench.dials() == ["smart.example"]
+    assert bench.is_idle()
+
+
+def test_a_limit_of_no_message_sends_one(bench: Bench) -> None:
+    """The original never looked at it; an empty connection each second would send nothing for ever."""
+    bench.manager.maxMessagesPerConnection = 0
+    bench.fill("a@one.example", "b@one.example")
+
+    bench.check()
+
+    assert bench.names() == [["00"]]
+
+
+def test_a_queue_may_send_messages_elsewhere(bench: Bench) -> None:
+    """A program's own getEnvelope decides about the domain, as it did."""
+    queue: Any = bench.queue
+    queue.getEnvelope = lambda name: ["alice@example.org", "bob@elsewhere.example"]
+    bench.fill("a@one.example")
+
+    bench.check()
+
+    assert bench.dials() == ["mx.elsewhere.example"]
+
+
+def test_a_crowd_for_a_domain_that_does_not_exist_is_returned_in_turns(bench: Bench) -> None:
+    """Each report is written to disk: a thousand in one call would stop the reactor."""
+    bench.manager.maxMessagesPerConnection = 100
+    bench.calculator.said["none.example"] = [NullMX("no", domain="none.example", status="5.1.10") for _ in range(9)]
+    bench.fill(*["a@none.example"] * 50)
+
+    bench.check()
+    assert len(bench.reports()) == relaymanager.RETURNED
+    for _ in range(3):
+        bench.wait(1)
+        bench.check()
+
+    assert len(bench.reports()) == 50
 
 
 # -- looking up
