@@ -769,13 +769,101 @@ def test_a_refused_login_is_not_tried_for_each_domain(bench: Bench, lines: list[
     bench.wait(1000)
     bench.check()
     assert len(bench.dials()) > 4
-    bench.deliver(bench.factories()[0])
-    for _ in range(30):
-        bench.wait(1000)
+    for factory in bench.factories():
+        bench.deliver(factory)
+    for _ in range(30):  # and when it takes us again, what awaited it goes at once
+        bench.wait(1)
         while bench.check():
             for factory in bench.factories():
                 bench.deliver(factory)
     assert bench.queue.getWaiting() == []
+
+
+def test_a_host_that_takes_few_connections_is_not_taken_for_dead(bench: Bench) -> None:
+    """One session with it is open: what it refuses beside that one is no reason to leave it alone."""
+    bench.manager.maxConnections = 4
+    bench.calculator.said = {f"d{n}.example": ["provider.example"] * 400 for n in range(20)}
+    bench.fill(*(f"a@d{n}.example" for n in range(20)))
+    for _ in range(300):
+        bench.wait(1)
+        bench.check()
+        first, *others = bench.factories() or [None]
+        if first is not None:
+            first.manager.notifyGreeted(first, "relay.example.org")
+            for factory in others:
+                bench.refuse_connection(factory)
+            bench.deliver(first)
+
+    assert bench.queue.getWaiting() == []
+    assert len(bench.manager._hosts) == 0
+    assert ("bad", "provider.example") not in bench.calculator.marks
+
+
+def test_a_backlog_for_a_dead_domain_expires_in_its_time(bench: Bench, lines: list[str]) -> None:
+    """Ten messages have their turn in ten minutes, and thousands wait: none waits longer than five days and an hour."""
+    bench.fill(*["a@dead.example"] * 100)
+    while bench.reactor.seconds() < 5 * DAY_S + 2 * 3600:
+        bench.wait(300)
+        if bench.check():
+            bench.refuse_connection(bench.factories()[0])
+
+    assert [name for name in bench.queue.getWaiting() if bench.queue.getEnvelope(name)[0]] == []
+    said = said_of(lines, "expired, its sender is told: 4.4.7")
+    assert len({line.split()[1] for line in said}) == len(said) == 100
+
+
+def test_after_a_restart_new_mail_does_not_wait_behind_a_crowd_of_the_dead(bench: Bench) -> None:
+    """Nobody is known then; each dead domain holds its place for a minute."""
+    bench.fill(*(f"a@dead{n}.example" for n in range(60)))
+    bench.check()
+    bench.put("live", "z@live.example")
+    for _ in range(2):
+        bench.wait(60)
+        for factory in bench.factories():
+            bench.refuse_connection(factory)
+        bench.wait(1)
+        bench.check()
+
+    assert "mx.live.example" in bench.dials()
+
+
+def test_an_envelope_mended_while_its_domain_is_left_alone_goes_to_the_new_one(bench: Bench) -> None:
+    """Whoever redirects a message by hand does not find it at the old domain's host."""
+    bench.fill("a@dead.example", "b@dead.example")
+    bench.manager.maxMessagesPerConnection = 1
+    bench.check()
+    bench.check()
+    bench.put("01", "b@alive.example")
+    for factory in bench.factories():
+        bench.refuse_connection(factory)
+    bench.wait(40)
+
+    for _ in range(3):
+        bench.check()
+
+    assert sorted(bench.dials()[2:]) == ["mx.alive.example", "mx.dead.example"]
+
+
+def test_a_calculator_that_ignores_its_cancelling_keeps_no_place(bench: Bench, lines: list[str]) -> None:
+    """After two minutes its domain waits, whatever becomes of the lookup."""
+
+    def raising(_: Any) -> None:
+        raise RuntimeError("no")
+
+    stubborn: Deferred[Any] = Deferred(canceller=raising)
+    second: Deferred[Any] = Deferred()
+    swallowing: Deferred[Any] = Deferred()
+    swallowing.addErrback(lambda _: second)
+    bench.calculator.said = {"one.example": [stubborn], "two.example": [swallowing]}
+    bench.fill("a@one.example", "b@two.example")
+    bench.check()
+
+    bench.wait(120)
+
+    assert bench.is_idle()
+    assert len(bench.fired) == 1
+    second.callback(Record_MX(0, "late.example"))
+    assert bench.dials() == []
 
 
 def test_dead_domains_together_leave_half_of_the_places(tmp_path: Path) -> None:

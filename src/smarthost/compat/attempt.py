@@ -48,6 +48,8 @@ class _AttemptManager:
         self.passOver: Callable[[Any, str], bool] | None = None
         self.greeted: Callable[[Any], None] | None = None
         self._failures: list[str] = []  # of hosts, in this attempt
+        self._hosts: list[str] = []  # that failed
+        self._wasAsked = False  # any of them; not so those that are left alone
         self._isPassing = False  # between two hosts: what is still said is about the one passed over
         self._isGreeted = False
         self._isHeard = False  # something was said about a message
@@ -131,14 +133,16 @@ class _AttemptManager:
         self._isPassing = False
         self.exchange = exchange
 
-    def skipHost(self, relay: Any, why: str) -> None:
-        """Go on to another host, or leave the messages alone for a while."""
+    def skipHost(self, relay: Any, why: str, wasAsked: bool = True) -> None:
+        """Go on to another host, or leave the messages alone for a while. `wasAsked`: not one that is left alone."""
         if self._isPassing:
             return
         if relay not in self.manager.managed:
             log.msg(f"no connection for a relayer that manages nothing: {shown(repr(relay))}")
             return
         self._failures.append(f"{self.exchange}: {why or 'no connection'}" if self.exchange else why or "no connection")
+        self._hosts.append(self.exchange.lower().removesuffix("."))
+        self._wasAsked = self._wasAsked or wasAsked
         self._isPassing = self.passOver is not None and self.passOver(relay, why)
         if not self._isPassing:
             self.backOff(relay)
@@ -166,7 +170,8 @@ class _AttemptManager:
 
         When a host of their domain answers again, they wait no longer. `why`: if not what the hosts failed at.
         """
-        self.wasAnswered = self.wasAnswered or False
+        if self._wasAsked or why:
+            self.wasAnswered = self.wasAnswered or False
         names = self.manager.managed.pop(relay, ())
         why = why or "; ".join(self._failures)
         if self.noisy:
@@ -214,7 +219,9 @@ class _AttemptManager:
             waits.put_off(name)
             return True
         if verdict.awaits_host:  # one line for all of them was written
-            waits.defer(name, settled.attempts, max(settled.due, now + BACK_OFF_S), self.domain)
+            attempts = settled.attempts if self._wasAsked or not self._hosts else waits.attempts(name)
+            due = settled.due if attempts == settled.attempts else now
+            waits.defer(name, attempts, max(due, now + BACK_OFF_S), (self.domain, *self._hosts))
             return True
         waits.defer(name, settled.attempts, settled.due)
         log.msg(

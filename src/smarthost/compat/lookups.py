@@ -6,8 +6,9 @@ A program's own calculator may fire with anything that looks like an MX record, 
 
 from typing import Any
 
-from twisted.internet.defer import TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.names.error import DNSQueryRefusedError, DNSServerError
+from twisted.python import log
 from twisted.python.failure import Failure
 
 from smarthost.compat.settling import shown
@@ -18,6 +19,30 @@ _FAILURES = (
     (DNSServerError, "the name server cannot say (SERVFAIL)"),
     (DNSQueryRefusedError, "the name server refuses to say (REFUSED)"),
 )
+
+
+def bounded(asked: "Deferred[Any]", seconds: float, clock: Any) -> "Deferred[Any]":
+    """Fire as `asked` does, or fail with TimeoutError after so many seconds, whatever `asked` does about that.
+
+    It is cancelled then; a late answer changes nothing.
+    """
+    bounded: Deferred[Any] = Deferred()
+
+    def give_up() -> None:
+        bounded.errback(Failure(TimeoutError(f"no answer within {seconds:g} s")))
+        try:
+            asked.cancel()
+        except Exception as error:  # noqa: BLE001 - a program's own canceller; nobody waits for it any more
+            log.msg(f"cancelling a lookup: {shown(repr(error))}")
+
+    def end(result: Any) -> None:
+        if not bounded.called:
+            timer.cancel()
+            bounded.callback(result)  # a Failure fires the errbacks
+
+    timer = clock.callLater(seconds, give_up)
+    asked.addBoth(end)
+    return bounded
 
 
 def name_of(mx: Any, domain: str) -> str:

@@ -20,7 +20,7 @@ from smarthost.compat.addresses import addresses_of, read_recipient, why_not_sai
 from smarthost.compat.answers import host_key
 from smarthost.compat.attempt import _AttemptManager
 from smarthost.compat.calculator import CanonicalNameChainTooLong, CanonicalNameLoop, MXCalculator
-from smarthost.compat.lookups import describe_lookup, name_of
+from smarthost.compat.lookups import bounded, describe_lookup, name_of
 from smarthost.compat.managed import (
     ESMTPManagedRelayer,
     ESMTPManagedRelayerFactory,
@@ -57,6 +57,7 @@ LOOKUP_S = 120.0  # a resolver's own time limit is a minute; one that never answ
 HOSTS_TRIED = 5  # in one attempt, as in the relay
 ENVELOPES_READ = 500  # in one checkState: 100,000 at once would hold the reactor up for seconds
 RETURNED = 20  # messages, in one checkState: each report is fsynced
+_OVERDUE = Verdict(Outcome.DEFERRED, "4.4.1", "no host of its domain could be asked in all this time")
 _VOLATILE = frozenset(
     {
         "managed",
@@ -104,6 +105,7 @@ class SmartHostSMTPRelayingManager:
         self.waits = Waits(lambda: self.schedule, lambda: self._reactor().seconds(), time, chance.SystemRandom())
         self._attempts: dict[Any, tuple[_AttemptManager, str]] = {}  # factory -> its attempt, its domain
         self._tried: dict[Any, set[str]] = {}  # factory -> hosts
+        self._sessions: dict[Any, str] = {}  # factory -> the host that has greeted it
         self._domains: dict[str, str] = {}  # message -> domain, of what waits
         self._illegal: dict[str, str] = {}  # message -> why no host can be asked about it, of what waits
         self._turns = Turns(self._new_pauses())  # of domains
@@ -146,6 +148,7 @@ class SmartHostSMTPRelayingManager:
         self._forget_vanished(waiting)
         due = self.waits.due(waiting)
         self._read_domains(due)
+        self._expire(due)
         most = max(1, self.maxMessagesPerConnection)
         names_of: dict[str, list[str]] = {}
         for name in due:
@@ -153,7 +156,29 @@ class SmartHostSMTPRelayingManager:
             if domain is not None and len(names := names_of.setdefault(domain, [])) < most:
                 names.append(name)
         able = [domain for domain in names_of if self._turns.may_have(domain)]
-        return {domain: names_of[domain] for domain in self._turns.choose(able, free, self.maxConnections)}
+        chosen = self._turns.choose(able, free, self.maxConnections)
+        return {domain: names for domain in chosen if (names := self._confirm(names_of[domain], domain))}
+
+    def _confirm(self, names: list[str], domain: str) -> list[str]:
+        """Look again where these messages go: somebody may have mended an envelope while they waited."""
+        for name in names:
+            self._domains.pop(name, None)
+            self._read_domain(name)
+        return [name for name in names if self._domains.get(name) == domain]
+
+    def _expire(self, due: list[str]) -> None:
+        """Return what is so old that no attempt is worth while: mail for a dead domain seldom has its turn."""
+        arrived_at = getattr(self.queue, "arrivedAt", None)
+        if arrived_at is None:
+            return  # a program's own queue
+        for name in due[:RETURNED]:
+            try:
+                is_overdue = self.waits.is_overdue(arrived_at(name))
+            except OSError:
+                continue
+            if not is_overdue:
+                return  # the others came later
+            self._end(name, _OVERDUE)
 
     def _read_domains(self, due: list[str]) -> None:
         """Find out where messages go that were not looked at yet; return those that can go nowhere.
@@ -208,10 +233,18 @@ class SmartHostSMTPRelayingManager:
         """Return a message that no host need be asked about."""
         why = self._illegal.pop(name)
         log.msg(f"message {shown(name)}: {shown(why)}")
+        self._end(name, Verdict(Outcome.BOUNCED, "5.1.3", why))
+
+    def _end(self, name: str, verdict: Verdict) -> None:
+        """Do with a message what follows from a verdict that is ours."""
         self.queue.setRelaying(name)
+        self._domains.pop(name, None)
         attempt = _AttemptManager(self, self.queue.noisy, self.reactor)
         self.managed[attempt] = [name]
-        attempt.giveUp(attempt, Verdict(Outcome.BOUNCED, "5.1.3", why))
+        if verdict.outcome is Outcome.BOUNCED:
+            attempt.giveUp(attempt, verdict)
+        else:
+            attempt.notifyVerdict(attempt, name, verdict)
         attempt.finish(attempt)
 
     def _forget_vanished(self, waiting: list[str]) -> None:
@@ -246,8 +279,9 @@ class SmartHostSMTPRelayingManager:
     def _forget_attempt(self, result: None, factory: Any) -> None:
         attempt, domain = self._attempts.pop(factory)
         del self._tried[factory]
+        self._sessions.pop(factory, None)
         if self._turns.ended(domain, attempt.wasAnswered):
-            self.waits.release(domain)
+            self._release(domain)
 
     def _connect(self, domain: str, factory: Any) -> None:
         """Ask for the best exchanger of now, and connect to it."""
@@ -257,9 +291,8 @@ class SmartHostSMTPRelayingManager:
 
     def _look_up(self, domain: str, tried: set[str]) -> Deferred[str]:
         """Fire with the best exchanger that was not tried, "" if there is none left."""
-        looking: Deferred[Any] = maybeDeferred(self._ask, domain, tried)
-        looking.addTimeout(LOOKUP_S, self._reactor())
-        return looking.addCallback(name_of, domain)
+        asked: Deferred[Any] = maybeDeferred(self._ask, domain, tried)
+        return bounded(asked, LOOKUP_S, self._reactor()).addCallback(name_of, domain)
 
     def _ask(self, domain: str, tried: set[str]) -> Any:
         calculator = self.mxcalc
@@ -288,7 +321,8 @@ class SmartHostSMTPRelayingManager:
         tried.add(host)
         attempt.tryHost(address)
         if left_s := self._hosts.left_s(host):
-            attempt.skipHost(factory, f"left alone for another {left_s:.0f} s, it did not take our connections")
+            why = f"left alone for another {left_s:.0f} s, it did not take our connections"
+            attempt.skipHost(factory, why, wasAsked=False)
             attempt.notifyDone(factory)
             return
         if self.queue.noisy:
@@ -317,11 +351,12 @@ class SmartHostSMTPRelayingManager:
     def _pass_over(self, factory: Any, why: str) -> bool:
         """A host could not be connected to: note it, and say whether another one will be tried."""
         attempt, domain = self._attempts[factory]
-        log.msg(f"no session with {shown(attempt.exchange)}:{self.PORT}, for {domain}: {shown(why)}")
         host = host_key(attempt.exchange)
         if not self._hosts.left_s(host):  # it was asked
-            self._hosts.failed(host)
-            self._mark("markBad", attempt.exchange)
+            log.msg(f"no session with {shown(attempt.exchange)}:{self.PORT}, for {domain}: {shown(why)}")
+            if host not in self._sessions.values():  # else it only has enough of us
+                self._hosts.failed(host)
+                self._mark("markBad", attempt.exchange)
         tried = self._tried[factory]
         if len(tried) >= HOSTS_TRIED:
             return False
@@ -345,8 +380,14 @@ class SmartHostSMTPRelayingManager:
     def _greeted(self, factory: Any) -> None:
         if factory in self._attempts:
             exchange = self._attempts[factory][0].exchange
-            self._hosts.answered(host_key(exchange))
+            host = self._sessions[factory] = host_key(exchange)
+            if self._hosts.answered(host):
+                self._release(host)
             self._mark("markGood", exchange)
+
+    def _release(self, awaited: str) -> None:
+        for domain in self.waits.release(awaited):
+            self._turns.answered(domain)
 
     def _mark(self, verb: str, exchange: str) -> None:
         mark = getattr(self.mxcalc, verb, None)  # a program's own calculator may know nothing but getMX

@@ -37,14 +37,13 @@ _NO_ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Wait(Struct, frozen=True):
-    """Why a message is not tried now. `due` and `since` by the clock `seconds`; `awaits`: the domain no host of which
-    could be asked, or "".
+    """Why a message is not tried now. `due` by the clock `seconds`; `awaits`: the domain none of whose hosts could be
+    asked, then these hosts; () for one that waits for something else.
     """
 
     attempts: int
     due: float
-    since: float
-    awaits: str = ""
+    awaits: tuple[str, ...] = ()
 
 
 class Waits:
@@ -63,6 +62,7 @@ class Waits:
         self._seconds = seconds
         self._random = random
         self._waits: dict[str, Wait] = {}
+        self._began: float | None = None  # by `seconds`, when something was first tried
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -85,36 +85,42 @@ class Waits:
         return schedule.next_attempt(attempts, now, received_at, self._random)
 
     def with_grace(self, letter: "Letter") -> "Letter":
-        """Give a message such an age that it is tried for some hours, whatever its file's time says.
+        """Give a message such an age that it does not expire in the first hours, whatever its file's time says.
 
         A directory moved here, files restored from a backup, a clock that was wrong: none is a reason to bounce at the
         first temporary failure.
         """
-        wait = self._waits.get(letter.name)
-        tried_s = 0.0 if wait is None else self._seconds() - wait.since
-        schedule = self._schedule()
+        now, schedule = self._seconds(), self._schedule()
+        if self._began is None:
+            self._began = now
         grace_s = min(GRACE_S, schedule.expire_after_s)
-        earliest = self.wall() - tried_s - (schedule.expire_after_s - grace_s)
+        earliest = self.wall() - (now - self._began) - (schedule.expire_after_s - grace_s)
         return structs.replace(letter, received_at=max(letter.received_at, earliest))
 
-    def defer(self, name: str, attempts: int, due: float, awaits: str = "") -> None:
+    def is_overdue(self, received_at: float) -> bool:
+        """Is a message so old that its last attempt, too, must be over? Then it expires unattempted."""
+        schedule = self._schedule()
+        began = self._seconds() - (self._began if self._began is not None else self._seconds())
+        return began > GRACE_S and received_at < schedule.sweep_before(self.wall())
+
+    def defer(self, name: str, attempts: int, due: float, awaits: tuple[str, ...] = ()) -> None:
         """Let a message wait until `due` (wall), counted from now: a stepped clock does not change it."""
-        now = self._seconds()
-        known = self._waits.get(name)
-        since = now if known is None else known.since
-        self._waits[name] = Wait(attempts, now + max(0.0, due - self.wall()), since, awaits)
+        self._waits[name] = Wait(attempts, self._seconds() + max(0.0, due - self.wall()), awaits)
 
     def put_off(self, name: str) -> None:
         """Count an attempt, and let a message wait by the schedule alone: whoever knows its age cannot be asked."""
         attempts, now = self.attempts(name) + 1, self.wall()
         self.defer(name, attempts, self._schedule().next_attempt(attempts, now, now, self._random))
 
-    def release(self, domain: str) -> None:
-        """A host of this domain answers again: what awaited one is due at once."""
+    def release(self, awaited: str) -> set[str]:
+        """A host answers again, or one of a domain: what awaited it is due at once. Gives the domains of these."""
         now = self._seconds()
+        domains = set()
         for name, wait in self._waits.items():
-            if wait.awaits == domain:
-                self._waits[name] = structs.replace(wait, due=now, awaits="")
+            if awaited in wait.awaits:
+                domains.add(wait.awaits[0])
+                self._waits[name] = Wait(wait.attempts, now)
+        return domains
 
     def forget(self, name: str) -> None:
         """The message is done with."""

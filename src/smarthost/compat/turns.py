@@ -26,6 +26,9 @@ class Pauses:
         self._lengths = lengths
         self._failing: dict[str, tuple[int, float]] = {}  # failures, and when it may be tried again
 
+    def __len__(self) -> int:
+        return len(self._failing)
+
     def __contains__(self, key: str) -> bool:
         """Has it failed, and not answered since?"""
         return key in self._failing
@@ -81,12 +84,25 @@ class Turns:
                 chosen.append(proven.pop()[3])
                 held += 1
                 continue
-            *_, domain, fails = others.pop()
+            *_, domain, fails = others.pop(self._next(others, len(chosen)))
             if tried < most and not (fails and failing >= max(1, places // 2)):
                 chosen.append(domain)
                 tried += 1
                 failing += fails
         return chosen
+
+    def _next(self, others: list[_Candidate], chosen: int) -> int:
+        """Say who of the others is next: of equals the first in order; once some have failed, by turns the last.
+
+        After a restart nobody is known: what came last does not wait behind a crowd of the dead.
+        """
+        if not self._pauses or (self._turn + chosen) % 2 == 0:
+            return -1
+        return next(n for n, each in enumerate(others) if each[:2] == others[-1][:2])
+
+    def answered(self, domain: str) -> None:
+        """A host of it works: it need not be left alone any longer."""
+        self._pauses.answered(domain)
 
     def began(self, domain: str) -> None:
         """A connection is being made for it."""
