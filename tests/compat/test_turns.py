@@ -71,6 +71,17 @@ def test_only_who_failed_before_has_recovered() -> None:
     assert answer(turns, "a") is False
 
 
+def test_a_domain_whose_host_works_is_left_alone_no_longer() -> None:
+    """Somebody else's session with it tells."""
+    turns = make(Clock())
+    answer(turns, "a", was_answered=False)
+    assert not turns.may_have("a")
+
+    turns.answered("a")
+
+    assert turns.may_have("a")
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([True, False, None])), max_size=40), st.data())
 def test_choices_are_few_different_and_allowed(past: list[tuple[str, bool | None]], drawn: st.DataObject) -> None:
     """Whatever happened, no more than are free are chosen, each once; and one is, if any may have one."""
