@@ -16,8 +16,9 @@ from twisted.internet.defer import fail, succeed
 from twisted.internet.task import Clock
 from twisted.mail.smtp import DNSNAME
 
-from smarthost.compat.settling import Letter, Waits, file_report, read_letter, settle, shown
+from smarthost.compat.settling import Letter, Waits, file_report, read_letter, settle
 from smarthost.compat.spool import Queue
+from smarthost.compat.words import shown
 from smarthost.mail.reply import Reply
 from smarthost.mail.result import Outcome, Verdict
 from smarthost.mail.settlement import SettledRecipient, State

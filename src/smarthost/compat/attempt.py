@@ -15,7 +15,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.python import log
 
-from smarthost.compat.settling import Letter, Waits, file_report, read_letter, settle, shown
+from smarthost.compat.settling import Letter, Waits, file_report, read_letter, settle
+from smarthost.compat.words import shown
 from smarthost.mail.result import Outcome, Verdict
 from smarthost.mail.settlement import SettledRecipient
 

@@ -17,7 +17,7 @@ from twisted.python import log
 from twisted.python.failure import Failure
 
 from smarthost.compat.addresses import read_path
-from smarthost.compat.incoming import shown_path
+from smarthost.compat.words import shown
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.smtp.dots import Stuffer
 from smarthost.smtp.exchange import check_path, encode_command
@@ -183,7 +183,7 @@ class StrictClient(smtp.SMTPClient):
         except Exception as error:  # a program's own method: what it raises is about one message
             if not getattr(self, "names", None):
                 raise
-            log.msg(f"{type(self).__name__}.getMailFrom: {shown_path(repr(error))}")
+            log.msg(f"{type(self).__name__}.getMailFrom: {shown(repr(error))}")
             self._from = ""  # that message has its turn now, and loses it
             self._refuse(451, f"4.3.0 getMailFrom: {_to_line(repr(error))}")
             return
@@ -285,7 +285,7 @@ class StrictClient(smtp.SMTPClient):
         try:
             self._content_to_send = WireContent(self.getMailData(), self.transformChunk)
         except OSError as error:  # before DATA, after which there would be no way back
-            log.msg(f"not sent, its content cannot be opened: {shown_path(str(error))}")
+            log.msg(f"not sent, its content cannot be opened: {shown(str(error))}")
             self._refuse(451, f"4.3.0 the content cannot be opened: {error.strerror or type(error).__name__}")
             return
         self._expected = [354]

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.mail.mail import FileMessage
 from twisted.python import log
 
-_SHOWN = 300  # characters of a path in a log line
+from smarthost.compat.words import shown
 
 
 class EnvelopeFile(io.BufferedWriter):
@@ -97,7 +97,7 @@ class DurableMessage(FileMessage):
         self._envelope.abandon()
         # Content first: an envelope alone counts as nothing.
         if self._renamed and not remove_file(self.finalName):
-            log.msg(f"{shown_path(self.finalName)} may be sent although it was not acknowledged: at worst a duplicate")
+            log.msg(f"{shown(self.finalName)} may be sent although it was not acknowledged: at worst a duplicate")
         remove_file(self.name)
         remove_file(self._envelope.path)
 
@@ -107,7 +107,7 @@ class DurableMessage(FileMessage):
                 raise failure
         self._envelope.close()
         if not Path(self._envelope.path).stat().st_size:
-            raise ValueError(f"{shown_path(self.finalName)} has no envelope: its file is empty")
+            raise ValueError(f"{shown(self.finalName)} has no envelope: its file is empty")
         self.fp.flush()
         os.fsync(self.fp.fileno())
         self.fp.close()
@@ -137,7 +137,7 @@ def remove_file(path: str) -> bool:
     try:
         Path(path).unlink(missing_ok=True)
     except OSError as error:
-        log.msg(f"cannot remove {shown_path(path)}: {why_failed(error)}")
+        log.msg(f"cannot remove {shown(path)}: {why_failed(error)}")
         return False
     return True
 
@@ -149,12 +149,6 @@ def sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def shown_path(text: str) -> str:
-    """Give a path as a log line may hold it: printable ASCII, bounded."""
-    plain = text.isascii() and text.isprintable()
-    return (text if plain else ascii(text))[:_SHOWN]
 
 
 def why_failed(error: OSError) -> str:

@@ -11,7 +11,7 @@ from twisted.names.error import DNSQueryRefusedError, DNSServerError
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from smarthost.compat.settling import shown
+from smarthost.compat.words import shown
 from smarthost.mail.errors import NullMX
 
 _FAILURES = (

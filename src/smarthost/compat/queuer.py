@@ -21,7 +21,7 @@ from zope.interface import implementer  # type: ignore[import-untyped]
 
 from smarthost.compat.addresses import read_path, read_recipient, why_not_said
 from smarthost.compat.envelope import write_envelope
-from smarthost.compat.incoming import shown_path
+from smarthost.compat.words import shown
 from smarthost.mail.address import Address
 
 _SHOWN = 100  # characters of an address in a log line
@@ -138,7 +138,7 @@ class QueuedMessage:
 def _name_of(message: Any) -> str:
     """Name a message as the queue does; a program's own queue may give what has no name."""
     path = getattr(message, "finalName", "")
-    return f"{shown_path(os.path.basename(path).removesuffix('-D'))} " if path else ""  # noqa: PTH119
+    return f"{shown(os.path.basename(path).removesuffix('-D'))} " if path else ""  # noqa: PTH119
 
 
 def _local_trouble(error: OSError, verb: str) -> smtp.SMTPServerError:

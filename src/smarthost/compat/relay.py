@@ -18,8 +18,9 @@ from twisted.python.failure import Failure
 
 from smarthost.compat.addresses import read_addresses
 from smarthost.compat.client import StrictClient, StrictEsmtpClient
-from smarthost.compat.incoming import open_regular, remove_file, shown_path
+from smarthost.compat.incoming import open_regular, remove_file
 from smarthost.compat.queuer import DomainQueuer
+from smarthost.compat.words import shown
 
 __all__ = ["DomainQueuer", "ESMTPRelayer", "RelayerMixin", "SMTPRelayer"]
 
@@ -63,7 +64,7 @@ class RelayerMixin:
                 with open_regular(path + "-H") as file:
                     sender, recipient = read_addresses(file, path + "-H")
             except (OSError, UnpicklingError) as error:
-                log.msg(f"message {shown_path(path)} not taken up: {shown_path(str(error))}")
+                log.msg(f"message {shown(path)} not taken up: {shown(str(error))}")
                 continue
             self.messages.append([sender, recipient, ContentFile(path)])
             self.names.append(path)
@@ -107,7 +108,7 @@ class RelayerMixin:
         except Exception as error:
             if not left or len(self.names) != left:
                 raise  # the message is settled; the session ends
-            log.msg(f"{type(self).__name__}.sentMail, message {shown_path(self.names[0])}: {shown_path(repr(error))}")
+            log.msg(f"{type(self).__name__}.sentMail, message {shown(self.names[0])}: {shown(repr(error))}")
             self._settle(*told)
 
     def _settle(self, *told: Any) -> None:
@@ -143,4 +144,4 @@ def _remove(path: str) -> None:
     if remove_file(path + "-D"):
         remove_file(path + "-H")
     else:
-        log.msg(f"message {shown_path(path)} was accepted, and may be sent again")
+        log.msg(f"message {shown(path)} was accepted, and may be sent again")

@@ -28,9 +28,10 @@ from smarthost.compat.managed import (
     SMTPManagedRelayer,
     SMTPManagedRelayerFactory,
 )
-from smarthost.compat.settling import Waits, shown
+from smarthost.compat.settling import Waits
 from smarthost.compat.spool import Queue
 from smarthost.compat.turns import Pauses, Turns
+from smarthost.compat.words import shown
 from smarthost.mail.address import Address
 from smarthost.mail.errors import ResolutionError
 from smarthost.mail.result import Outcome, Verdict

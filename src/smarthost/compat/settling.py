@@ -32,7 +32,6 @@ from smarthost.settle.dsn import HEADER_OCTETS, report_message
 
 _LATEST = 253402300799.0  # the last second of 9999: no date can be written after it, and a file may claim any time
 GRACE_S = 4 * 3600.0  # for which a message is tried at least before it expires
-_SHOWN = 300  # characters of a text in a log line
 _NO_ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -187,11 +186,6 @@ def file_report(queue: Any, letter: Letter, settled: SettledRecipient, now: floa
         return False
     _keep(queue, letter, report.content.body)
     return True
-
-
-def shown(text: str) -> str:
-    """Give a text of strangers, or a file's name, as it may stand in a line of the log: printable, and bounded."""
-    return (text if text.isascii() and text.isprintable() else ascii(text))[:_SHOWN]
 
 
 def _keep(queue: Any, letter: Letter, content: bytes) -> None:

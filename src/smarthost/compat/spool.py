@@ -26,10 +26,10 @@ from smarthost.compat.incoming import (
     EnvelopeFile,
     open_regular,
     remove_file,
-    shown_path,
     sync_directory,
     why_failed,
 )
+from smarthost.compat.words import shown
 
 _VOLATILE = frozenset(
     {
@@ -119,11 +119,11 @@ class Queue:
                 listing = {entry.name: entry for entry in entries}
         except OSError as error:
             if not self._unlisted:
-                log.msg(f"cannot list the directory {shown_path(self._root)}: {why_failed(error)}; what is known stays")
+                log.msg(f"cannot list the directory {shown(self._root)}: {why_failed(error)}; what is known stays")
             self._unlisted = True
             return
         if self._unlisted:
-            log.msg(f"the queue directory {shown_path(self._root)} can be listed again")
+            log.msg(f"the queue directory {shown(self._root)} can be listed again")
             self._unlisted = False
         self._compare(listing)
         self._listed = (changed_at, now)
@@ -161,7 +161,7 @@ class Queue:
         self._forget(self._unremoved, message)
         self.waiting[message] = 1
         if self.noisy:
-            log.msg(f"Set {shown_path(message)} waiting")
+            log.msg(f"Set {shown(message)} waiting")
 
     def done(self, message: str | bytes | os.PathLike[Any]) -> None:
         """Remove a message, given by its path or base name, for good; no error where its files are gone already.
@@ -188,7 +188,7 @@ class Queue:
         Raises: UnpicklingError, see read_envelope; OSError. To keep the message from being tried again, setAside.
         """
         with self.getEnvelopeFile(message) as file:
-            return read_envelope(file, shown_path(self.getPath(message) + "-H"))
+            return read_envelope(file, shown(self.getPath(message) + "-H"))
 
     def getEnvelopeFile(self, message: str) -> BinaryIO:
         """Open a message's envelope file for reading. Raises: OSError, also where it is no regular file."""
@@ -196,7 +196,7 @@ class Queue:
 
     def setAside(self, message: str, why: str) -> None:
         """Do not relay a message whose envelope cannot be used, until readDirectory finds its file changed."""
-        path, shown_why = shown_path(self.getPath(message)), shown_path(why[:_SHOWN])
+        path, shown_why = shown(self.getPath(message)), shown(why[:_SHOWN])
         log.msg(f"{path} is set aside, its files untouched: {shown_why}")
         self._forget(self.waiting, message)
         self._forget(self.relayed, message)
@@ -251,7 +251,7 @@ class Queue:
             if signature in (None, self._seen_envelopes.get(message)):
                 self.damaged[message] = self.damaged.pop(message)  # behind the others
             else:
-                log.msg(f"the envelope of {shown_path(self.getPath(message))} has changed: tried again")
+                log.msg(f"the envelope of {shown(self.getPath(message))} has changed: tried again")
                 self._forget(self.damaged, message)
                 self._listed = None
 
@@ -268,7 +268,7 @@ class Queue:
                 self._unremoved[message] = None  # behind the others
                 continue
             self._finish(message)
-            log.msg(f"{shown_path(path)} was done with before, and is removed now")
+            log.msg(f"{shown(path)} was done with before, and is removed now")
 
     def _finish(self, message: str) -> None:
         """Forget a message whose content is gone."""
@@ -277,7 +277,7 @@ class Queue:
         try:
             sync_directory(self._root)
         except OSError as error:
-            log.msg(f"{shown_path(path)} is removed, but may come back after a power cut: {why_failed(error)}")
+            log.msg(f"{shown(path)} is removed, but may come back after a power cut: {why_failed(error)}")
         self._forget_all(message)
 
     def _note_arrival(self, message: str) -> None:
@@ -300,7 +300,7 @@ class Queue:
                 ignored[message] = why
         for message, why in ignored.items():
             if self._ignored.get(message) != why:
-                log.msg(f"{shown_path(self.getPath(message))}-D is not a message, and left where it is: {why}")
+                log.msg(f"{shown(self.getPath(message))}-D is not a message, and left where it is: {why}")
         self._ignored = ignored
         for arrived, message in sorted(taken):
             self._arrived[message] = arrived
@@ -325,7 +325,7 @@ class Queue:
         if os.path.lexists(path + "-D") and os.path.lexists(path + "-H"):
             return
         if message not in self.damaged:
-            log.msg(f"{shown_path(path)} is forgotten: somebody removed its files")
+            log.msg(f"{shown(path)} is forgotten: somebody removed its files")
         self._forget_all(message)
 
     def _forget_all(self, message: str) -> None:
