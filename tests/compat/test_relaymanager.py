@@ -165,7 +165,7 @@ class Bench:
 
     def is_idle(self) -> bool:
         manager = self.manager
-        return not (manager.managed or manager._attempts or manager._tried)
+        return not (manager.managed or manager._attempts)
 
 
 @pytest.fixture
@@ -295,6 +295,18 @@ def test_a_manager_survives_pickling_without_what_is_volatile(bench: Bench) -> N
     bench.check()
     bench.deliver(bench.factories()[0])
     assert "00-D" not in os.listdir(bench.directory)  # noqa: PTH208
+
+
+def test_a_manager_is_pickled_without_its_open_sessions(bench: Bench) -> None:
+    """In the middle of a session there are connections about, which nobody can keep."""
+    bench.fill("bob@example.net")
+    bench.check()
+    (factory,) = bench.factories()
+    factory.unpicklable = lambda: None
+    factory.manager.notifyGreeted(factory, "relay.example.org")
+    bench.manager.mxcalc = None
+
+    assert pickle.loads(pickle.dumps(bench.manager)).managed == {}
 
 
 def test_a_program_s_own_calculator_is_pickled_and_ours_is_made_anew(bench: Bench) -> None:
@@ -819,6 +831,21 @@ def test_a_backlog_for_a_dead_domain_expires_in_its_time(bench: Bench, lines: li
     assert [name for name in bench.queue.getWaiting() if bench.queue.getEnvelope(name)[0]] == []
     said = said_of(lines, "expired, its sender is told: 4.4.7")
     assert len({line.split()[1] for line in said}) == len(said) == 200
+
+
+def test_an_old_message_with_a_damaged_envelope_stops_no_poll(bench: Bench) -> None:
+    """It is set aside in the same look in which others expire."""
+    bench.fill("z@live.example")
+    bench.check()
+    bench.answer(bench.factories()[0], LATER)
+    bench.wait(5 * 3600)
+    bench.put("old", "a@one.example", age_s=9 * DAY_S)
+    (bench.directory / "old-H").write_bytes(b"damaged")
+
+    bench.check()
+
+    assert list(bench.queue.damaged) == ["old"]
+    assert bench.names() == [["00"]]
 
 
 def test_a_provider_that_comes_back_gets_all_that_awaited_it(bench: Bench) -> None:
@@ -1689,7 +1716,8 @@ class World:
         return [each for each in managed if each in dialled and not each.manager._isPassing and self.is_dialled(each)]
 
     def is_dialled(self, factory: Any) -> bool:
-        counts = self.bench.manager._tried.get(factory, ())
+        attempt = self.bench.manager._attempts.get(factory)
+        counts = () if attempt is None else attempt.tried
         failed = getattr(factory, "failures", 0)
         return len(counts) > failed
 
@@ -1754,7 +1782,7 @@ class World:
         backing_off = [name for call in timers for name in call.args[0]]
         assert sorted(queue.relayed) == sorted(managed + backing_off)
         assert not queue.waiting.keys() & queue.relayed.keys()
-        assert set(manager.managed) == set(manager._attempts) == set(manager._tried)
+        assert set(manager.managed) == set(manager._attempts)
         for fired, attempts in self.checks:
             assert bool(fired) == attempts.isdisjoint(manager._attempts)
         self.read_reports()

@@ -15,6 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.python import log
 
+from smarthost.compat.answers import host_key
 from smarthost.compat.settling import Letter, Waits, file_report, read_letter, settle
 from smarthost.compat.words import shown
 from smarthost.mail.result import Outcome, Verdict
@@ -44,15 +45,15 @@ class _AttemptManager:
         self.reactor = reactor
         self.domain = ""
         self.exchange = ""
+        self.tried: list[str] = []  # hosts, the present one last
+        self.isGreeted = False  # by the present one
         self.wasAnswered: bool | None = None  # about mail, by any host; None: nothing speaks against them either
         self.hostname = ""  # ours, as the last relayer said it; for reports
         self.passOver: Callable[[Any, str], bool] | None = None
         self.greeted: Callable[[Any], None] | None = None
         self._failures: list[str] = []  # of hosts, in this attempt
-        self._hosts: list[str] = []  # that failed
         self._wasAsked = False  # any of them; not so those that are left alone
         self._isPassing = False  # between two hosts: what is still said is about the one passed over
-        self._isGreeted = False
         self._isHeard = False  # something was said about a message
         self._verdicts: dict[str, Verdict] = {}
         self._accepted: dict[str, str] = {}
@@ -70,7 +71,7 @@ class _AttemptManager:
     def notifyGreeted(self, relay: Any, hostname: str = "") -> None:
         """The host took us, under this name, up to where mail can be spoken of."""
         self.hostname = hostname
-        self._isGreeted = True
+        self.isGreeted = True
         if self.greeted is not None:
             self.greeted(relay)
 
@@ -133,6 +134,7 @@ class _AttemptManager:
         """From now on, what is reported is about this host."""
         self._isPassing = False
         self.exchange = exchange
+        self.tried.append(host_key(exchange))
 
     def skipHost(self, relay: Any, why: str, wasAsked: bool = True) -> None:
         """Go on to another host, or leave the messages alone for a while. `wasAsked`: not one that is left alone."""
@@ -142,7 +144,6 @@ class _AttemptManager:
             log.msg(f"no connection for a relayer that manages nothing: {shown(repr(relay))}")
             return
         self._failures.append(f"{self.exchange}: {why or 'no connection'}" if self.exchange else why or "no connection")
-        self._hosts.append(self.exchange.lower().removesuffix("."))
         self._wasAsked = self._wasAsked or wasAsked
         self._isPassing = self.passOver is not None and self.passOver(relay, why)
         if not self._isPassing:
@@ -150,7 +151,7 @@ class _AttemptManager:
 
     def finish(self, relay: Any) -> None:
         """End the attempt: what is left of its messages waits, each as its verdict says."""
-        is_silent = self._isGreeted and not self._isHeard
+        is_silent = self.isGreeted and not self._isHeard
         if is_silent:
             self.wasAnswered = False
         try:
@@ -220,9 +221,9 @@ class _AttemptManager:
             waits.put_off(name)
             return True
         if verdict.awaits_host:  # one line for all of them was written
-            attempts = settled.attempts if self._wasAsked or not self._hosts else waits.attempts(name)
+            attempts = settled.attempts if self._wasAsked or not self.tried else waits.attempts(name)
             due = settled.due if attempts == settled.attempts else now
-            waits.defer(name, attempts, max(due, now + BACK_OFF_S), (self.domain, *self._hosts))
+            waits.defer(name, attempts, max(due, now + BACK_OFF_S), (self.domain, *self.tried))
             return True
         waits.defer(name, settled.attempts, settled.due)
         log.msg(

@@ -7,6 +7,7 @@ attempt, and feeds the calculator. Nothing is removed here (compat.attempt does)
 """
 
 import random as chance
+from itertools import islice
 from pickle import UnpicklingError
 from time import time
 from typing import Any
@@ -67,7 +68,6 @@ _VOLATILE = frozenset(
         "_attempts",
         "_domains",
         "_illegal",
-        "_tried",
         "_turns",
         "_hosts",
         "_trouble",
@@ -104,9 +104,7 @@ class SmartHostSMTPRelayingManager:
     def _init(self) -> None:
         self.managed: dict[Any, list[str]] = {}  # factory -> names of its messages
         self.waits = Waits(lambda: self.schedule, lambda: self._reactor().seconds(), time, chance.SystemRandom())
-        self._attempts: dict[Any, tuple[_AttemptManager, str]] = {}  # factory -> its attempt, its domain
-        self._tried: dict[Any, set[str]] = {}  # factory -> hosts
-        self._sessions: dict[Any, str] = {}  # factory -> the host that has greeted it
+        self._attempts: dict[Any, _AttemptManager] = {}  # by factory
         self._domains: dict[str, str] = {}  # message -> domain, of what waits
         self._illegal: dict[str, str] = {}  # message -> why no host can be asked about it, of what waits
         self._turns = Turns(self._new_pauses())  # of domains
@@ -172,7 +170,7 @@ class SmartHostSMTPRelayingManager:
         arrived_at = getattr(self.queue, "arrivedAt", None)
         if arrived_at is None:
             return  # a program's own queue
-        for name in due[:RETURNED]:
+        for name in islice((name for name in due if name in self._domains), RETURNED):
             try:
                 is_overdue = self.waits.is_overdue(arrived_at(name))
             except OSError:
@@ -270,32 +268,29 @@ class SmartHostSMTPRelayingManager:
         attempt.passOver = self._pass_over
         attempt.greeted = self._greeted
         self.managed[factory] = list(names)
-        self._attempts[factory] = (attempt, domain)
-        self._tried[factory] = set()
+        self._attempts[factory] = attempt
         self._turns.began(domain)
         completion = attempt.getCompletionDeferred().addCallback(self._forget_attempt, factory)
         self._connect(domain, factory)
         return completion
 
     def _forget_attempt(self, result: None, factory: Any) -> None:
-        attempt, domain = self._attempts.pop(factory)
-        del self._tried[factory]
-        self._sessions.pop(factory, None)
-        if self._turns.ended(domain, attempt.wasAnswered):
-            self._release(domain)
+        attempt = self._attempts.pop(factory)
+        if self._turns.ended(attempt.domain, attempt.wasAnswered):
+            self._release(attempt.domain)
 
     def _connect(self, domain: str, factory: Any) -> None:
         """Ask for the best exchanger of now, and connect to it."""
-        self._look_up(domain, set()).addCallbacks(
+        self._look_up(domain, []).addCallbacks(
             self._cbExchange, self._ebExchange, (self.PORT, factory), {}, (factory, domain)
         )
 
-    def _look_up(self, domain: str, tried: set[str]) -> Deferred[str]:
+    def _look_up(self, domain: str, tried: list[str]) -> Deferred[str]:
         """Fire with the best exchanger that was not tried, "" if there is none left."""
         asked: Deferred[Any] = maybeDeferred(self._ask, domain, tried)
         return bounded(asked, LOOKUP_S, self._reactor()).addCallback(name_of, domain)
 
-    def _ask(self, domain: str, tried: set[str]) -> Any:
+    def _ask(self, domain: str, tried: list[str]) -> Any:
         calculator = self.mxcalc
         if calculator is None:
             calculator = self.mxcalc = self._ownCalculator = MXCalculator()
@@ -312,14 +307,12 @@ class SmartHostSMTPRelayingManager:
         if factory not in self._attempts:  # a program that began the attempt by itself
             self._reactor().connectTCP(address, port, factory)
             return
-        attempt, _ = self._attempts[factory]
-        tried = self._tried[factory]
+        attempt = self._attempts[factory]
         host = host_key(address)
-        if not host or host in tried:
+        if not host or host in attempt.tried:
             attempt.backOff(factory)
             attempt.finish(factory)
             return
-        tried.add(host)
         attempt.tryHost(address)
         if left_s := self._hosts.left_s(host):
             why = f"left alone for another {left_s:.0f} s, it did not take our connections"
@@ -342,7 +335,7 @@ class SmartHostSMTPRelayingManager:
         if factory not in self._attempts:  # a program that began the attempt by itself
             attempt = _AttemptManager(self, self.queue.noisy, self.reactor)
         else:
-            attempt, _ = self._attempts[factory]
+            attempt = self._attempts[factory]
         if isinstance(error, ResolutionError) and error.is_permanent:
             attempt.giveUp(factory, Verdict(Outcome.BOUNCED, error.status, why), RETURNED)
         else:
@@ -351,14 +344,14 @@ class SmartHostSMTPRelayingManager:
 
     def _pass_over(self, factory: Any, why: str) -> bool:
         """A host could not be connected to: note it, and say whether another one will be tried."""
-        attempt, domain = self._attempts[factory]
-        host = host_key(attempt.exchange)
+        attempt = self._attempts[factory]
+        domain, tried, host = attempt.domain, attempt.tried, attempt.tried[-1]
         if not self._hosts.left_s(host):  # it was asked
             log.msg(f"no session with {shown(attempt.exchange)}:{self.PORT}, for {domain}: {shown(why)}")
-            if host not in self._sessions.values():  # else it only has enough of us
+            if not any(each.isGreeted and each.tried[-1] == host for each in self._attempts.values()):
+                # else it only has enough of us
                 self._hosts.failed(host)
                 self._mark("markBad", attempt.exchange)
-        tried = self._tried[factory]
         if len(tried) >= HOSTS_TRIED:
             return False
         found: list[str | Failure] = []
@@ -380,11 +373,10 @@ class SmartHostSMTPRelayingManager:
 
     def _greeted(self, factory: Any) -> None:
         if factory in self._attempts:
-            exchange = self._attempts[factory][0].exchange
-            host = self._sessions[factory] = host_key(exchange)
-            if self._hosts.answered(host):
-                self._release(host)
-            self._mark("markGood", exchange)
+            attempt = self._attempts[factory]
+            if self._hosts.answered(attempt.tried[-1]):
+                self._release(attempt.tried[-1])
+            self._mark("markGood", attempt.exchange)
 
     def _release(self, awaited: str) -> None:
         for domain in self.waits.release(awaited):
