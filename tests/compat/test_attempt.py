@@ -5,7 +5,7 @@ import email
 import gc
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.mail.mail import FileMessage
-from twisted.python import log
 
 from smarthost.compat import settling
 from smarthost.compat.attempt import _AttemptManager
@@ -139,20 +138,6 @@ def site(tmp_path: Path, clock: Clock) -> Site:
     for name in "123":
         put(tmp_path, name)
     return Site(tmp_path, clock)
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What was logged; errors would fail."""
-    said: list[str] = []
-
-    def observe(event: Any) -> None:
-        assert not event["isError"], event
-        said.append(str(log.textFromEventDict(event)))
-
-    log.addObserver(observe)
-    yield said
-    log.removeObserver(observe)
 
 
 # -- its life

@@ -5,7 +5,7 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 from twisted.mail import smtp
 from twisted.mail.mail import MailService
-from twisted.python import log
 
 from smarthost.compat.queuer import DomainQueuer, QueuedMessage
 from smarthost.compat.spool import Queue
@@ -88,20 +87,6 @@ class Client:
 
     def codes(self, *lines: str | bytes) -> list[str]:
         return [reply[:3] for reply in self.say(*lines)]
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What is logged meanwhile; log.err would fail an application's trial tests, so none of it may be an error."""
-    seen: list[str] = []
-
-    def observe(event: dict[str, Any]) -> None:
-        assert not event.get("isError"), event
-        seen.append(cast("str", log.textFromEventDict(event)))
-
-    log.addObserver(observe)
-    yield seen
-    log.removeObserver(observe)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pickle
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.mail import relaymanager as original
 from twisted.names.dns import MX, Record_CNAME, Record_MX, RRHeader
-from twisted.python import log
 from twisted.python.failure import Failure
 
 from smarthost.compat import relaymanager, turns
@@ -173,19 +171,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def lines() -> Iterator[list[str]]:
-    """What was logged; an error, or a Deferred's failure nobody took, fails the test."""
-    said: list[str] = []
-    errors: list[Any] = []
-
-    def observe(event: Any) -> None:
-        (errors if event["isError"] else said).append(str(log.textFromEventDict(event)))
-
-    log.addObserver(observe)
-    yield said
-    log.removeObserver(observe)
-    assert errors == []
+pytestmark = pytest.mark.usefixtures("lines")
 
 
 @pytest.fixture(autouse=True)

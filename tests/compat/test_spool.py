@@ -17,27 +17,12 @@ import pytest
 from twisted.mail import relaymanager as original
 from twisted.mail.mail import FileMessage
 from twisted.mail.smtp import IMessage
-from twisted.python import log
 
 from smarthost.compat.envelope import write_envelope
 from smarthost.compat.incoming import DurableMessage
 from smarthost.compat.spool import Queue
 
 PYTHON_2_ENVELOPE = b"(lp1\nS'ren\\xc3\\xa9@example.org'\np2\naS'fred@example.com'\np3\na."  # protocol 0
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What is logged meanwhile."""
-    seen: list[str] = []
-
-    def observe(event: dict[str, Any]) -> None:
-        assert not event.get("isError")
-        seen.append(cast("str", log.textFromEventDict(event)))
-
-    log.addObserver(observe)
-    yield seen
-    log.removeObserver(observe)
 
 
 @pytest.fixture

@@ -147,13 +147,14 @@ def _start(home: Path) -> tuple["subprocess.Popen[bytes]", int]:
 
 
 def _has_come_up(master: "subprocess.Popen[bytes]", port: int) -> bool:
-    return master.poll() is not None or _greets(port)
+    return master.poll() is not None or greets(port, "220 postfix.example.org")
 
 
-def _greets(port: int) -> bool:
+def greets(port: int, banner: str = "220") -> bool:
+    """Is there a server whose banner begins so?"""
     try:
         with RawClient(port) as client:
-            return client.greeting.startswith("220 postfix.example.org")
+            return client.greeting.startswith(banner)
     except OSError:
         return False
 

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.interop.programs import program
-from tests.live.raw import RawClient
+from tests.interop.programs import greets, program
 from tests.live.rig import WAIT_S, eventually, serving
 from tests.live.sink import free_port
 
@@ -28,19 +27,11 @@ def _smtp_sink(output: Path) -> Iterator[int]:
         command[1:1] = ["-u", "nobody"]  # as root it does not run without
     with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE) as process:
         try:
-            eventually(lambda: _greets(port), "smtp-sink greets")
+            eventually(lambda: greets(port), "smtp-sink greets")
             yield port
         finally:
             process.terminate()
             process.communicate(timeout=WAIT_S)
-
-
-def _greets(port: int) -> bool:
-    try:
-        with RawClient(port) as client:
-            return client.greeting.startswith("220")
-    except OSError:
-        return False
 
 
 def _count(output: Path) -> int:

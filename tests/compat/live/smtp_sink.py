@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.compat.live.rig import HOST
-from tests.interop.programs import program
-from tests.live.raw import RawClient
+from tests.interop.programs import greets, program
 from tests.live.rig import WAIT_S, eventually
 from tests.live.sink import free_port
 
@@ -39,21 +38,13 @@ def smtp_sink() -> Iterator[tuple[int, Path]]:
     try:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             try:
-                eventually(lambda: _greets(port), "smtp-sink greets")
+                eventually(lambda: greets(port), "smtp-sink greets")
                 yield port, home
             finally:
                 process.terminate()
                 process.communicate(timeout=WAIT_S)
     finally:
         shutil.rmtree(home)
-
-
-def _greets(port: int) -> bool:
-    try:
-        with RawClient(port) as client:
-            return client.greeting.startswith("220")
-    except OSError:
-        return False
 
 
 def read_dump(file: Path) -> Dumped:
