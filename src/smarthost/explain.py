@@ -59,7 +59,7 @@ class Explainer:
             return self._explain_no_plan(address, domain, plan)
         probes = await self._probe_all(plan) if probe else ()
         until, why = terms.suspension(domain) or (0.0, "")
-        hosts = tuple([self._explain_host(host, plan.policy) for host in plan.hosts])
+        hosts = tuple([self._explain_host(host, plan.policy_of(host)) for host in plan.hosts])
         return Explanation(
             address=address,
             domain=domain,
@@ -105,7 +105,9 @@ class Explainer:
 
     async def _probe_all(self, plan: Plan) -> tuple[Probed, ...]:
         stops = [(host, address) for host in plan.hosts for address in host.addresses][:ADDRESSES_PROBED]
-        return tuple(await asyncio.gather(*[self._terms.probe(host, address, plan.policy) for host, address in stops]))
+        return tuple(
+            await asyncio.gather(*[self._terms.probe(host, address, plan.policy_of(host)) for host, address in stops])
+        )
 
 
 _RANK = {HealthState.CLOSED: 0, HealthState.HALF_OPEN: 1, HealthState.OPEN: 2}

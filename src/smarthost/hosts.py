@@ -303,12 +303,11 @@ class Hosts:
 def _stops(plan: Plan | NoPlan) -> dict[Key, _Stop]:
     if isinstance(plan, NoPlan):
         return {}
-    keys = gate_keys(plan.policy)
     return {
-        (key, address): (host, address, plan.policy)
+        (key, address): (host, address, plan.policy_of(host))
         for host in plan.hosts
         for address in host.addresses
-        for key in keys
+        for key in gate_keys(plan.policy_of(host))
     }
 
 

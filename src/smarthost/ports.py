@@ -11,7 +11,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from smarthost.mail.hop import TlsFacts
+from smarthost.mail.message import Message
 from smarthost.mail.record import Record
+from smarthost.mail.user import User
 
 
 class Deadline(Protocol):
@@ -71,6 +73,14 @@ class TlsRequest(Struct, frozen=True, gc=False):
     verified: bool
 
 
+class TlsService(Protocol):
+    """Our own side of TLS as a server: certificate, key, what is asked of clients. Opaque but for this."""
+
+    @property
+    def can_serve(self) -> bool:
+        """Is there a certificate that could be shown now?"""
+
+
 class Connection(Protocol):
     """A byte stream that pushes. After `attach` it calls the receiver, never from inside a call of ours to it."""
 
@@ -92,8 +102,8 @@ class Connection(Protocol):
 
     def resume(self) -> None: ...
 
-    def upgrade(self, tls: TlsRequest) -> None:
-        """Begin TLS as a client; `secured` or `lost` (with TlsFailed) follows.
+    def upgrade(self, tls: TlsRequest | TlsService) -> None:
+        """Begin TLS, as a client or as a server; `secured` or `lost` (with TlsFailed) follows.
 
         The receiver must hold no unread octets: whoever calls it checks that first (response injection).
         """
@@ -115,11 +125,43 @@ class Dialer(Protocol):
         """
 
 
+class Authenticator(Protocol):
+    """Knows the users who may submit mail. Never raises for what a client sent."""
+
+    def check(self, username: str, password: str, answered: Callable[[User | None], None]) -> None:
+        """Look the password up, off the loop, and call `answered` later: the user, or None for any kind of no.
+
+        Takes as long for a user who does not exist as for a wrong password. Raises: StoreError: users cannot be read.
+        """
+
+    def find_certificate(self, fingerprint: str) -> User | None:
+        """Give the user whose client certificate has this SHA-256 (lower-case hex), if there is one."""
+
+
+class Signer(Protocol):
+    """Signs messages with DKIM."""
+
+    def sign(self, message: Message, signed: Callable[[Message], None]) -> None:
+        """Call `signed` once with the message, its prefix now beginning with its signatures; unsigned if no key fits.
+
+        At once where nothing is to be done, else later; a signature that fails is noted, and the mail goes without.
+        """
+
+
 class Listener(Protocol):
     """Accepts connections from others."""
 
-    async def listen(self, host: str, port: int, accepted: Callable[[Connection], Receiver | None]) -> tuple[str, int]:
+    async def listen(
+        self,
+        host: str,
+        port: int,
+        accepted: Callable[[Connection], Receiver | None],
+        proxies: Sequence[str] = (),
+    ) -> tuple[str, int]:
         """Accept on host:port (port 0: any) and give the bound address; `accepted` answers None to drop a connection.
+
+        From these networks (CIDR) a PROXY header must come first, and `peer` is then the client it names; a connection
+        without one, or with a wrong one, is dropped. From everyone else it is never read.
 
         Raises: ConfigError: the address cannot be bound, with the reason.
         """

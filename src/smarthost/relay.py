@@ -212,7 +212,7 @@ class Journey:
         earliest: Refused | None = None
         for host in plan.hosts:
             for address in host.addresses:
-                refused = find_refusal(self._terms.gate, plan.policy, address)
+                refused = find_refusal(self._terms.gate, plan.policy_of(host), address)
                 if refused is None:
                     return False
                 if earliest is None or refused.until < earliest.until:

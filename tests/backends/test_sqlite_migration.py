@@ -136,7 +136,7 @@ async def test_mail_of_the_first_release_is_delivered_after_an_upgrade(path: Pat
         assert [record.seq for record in await trial.all_records()] == [5001]
         owed = await store.lease_report(NOW)
         assert owed is not None
-        assert (owed.id, owed.failed[0].host, owed.failed[0].awaits_host) == (SECOND, "mx", False)
+        assert (owed.id, owed.recipients[0].host, owed.recipients[0].awaits_host) == (SECOND, "mx", False)
 
         assert await store.awaiting(NOW, 10) == ()
         assert await store.release(["dest.example"], NOW) == 0

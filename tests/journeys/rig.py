@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from smarthost.mail.hop import TlsFacts
-from smarthost.ports import Connection, Receiver, TlsRequest
+from smarthost.ports import Connection, Receiver, TlsRequest, TlsService
 from smarthost.testing.peers import ExchangerSession, ScriptedExchanger
 from smarthost.testing.simulation import Simulation, run_simulation
 from smarthost.testing.world import SimulatedWorld, WorldTerms
@@ -138,7 +138,7 @@ class _Late:
     def resume(self) -> None:
         self._inner.resume()
 
-    def upgrade(self, tls: TlsRequest) -> None:
+    def upgrade(self, tls: TlsRequest | TlsService) -> None:
         self._inner.upgrade(tls)
 
     def close(self) -> None:

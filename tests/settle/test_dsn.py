@@ -503,7 +503,7 @@ def test_nobody_is_told_when_the_reverse_path_cannot_be_routed(reverse_path: str
 
 def test_no_report_without_a_failed_recipient() -> None:
     """An empty debt writes no letter."""
-    debt = replace(owed(), failed=())
+    debt = replace(owed(), recipients=())
 
     assert report_message(debt, reporting_mta="relay.example", now=NOW, id=ID) is None
 

@@ -19,7 +19,7 @@ from smarthost.backends.sockets import NOWHERE, SocketAddress, name_cause, to_ad
 from smarthost.backends.tls import TlsContexts, TlsStream
 from smarthost.mail.errors import ConnectionLost, LocalProtocolError, TlsFailed
 from smarthost.mail.hop import TlsFacts
-from smarthost.ports import Clock, Connection, Deadline, Receiver, TlsRequest
+from smarthost.ports import Clock, Connection, Deadline, Receiver, TlsRequest, TlsService
 
 FLUSH_S = 30.0  # a close that has not flushed by then aborts; a peer that reads at all takes 64 KiB in that time
 LINGER_S = 2.0  # for the peer to hear our end and answer with its own: several round trips of a slow path
@@ -103,7 +103,7 @@ class TcpConnection(asyncio.Protocol):
             self._aim()
             self._transport.resume_reading()
 
-    def upgrade(self, tls: TlsRequest) -> None:
+    def upgrade(self, tls: TlsRequest | TlsService) -> None:
         """See ports.Connection.
 
         What comes in from now on is TLS, also what the peer sent in clear before it saw our first record.

@@ -9,12 +9,14 @@ from msgspec import Struct
 class Host(Struct, frozen=True, gc=False):
     """A name (or address literal without brackets) with the addresses to try, in order, and its MX preference.
 
-    `addresses` are IP address texts; a Plan's hosts have at least one each.
+    `addresses` are IP address texts; a Plan's hosts have at least one each. `policy`: what a session with this host is
+    to be like, where that is not the Plan's (one of several next hops, each with its own port and password).
     """
 
     name: str
     addresses: tuple[str, ...]
     preference: int = 0
+    policy: "SessionPolicy | None" = None
 
 
 class TlsLevel(Enum):
@@ -40,7 +42,7 @@ class SessionPolicy(Struct, frozen=True, gc=False):
     """What a session must be like before mail may pass: equal policies may share a session.
 
     `implicit_tls`: TLS from the first octet (port 465) instead of STARTTLS. `helo`: the name we give in EHLO.
-    `source`: local address to bind, or "".
+    `source`: local address to bind, or "". `is_lmtp`: LMTP is spoken there (RFC 2033), with a reply for each recipient.
     """
 
     helo: str
@@ -49,11 +51,18 @@ class SessionPolicy(Struct, frozen=True, gc=False):
     implicit_tls: bool = False
     credentials: Credentials | None = None
     source: str = ""
+    is_lmtp: bool = False
 
 
 class TlsFacts(Struct, frozen=True, gc=False):
-    """What TLS a session ended up with, for records."""
+    """What TLS a session ended up with, for records.
+
+    `fingerprint`: SHA-256 of the peer's certificate in lower-case hex, where we are the server and it showed one, else
+    "". `resumed`: an earlier session was taken up again.
+    """
 
     version: str
     cipher: str
     verified: bool
+    fingerprint: str = ""
+    resumed: bool = False

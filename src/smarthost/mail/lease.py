@@ -4,13 +4,16 @@
 from msgspec import Struct
 
 from smarthost.mail.content import Content
-from smarthost.mail.envelope import Body
+from smarthost.mail.envelope import Body, Notify, SenderTls
 
 LEASE_RECIPIENTS = 100  # RFC 5321 4.5.3.1.8: every host takes at least 100 recipients a transaction
 
 
 class LeasedRecipient(Struct, frozen=True, gc=False):
-    """A recipient under lease; `n` is its number within the message, `attempts` those already counted."""
+    """A recipient under lease; `n` is its number within the message, `attempts` those already counted.
+
+    `notify`, `orcpt`: what the sender asked for it. `is_delay_told`: a delay report was owed for it once.
+    """
 
     n: int
     address: str
@@ -18,6 +21,9 @@ class LeasedRecipient(Struct, frozen=True, gc=False):
     attempts: int = 0
     last_reply: str = ""
     last_status: str = ""
+    notify: Notify = Notify.UNSET
+    orcpt: str = ""
+    is_delay_told: bool = False
 
 
 class Lease(Struct, frozen=True, gc=False):
@@ -34,3 +40,6 @@ class Lease(Struct, frozen=True, gc=False):
     octets: int  # of the content, without the prefix
     content: Content | None
     recipients: tuple[LeasedRecipient, ...]
+    ret: str = ""
+    envid: str = ""
+    tls: SenderTls = SenderTls.DEFAULT

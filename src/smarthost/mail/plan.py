@@ -23,6 +23,10 @@ class Plan(Struct, frozen=True, gc=False):
     evidence: tuple[str, ...] = ()
     caveat: str = ""
 
+    def policy_of(self, host: Host) -> SessionPolicy:
+        """Give what a session with this host must be like."""
+        return host.policy or self.policy
+
 
 class NoPlan(Struct, frozen=True, gc=False):
     """No host to hand mail for `destination` to: permanent (bounce now) or temporary (defer).

@@ -19,13 +19,22 @@ class Outcome(Enum):
     POSTPONED = "postponed"  # nothing was tried (all hosts refused by HostGate, or given back): no attempt is counted
 
 
+class DsnDuty(Enum):
+    """Who tells of a success that the sender wanted to hear of (RFC 3461 5.2)."""
+
+    RELAYED = "relayed"  # we do: the host does not offer DSN, so nobody behind it will
+    DELIVERED = "delivered"  # we do: the host was spoken to in LMTP, so it was the last
+    PASSED_ON = "passed on"  # the host does: it took the parameters
+
+
 class Verdict(Struct, frozen=True, gc=False):
     """One recipient's outcome with its evidence.
 
     `status` is an enhanced code; `why` one sentence; `reply` what the host said, if it was the host's word. `host` and
     `address` name where, or are "". `ambiguous`: the connection was lost after the final dot, the host may have the
     mail. `until`: for POSTPONED, when to try again (wall seconds). `awaits_host`: no host could be asked (connecting or
-    the handshake failed, or HostGate refused), so it is due at once when one works again.
+    the handshake failed, or HostGate refused), so it is due at once when one works again. `dsn`: for RELAYED, who
+    reports success if the sender asked for it.
     """
 
     outcome: Outcome
@@ -37,6 +46,7 @@ class Verdict(Struct, frozen=True, gc=False):
     ambiguous: bool = False
     until: float | None = None
     awaits_host: bool = False
+    dsn: DsnDuty = DsnDuty.RELAYED
 
 
 class Timings(Struct, frozen=True, gc=False):

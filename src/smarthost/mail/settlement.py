@@ -5,7 +5,9 @@ from enum import Enum
 
 from msgspec import Struct
 
+from smarthost.mail.envelope import Notify
 from smarthost.mail.record import Record
+from smarthost.mail.result import DsnDuty
 
 
 class State(Enum):
@@ -27,7 +29,8 @@ class SettledRecipient(Struct, frozen=True, gc=False):
     """One recipient's new state.
 
     `due`: wall seconds of the next attempt (DEFERRED) or end of the hold (HELD), else 0.0. `attempts` is the new count.
-    `last_reply`: one line; `status`: enhanced code; `why`: one sentence. `report_owed`: a DSN is due for it.
+    `last_reply`: one line; `status`: enhanced code; `why`: one sentence. `report_owed`: a DSN is due for it: of failure
+    (BOUNCED, EXPIRED), of delay (DEFERRED) or of success (RELAYED; `dsn` says of what kind).
     `awaits_host`: DEFERRED because no host could be asked; Store.release makes it due when one works again.
     """
 
@@ -43,6 +46,9 @@ class SettledRecipient(Struct, frozen=True, gc=False):
     report_owed: bool = False
     host: str = ""
     awaits_host: bool = False
+    dsn: DsnDuty = DsnDuty.RELAYED
+    notify: Notify = Notify.UNSET
+    orcpt: str = ""
 
 
 class Settlement(Struct, frozen=True, gc=False):
@@ -54,7 +60,10 @@ class Settlement(Struct, frozen=True, gc=False):
 
 
 class OwedReport(Struct, frozen=True, gc=False):
-    """A message for which a DSN is due, leased to who writes it: the envelope, and the recipients to be reported."""
+    """A message for which a DSN is due, leased to who writes it: the envelope, and the recipients to be reported.
+
+    `recipients`: those with a report owed, whatever their state. `octets`: of the whole content.
+    """
 
     id: str
     received_at: float
@@ -62,4 +71,7 @@ class OwedReport(Struct, frozen=True, gc=False):
     smtputf8: bool
     prefix: bytes
     header: bytes  # first octets of the content, at most 64 KiB: the header section is cut out of it
-    failed: tuple[SettledRecipient, ...]
+    recipients: tuple[SettledRecipient, ...]
+    octets: int = 0
+    ret: str = ""
+    envid: str = ""

@@ -137,13 +137,13 @@ class Tables:
     def pay(self, key: int, owed: OwedReport, report: tuple[int, Message] | None, records: Sequence[Record]) -> None:
         """Clear a debt and file its report; nothing if it was cleared before."""
         stored = self.messages.get(key)
-        if stored is None or owed.failed[0].n not in stored.owed:
+        if stored is None or owed.recipients[0].n not in stored.owed:
             return
         if report is not None:
             self.file(*report)
         for record in records:
             self._keep(record)
-        for failed in owed.failed:
+        for failed in owed.recipients:
             if stored.owed.pop(failed.n, None) is not None and stored.recipients[failed.n].state not in OPEN_STATES:
                 self._remove(key, failed.n)
 

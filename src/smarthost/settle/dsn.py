@@ -68,7 +68,7 @@ def report_message(
     None for the null reverse-path (RFC 5321 4.5.5), one without a domain to route by, and when nobody failed.
     """
     recipient = _to_address(owed.reverse_path)
-    if recipient is None or not owed.failed:
+    if recipient is None or not owed.recipients:
         return None
     is_utf8 = not owed.reverse_path.isascii()
     envelope = Envelope(
@@ -98,7 +98,7 @@ def report_records(
             recipient.status,
             why=why,
         )
-        for recipient in owed.failed
+        for recipient in owed.recipients
     )
 
 
@@ -111,7 +111,7 @@ def write_report(
     by recipient number, where known (RFC 3464 2.3.7: left out where not).
     """
     is_utf8 = not owed.reverse_path.isascii()
-    is_global = owed.smtputf8 or any(not recipient.address.isascii() for recipient in owed.failed)
+    is_global = owed.smtputf8 or any(not recipient.address.isascii() for recipient in owed.recipients)
     header = _cut_header_section(owed)
     kind = b"global-" if is_global else b""
     status = _write_status(owed, reporting_mta, attempted_at, is_global)
@@ -177,7 +177,7 @@ def _write_text(owed: OwedReport, reporting_mta: str) -> bytes:
         "it will not be tried again.",
         "",
     ]
-    for recipient in owed.failed:
+    for recipient in owed.recipients:
         lines += _explain(recipient)
     lines += [
         f"We had accepted the message on {_format_date(owed.received_at)}.",
@@ -206,7 +206,7 @@ def _write_status(owed: OwedReport, reporting_mta: str, attempted_at: Mapping[in
         + _field("X-Smarthost-Id", _clean_word(owed.id))
         + _field("Arrival-Date", _format_date(owed.received_at))
     ]
-    groups += [_write_recipient(each, attempted_at.get(each.n), is_global) for each in owed.failed]
+    groups += [_write_recipient(each, attempted_at.get(each.n), is_global) for each in owed.recipients]
     return b"\r\n".join(groups)
 
 

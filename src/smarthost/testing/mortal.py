@@ -20,7 +20,7 @@ from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, Settlement
-from smarthost.ports import Clock, Connection, Deadline, Dialer, Receiver, Sink, TlsRequest
+from smarthost.ports import Clock, Connection, Deadline, Dialer, Receiver, Sink, TlsRequest, TlsService
 from smarthost.queue.memory import MemoryStore
 from smarthost.queue.store import Changed, DueScan, Filter, Page
 
@@ -153,7 +153,7 @@ class MortalConnection:
     def resume(self) -> None:
         self._inner.resume()
 
-    def upgrade(self, tls: TlsRequest) -> None:
+    def upgrade(self, tls: TlsRequest | TlsService) -> None:
         if not self._life.is_over:
             self._inner.upgrade(tls)
 

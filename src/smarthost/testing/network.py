@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from smarthost.mail.errors import ConfigError, ConnectFailed, ConnectionLost, LocalProtocolError, TlsFailed
 from smarthost.mail.hop import TlsFacts
-from smarthost.ports import Clock, Connection, Random, Receiver, TlsRequest
+from smarthost.ports import Clock, Connection, Random, Receiver, TlsRequest, TlsService
 
 HIGH_OCTETS = 64 * 1024  # as asyncio's transports
 LOW_OCTETS = 16 * 1024
@@ -214,7 +214,7 @@ class MemoryConnection:
         self._paused = False
         self._soon(self._pump)
 
-    def upgrade(self, tls: TlsRequest) -> None:
+    def upgrade(self, tls: TlsRequest | TlsService) -> None:
         if self._has_tls or self._shaking:
             raise LocalProtocolError("upgrade of a connection that has TLS already")
         self._shaking = True

@@ -140,7 +140,7 @@ class Batch:
     def clear(self, owed: OwedReport, records: Sequence[Record]) -> tuple[int, int]:
         """Enter that a debt is paid, with its records; gives what `add` of the report depends on."""
         key = decode_id(owed.id)[0]
-        numbers = [failed.n for failed in owed.failed]
+        numbers = [failed.n for failed in owed.recipients]
         assert numbers, "a report is owed for somebody"
         self.cleared += [(key, n) for n in numbers]
         for record in records:

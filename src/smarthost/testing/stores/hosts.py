@@ -181,7 +181,7 @@ async def report_tells_what_its_recipients_await(trial: Trial) -> None:
     owed = await trial.store.lease_report(NOW)
 
     assert owed is not None
-    assert owed.failed == settlement.recipients
+    assert owed.recipients == settlement.recipients
 
 
 async def notes_are_kept(trial: Trial) -> None:

@@ -26,7 +26,8 @@ def _report(trial: Trial, owed: OwedReport) -> tuple[Message, list[Record]]:
     """Write the report that is owed, and its records."""
     report = trial.message(owed.reverse_path, reverse_path="", content=b"Subject: sorry\r\n\r\n")
     records = [
-        Record(trial.next_seq(), Kind.REPORTED, NOW, owed.id, failed.address, why=report.id) for failed in owed.failed
+        Record(trial.next_seq(), Kind.REPORTED, NOW, owed.id, failed.address, why=report.id)
+        for failed in owed.recipients
     ]
     return report, records
 
@@ -44,8 +45,8 @@ async def owed_report_tells_all_that_is_needed(trial: Trial) -> None:
     assert (owed.reverse_path, owed.smtputf8) == ("sender@origin.example", False)
     assert owed.prefix == message.prefix
     assert owed.header == content_of(message.content)
-    assert owed.failed == settlement.recipients
-    assert (owed.failed[0].host, owed.failed[0].status, owed.failed[0].why) == (
+    assert owed.recipients == settlement.recipients
+    assert (owed.recipients[0].host, owed.recipients[0].status, owed.recipients[0].why) == (
         "mx.dest.example",
         "5.1.1",
         "it was bounced",
@@ -116,7 +117,7 @@ async def report_waits_for_recipients_under_way(trial: Trial) -> None:
     await trial.store.settle([trial.settlement(lease, State.BOUNCED, owed=True, only={1})])
     owed = await trial.store.lease_report(NOW)
     assert owed is not None
-    assert [failed.address for failed in owed.failed] == ["b@dest.example"]
+    assert [failed.address for failed in owed.recipients] == ["b@dest.example"]
 
 
 async def report_is_leased_once(trial: Trial) -> None:
@@ -156,7 +157,7 @@ async def debt_that_comes_later_stays(trial: Trial) -> None:
 
     later = await trial.store.lease_report(NOW + HOUR)
     assert later is not None
-    assert [failed.n for failed in later.failed] == [1]
+    assert [failed.n for failed in later.recipients] == [1]
     await trial.store.file_report(later, *_report(trial, later))
     assert await trial.store.lease_report(NOW + DAY) is None
     assert await trial.states() == {"sender@origin.example": "deferred"}
@@ -168,7 +169,7 @@ async def warning_leaves_its_recipient_in_the_queue(trial: Trial) -> None:
     await trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW + 10, owed=True)])
     owed = await trial.store.lease_report(NOW)
     assert owed is not None
-    assert owed.failed[0].state is State.DEFERRED
+    assert owed.recipients[0].state is State.DEFERRED
 
     await trial.store.file_report(owed, None, ())
 
@@ -186,7 +187,7 @@ async def debt_outlives_the_next_attempt(trial: Trial) -> None:
 
     owed = await trial.store.lease_report(NOW)
     assert owed is not None
-    assert [failed.address for failed in owed.failed] == ["a@dest.example"]
+    assert [failed.address for failed in owed.recipients] == ["a@dest.example"]
 
 
 async def report_has_the_start_of_large_content(trial: Trial) -> None:
