@@ -12,7 +12,8 @@ class Plan(Struct, frozen=True, gc=False):
     `destination` is the route key: "hop:HOST:PORT" for a fixed next hop, else the recipient domain. `lane` names the
     set of hosts, so that all domains at one provider share sessions and limits. `rule` says which route chose it.
     `caveat`: what a record of an attempt must say about the plan itself (it rests on stale answers), or "". `evidence`:
-    what DNS said, only where somebody asked for it (a plan that is remembered for its domain has none).
+    what DNS said, only where somebody asked for it (a plan that is remembered for its domain has none). `is_chosen`: the
+    operator named the hosts (a next hop), DNS did not.
     """
 
     destination: str
@@ -22,6 +23,7 @@ class Plan(Struct, frozen=True, gc=False):
     rule: str
     evidence: tuple[str, ...] = ()
     caveat: str = ""
+    is_chosen: bool = False
 
     def policy_of(self, host: Host) -> SessionPolicy:
         """Give what a session with this host must be like."""
