@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from smarthost.mail.hop import TlsFacts
-from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.user import User
 
@@ -138,14 +137,31 @@ class Authenticator(Protocol):
         """Give the user whose client certificate has this SHA-256 (lower-case hex), if there is one."""
 
 
-class Signer(Protocol):
-    """Signs messages with DKIM."""
+class SigningKey(Struct, frozen=True, gc=False):
+    """A DKIM key that may sign for `domain` (d=); the public one is at SELECTOR._domainkey.DOMAIN.
 
-    def sign(self, message: Message, signed: Callable[[Message], None]) -> None:
-        """Call `signed` once with the message, its prefix now beginning with its signatures; unsigned if no key fits.
+    `algorithm`: "rsa-sha256" or "ed25519-sha256". `handle`: the keyring's own.
+    """
 
-        At once where nothing is to be done, else later; a signature that fails is noted, and the mail goes without.
-        """
+    domain: str
+    selector: str
+    algorithm: str
+    handle: int
+
+
+class Keyring(Protocol):
+    """Keeps the DKIM keys, and makes signatures without stopping the loop."""
+
+    def keys_for(self, domain: str) -> Sequence[SigningKey]:
+        """Give all keys of this domain, or of the nearest one above it that has any."""
+
+    def sign(
+        self, texts: Sequence[tuple[SigningKey, bytes]], signed: Callable[[Sequence[bytes] | Exception], None]
+    ) -> None:
+        """Sign each text with its key; `signed` is called once, at once or later, with the signatures in order."""
+
+    def aside(self, work: Callable[[], bytes], done: Callable[[bytes | Exception], None]) -> None:
+        """Do long work beside the loop; `done` is called later, on the loop, with its result or what it raised."""
 
 
 class Listener(Protocol):
