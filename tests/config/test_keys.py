@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smarthost.config import Surroundings, config_toml, parse_config
-from smarthost.config.keys import NEXT_HOP_KEYS, ROUTE_KEYS, SECTION_KEYS, TOP_KEYS
+from smarthost.config.keys import NEXT_HOP_KEYS, REPEATED_KEYS, ROUTE_KEYS, SECTION_KEYS, TOP_KEYS
 
 MANUAL = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 HERE = Surroundings("relay.example.org", Path("/var/lib/smarthost"))
@@ -20,7 +20,7 @@ def documented() -> dict[str, dict[str, str]]:
     sections: dict[str, dict[str, str]] = {}
     for part in MANUAL.split("\n## ")[1:]:
         title = part.partition("\n")[0].strip("`[]")
-        sections[title] = dict(re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", part, re.MULTILINE))
+        sections[title] = dict(re.findall(r"^\| `([a-z0-9_]+)` \| (.*?) \|", part, re.MULTILINE))
     return sections
 
 
@@ -33,6 +33,8 @@ def test_every_key_is_in_the_manual_and_none_is_made_up() -> None:
     assert set(sections["route"]) == {*ROUTE_KEYS, "next_hop"}
     for name, (_, settings) in SECTION_KEYS.items():
         assert set(sections[name]) == set(settings)
+    for name, (_, _, settings) in REPEATED_KEYS.items():
+        assert set(sections[name]) == set(settings)
 
 
 def test_the_manuals_defaults_are_the_real_ones() -> None:
@@ -41,6 +43,9 @@ def test_the_manuals_defaults_are_the_real_ones() -> None:
 
     for name in SECTION_KEYS:
         for key, default in documented()[name].items():
+            if default == "unset":
+                assert key not in shown[name], (name, key)
+                continue
             assert tomllib.loads(f"x = {default.strip('`')}")["x"] == shown[name][key], (name, key)
     for key in ("listen", "relay_from", "soft_bounce"):
         assert json.loads(documented()["Top of the file"][key].strip("`")) == shown[key]
@@ -49,7 +54,7 @@ def test_the_manuals_defaults_are_the_real_ones() -> None:
 @pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", MANUAL, re.DOTALL))
 def test_the_manuals_examples_are_right(example: str, tmp_path: Path) -> None:
     """An example can be copied into a file as it is."""
-    secret = tmp_path / "password"
-    secret.write_text("x\n")
+    for name in re.findall(r"/etc/smarthost/([a-z0-9.-]+)", example):
+        (tmp_path / name).write_text("x\n")
 
-    parse_config(example.replace("/etc/smarthost/password", str(secret)), {}, HERE)
+    parse_config(example.replace("/etc/smarthost", str(tmp_path)), {}, HERE)

@@ -34,7 +34,7 @@ def test_an_empty_text_is_the_defaults() -> None:
     assert config.relay_from == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     assert config.hostname == "relay.example.org"
     assert config.state_dir == Path("/var/lib/smarthost")
-    assert config.next_hop is None
+    assert config.next_hops == ()
     assert (config.limits.message_octets, config.limits.recipients, config.limits.sessions_per_lane) == (
         50 << 20,
         1000,
@@ -87,8 +87,8 @@ def test_a_full_text_is_read_whole() -> None:
     assert config.listen[1] == Endpoint("::1", 25)
     assert config.postmaster == "pm@example.org"
     assert config.soft_bounce
-    assert config.next_hop is not None
-    assert (config.next_hop.host, config.next_hop.port) == ("smtp.example.net", 587)
+    assert config.next_hops
+    assert (config.next_hops[0].host, config.next_hops[0].port) == ("smtp.example.net", 587)
     assert config.dns.servers == (Endpoint("127.0.0.1", 5353),)
     assert (config.dns.timeout_s, config.mx.port, config.mx.allow_private) == (2.0, 2526, True)
     assert (config.dns.alias_lookups, config.mx.families) == (1, Families.IPV4)
@@ -192,9 +192,9 @@ def test_a_next_hop_flag_replaces_the_whole_table() -> None:
     """A password for one host is never offered to another one."""
     config = read("[next_hop]\nhost='a.b'\nusername='u'\npassword='p'", next_hop="c.d:26")
 
-    assert config.next_hop is not None
-    assert config.next_hop.host == "c.d"
-    assert config.next_hop.credentials is None
+    assert config.next_hops
+    assert config.next_hops[0].host == "c.d"
+    assert config.next_hops[0].credentials is None
 
 
 def test_errors_of_flags_name_the_flag() -> None:
@@ -251,9 +251,9 @@ def test_a_password_demands_verified_tls() -> None:
     """With a username, TLS is verified unless the operator says otherwise."""
     config = read("[next_hop]\nhost = 'h.example'\nusername = 'u'\npassword = 'p'")
 
-    assert config.next_hop is not None
-    assert config.next_hop.tls is TlsLevel.VERIFIED
-    assert config.next_hop.credentials == Credentials("u", "p")
+    assert config.next_hops
+    assert config.next_hops[0].tls is TlsLevel.VERIFIED
+    assert config.next_hops[0].credentials == Credentials("u", "p")
 
 
 @pytest.mark.parametrize("level", ["none", "opportunistic"])
@@ -280,8 +280,8 @@ def test_passwords_come_from_files(tmp_path: Path) -> None:
 
     config = read(f"[next_hop]\nhost='h.example'\nusername='u'\npassword_file='{secret}'")
 
-    assert config.next_hop is not None
-    assert config.next_hop.credentials == Credentials("u", "pass word ")
+    assert config.next_hops
+    assert config.next_hops[0].credentials == Credentials("u", "pass word ")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"hunter2\nhunter3\n", b"hunter2\xff"])
@@ -339,14 +339,14 @@ def test_routes_are_read_in_order() -> None:
     """)
 
     assert config.routes[0].domains == ("intern.example", "*.intern.example")
-    assert config.routes[0].next_hop is not None
-    assert (config.routes[0].next_hop.host, config.routes[0].next_hop.port) == ("10.0.0.9", 26)
+    assert config.routes[0].next_hops
+    assert (config.routes[0].next_hops[0].host, config.routes[0].next_hops[0].port) == ("10.0.0.9", 26)
     assert config.routes[1].refuse == "closed"
     assert config.routes[2] == RouteSection(domains=("direct.example",))
-    assert config.routes[3].next_hop is not None
-    assert config.routes[3].next_hop.tls is TlsLevel.VERIFIED
-    assert (config.routes[3].next_hop.families, config.routes[3].families) == (Families.IPV4, None)
-    assert (config.routes[4].families, config.routes[4].next_hop) == (Families.IPV6, None)
+    assert config.routes[3].next_hops
+    assert config.routes[3].next_hops[0].tls is TlsLevel.VERIFIED
+    assert (config.routes[3].next_hops[0].families, config.routes[3].families) == (Families.IPV4, None)
+    assert (config.routes[4].families, config.routes[4].next_hops) == (Families.IPV6, ())
 
 
 @pytest.mark.parametrize(("network", "is_open"), [("0.0.0.0/0", True), ("::/0", True), ("0.0.0.0/1", False)])

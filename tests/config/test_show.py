@@ -66,8 +66,8 @@ def test_json_has_numbers_with_their_unit_in_the_name() -> None:
 
     assert shown["retry"]["first_s"] == 90
     assert shown["hosts"]["longest_pause_s"] == 1800
-    assert (shown["next_hop"]["families"], shown["mx"]["families"]) == ("ipv4", "ipv6")
+    assert (shown["next_hops"][0]["families"], shown["mx"]["families"]) == ("ipv4", "ipv6")
     assert [route["families"] for route in shown["routes"]] == [None, None, "ipv4", None]
     assert shown["limits"]["message_octets"] == 50 << 20
     assert shown["relay_from"] == ["127.0.0.0/8", "::1/128"]
-    assert shown["next_hop"]["credentials"] == {"username": "u", "password": "***"}
+    assert shown["next_hops"][0]["credentials"] == {"username": "u", "password": "***"}

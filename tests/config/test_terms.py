@@ -7,7 +7,8 @@ import pytest
 
 from smarthost.config import Config, parse_config, terms
 from smarthost.mail.errors import ConfigError
-from smarthost.route.table import DirectMx, Families, NextHop, Refuse
+from smarthost.mail.hop import TlsLevel
+from smarthost.route.table import DirectMx, Families, NextHops, Refuse
 
 FLAGS = {"hostname": "relay.example.org", "state_dir": "/nowhere"}
 
@@ -39,8 +40,8 @@ def test_routes_take_their_families_from_where_they_are_said() -> None:
     found = {name: table.route_of(table.destination_of(f"{name}.example")) for name in ("six", "plain", "hop", "x")}
 
     assert isinstance(table.route_of("closed.example"), Refuse)
-    assert isinstance(found["hop"], NextHop)
-    assert Families.IPV6 is found["hop"].families
+    assert isinstance(found["hop"], NextHops)
+    assert Families.IPV6 is found["hop"].hops[0].families
     by_mx = {name: route.families for name, route in found.items() if isinstance(route, DirectMx)}
     assert by_mx == {"six": Families.IPV6, "plain": Families.IPV4, "x": Families.IPV4}
 
@@ -51,8 +52,69 @@ def test_a_default_next_hop_has_its_families() -> None:
 
     route = table.route_of(table.destination_of("any.example"))
 
-    assert isinstance(route, NextHop)
-    assert Families.IPV4 is route.families
+    assert isinstance(route, NextHops)
+    assert Families.IPV4 is route.hops[0].families
+
+
+def test_routes_by_sender_and_protection_by_destination() -> None:
+    """A customer's mail goes through its own upstreams, in order; one domain's sessions must be verified."""
+    table = terms.route_table(
+        chosen("""
+            [mx]
+            tls = "required"
+            [[route]]
+            senders = ["@customer.example", "user:ann"]
+            next_hop = ["a.example:26", { host = "b.example", hostname = "me.example", source = "192.0.2.9" }]
+            [[route]]
+            domains = ["bank.example"]
+            tls = "verified"
+        """)
+    )
+
+    def route(sender: str, user: str, domain: str) -> object:
+        return table.route_of(table.destination_of(table.scope(sender, user, domain)))
+
+    theirs = route("x@customer.example", "", "any.example")
+    assert isinstance(theirs, NextHops)
+    assert [(hop.host, hop.port, hop.speaker.helo, hop.speaker.source) for hop in theirs.hops] == [
+        ("a.example", 26, "", ""),
+        ("b.example", 25, "me.example", "192.0.2.9"),
+    ]
+    assert route("y@other.example", "ann", "any.example") == theirs
+    bank, other = route("", "", "bank.example"), route("", "", "any.example")
+    assert isinstance(bank, DirectMx)
+    assert isinstance(other, DirectMx)
+    assert (bank.tls, other.tls) == (TlsLevel.VERIFIED, TlsLevel.REQUIRED)
+
+
+def test_one_scope_has_one_route() -> None:
+    """Two routes for the same sender and domain contradict each other; the error names the second."""
+    twice = '[[route]]\nsenders = ["@a.example"]\ndomains = ["b.example"]\nrefuse = "x"\n' * 2
+
+    with pytest.raises(ConfigError, match=r"route\[2\].domains: b.example from @a.example has a route already"):
+        terms.route_table(chosen(twice))
+
+
+def test_what_a_network_does_not_say_is_as_for_all_others() -> None:
+    """0 lifts a limit; what is left out is that of `[limits]`."""
+    clients = terms.client_terms(
+        chosen("""
+            [limits]
+            connections_per_client = 7
+            messages_per_minute = 100
+            [[network]]
+            networks = ["10.0.0.0/8"]
+            messages_per_minute = 0
+            senders = ["@example.org"]
+        """)
+    )
+
+    assert clients.others is not None
+    assert (clients.others.connections, clients.others.messages_per_minute) == (7, 100)
+    assert clients.others.errors_per_minute is None
+    (network,) = clients.networks
+    assert (network.networks, network.senders) == (("10.0.0.0/8",), ("@example.org",))
+    assert (network.connections, network.messages_per_minute) == (7, None)
 
 
 def test_the_terms_of_host_health_are_the_operators() -> None:

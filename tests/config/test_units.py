@@ -10,6 +10,7 @@ from hypothesis import strategies as some
 
 from smarthost.config import units
 from smarthost.config.values import Endpoint
+from smarthost.mail.hop import TlsLevel
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_host_names_become_what_dns_knows() -> None:
         (units.whole(1, 9), 10, "expected 1 to 9, got 10"),
         (units.fraction, 1, "expected a number from 0 to below 1, got 1"),
         (units.fraction, "0.1", 'expected a number from 0 to below 1, got "0.1"'),
-        (units.tls_level, "always", 'expected one of none, opportunistic, required, verified, got "always"'),
+        (units.one_of(TlsLevel), "always", 'expected one of none, opportunistic, required, verified, got "always"'),
         (units.log_level, "loud", 'expected one of info, warning, error, got "loud"'),
         (units.text, {}, "expected a text in quotes, got a table"),
         (units.text, "a\x1b[2J", "got 'a\\x1b[2J'"),
@@ -213,7 +214,8 @@ def test_any_value_is_read_or_refused(raw: object) -> None:
     for reader in (
         units.text, units.boolean, units.whole(0, 9), units.fraction, units.duration(0, 9), units.size(0, 9),
         units.host_name, units.mailbox, units.network, units.endpoint(25), units.endpoint(numeric=True),
-        units.hop_host, units.tls_level, units.log_level, units.route_domain, units.several(units.text),
+        units.hop_host, units.one_of(TlsLevel), units.sender, units.selector, units.local_address,
+        units.log_level, units.route_domain, units.several(units.text),
     ):  # fmt: skip
         try:
             reader(raw)

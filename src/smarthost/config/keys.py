@@ -12,13 +12,24 @@ from msgspec import Struct
 from smarthost.config import units as read
 from smarthost.config.values import (
     DAY_S,
+    AuthSection,
+    BareNewline,
+    DkimSection,
     DnsSection,
     HostsSection,
     LimitsSection,
+    ListenerSection,
+    ListenerTls,
     LogSection,
+    Mode,
     MxSection,
+    NetworkSection,
+    Protocol,
     RetrySection,
+    TlsSection,
 )
+from smarthost.mail.hop import TlsLevel
+from smarthost.route.table import Families
 from smarthost.smtp.limits import MESSAGE_OCTETS_FLOOR, RECIPIENTS_FLOOR
 
 
@@ -31,10 +42,14 @@ class Setting(NamedTuple):
 
 HOUR_S = 3600.0
 _PORT = read.whole(1, 65535)
+_RATE = read.whole(0, 10_000_000)
+_FAMILIES = read.one_of(Families)
+_TLS_LEVEL = read.one_of(TlsLevel)
+_LISTEN = Setting("listen", read.several(read.endpoint(numeric=True, any_port=True), at_least=1))
 TOP_KEYS: Mapping[str, Setting] = {
     "hostname": Setting("hostname", read.host_name),
     "state_dir": Setting("state_dir", read.path),
-    "listen": Setting("listen", read.several(read.endpoint(numeric=True, any_port=True), at_least=1)),
+    "listen": _LISTEN,
     "relay_from": Setting("relay_from", read.several(read.network)),
     "postmaster": Setting("postmaster", read.mailbox),
     "soft_bounce": Setting("soft_bounce", read.boolean),
@@ -53,7 +68,8 @@ SECTION_KEYS: Mapping[str, tuple[type[Struct], Mapping[str, Setting]]] = {
         {
             "port": Setting("port", _PORT),
             "allow_private": Setting("allow_private", read.boolean),
-            "families": Setting("families", read.families),
+            "families": Setting("families", _FAMILIES),
+            "tls": Setting("tls", _TLS_LEVEL),
         },
     ),
     "hosts": (
@@ -72,6 +88,7 @@ SECTION_KEYS: Mapping[str, tuple[type[Struct], Mapping[str, Setting]]] = {
             "first": Setting("first_s", read.duration(0.1, DAY_S)),
             "longest": Setting("longest_s", read.duration(0.1, 7 * DAY_S)),
             "jitter": Setting("jitter", read.fraction),
+            "delay_warning": Setting("delay_warning_s", read.duration(0, 30 * DAY_S)),
             "expire_after": Setting("expire_after_s", read.duration(1, 30 * DAY_S)),
         },
     ),
@@ -87,20 +104,39 @@ SECTION_KEYS: Mapping[str, tuple[type[Struct], Mapping[str, Setting]]] = {
             "errors": Setting("errors", read.whole(1, 10_000)),
             "connections": Setting("connections", read.whole(1, 100_000)),
             "connections_per_client": Setting("connections_per_client", read.whole(1, 100_000)),
+            "client_prefix_ipv4": Setting("client_prefix_ipv4", read.whole(8, 32)),
+            "client_prefix_ipv6": Setting("client_prefix_ipv6", read.whole(16, 128)),
+            "connections_per_minute": Setting("connections_per_minute", _RATE),
+            "messages_per_minute": Setting("messages_per_minute", _RATE),
+            "recipients_per_minute": Setting("recipients_per_minute", _RATE),
+            "errors_per_minute": Setting("errors_per_minute", _RATE),
             "sessions_per_lane": Setting("sessions_per_lane", read.whole(1, 1000)),
             "messages_per_session": Setting("messages_per_session", read.whole(1, 100_000)),
             # RFC 5321 4.5.3.2.7: a host hangs up after five idle minutes, so a longer wait keeps dead sessions
             "idle_session": Setting("idle_session_s", read.duration(0, 300)),
         },
     ),
+    "tls": (
+        TlsSection,
+        {
+            "certificate_file": Setting("certificate_file", read.path),
+            "key_file": Setting("key_file", read.path),
+            "client_certificates": Setting("client_certificates", read.boolean),
+            "client_ca_file": Setting("client_ca_file", read.path),
+        },
+    ),
+    "auth": (AuthSection, {"users_file": Setting("users_file", read.path)}),
     "log": (LogSection, {"level": Setting("level", read.log_level), "accepted": Setting("accepted", read.boolean)}),
 }
 NEXT_HOP_KEYS: Mapping[str, Setting] = {
     "host": Setting("host", read.hop_host),
     "port": Setting("port", _PORT),
-    "tls": Setting("tls", read.tls_level),
+    "protocol": Setting("protocol", read.one_of(Protocol)),
+    "tls": Setting("tls", _TLS_LEVEL),
     "implicit_tls": Setting("implicit_tls", read.boolean),
-    "families": Setting("families", read.families),
+    "families": Setting("families", _FAMILIES),
+    "source": Setting("source", read.local_address),
+    "hostname": Setting("hostname", read.host_name),
     "username": Setting("username", read.text),
     "password": Setting("password", read.text),
     "password_file": Setting("password_file", read.path),
@@ -108,7 +144,51 @@ NEXT_HOP_KEYS: Mapping[str, Setting] = {
 }
 ROUTE_KEYS: Mapping[str, Setting] = {
     "domains": Setting("domains", read.several(read.route_domain, at_least=1)),
+    "senders": Setting("senders", read.several(read.sender, at_least=1)),
     "refuse": Setting("refuse", read.text),
-    "families": Setting("families", read.families),
+    "families": Setting("families", _FAMILIES),
+    "tls": Setting("tls", _TLS_LEVEL),
+    "source": Setting("source", read.local_address),
+    "hostname": Setting("hostname", read.host_name),
 }
-TABLES = ("next_hop", "route", *SECTION_KEYS)
+# Tables that may stand there several times, written [[name]]: the Config's field, what each becomes, and its keys.
+REPEATED_KEYS: Mapping[str, tuple[str, type[Struct], Mapping[str, Setting]]] = {
+    "listener": (
+        "listeners",
+        ListenerSection,
+        {
+            "listen": _LISTEN,
+            "mode": Setting("mode", read.one_of(Mode)),
+            "tls": Setting("tls", read.one_of(ListenerTls)),
+            "certificate_file": Setting("certificate_file", read.path),
+            "key_file": Setting("key_file", read.path),
+            "relay_from": Setting("relay_from", read.several(read.network)),
+            "proxy_from": Setting("proxy_from", read.several(read.network)),
+            "xclient_from": Setting("xclient_from", read.several(read.network)),
+            "bare_newline": Setting("bare_newline", read.one_of(BareNewline)),
+        },
+    ),
+    "network": (
+        "networks",
+        NetworkSection,
+        {
+            "networks": Setting("networks", read.several(read.network, at_least=1)),
+            "senders": Setting("senders", read.several(read.allowed_sender, at_least=1)),
+            "connections": Setting("connections", _RATE),
+            "connections_per_minute": Setting("connections_per_minute", _RATE),
+            "messages_per_minute": Setting("messages_per_minute", _RATE),
+            "recipients_per_minute": Setting("recipients_per_minute", _RATE),
+            "errors_per_minute": Setting("errors_per_minute", _RATE),
+        },
+    ),
+    "dkim": (
+        "dkim",
+        DkimSection,
+        {
+            "domains": Setting("domains", read.several(read.host_name, at_least=1)),
+            "selector": Setting("selector", read.selector),
+            "key_file": Setting("key_file", read.path),
+        },
+    ),
+}
+TABLES = ("next_hop", "route", *REPEATED_KEYS, *SECTION_KEYS)

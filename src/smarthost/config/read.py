@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: MIT
 """Text -> Config: TOML, flags laid over it, what the machine says beneath it; all errors of a text in one pass.
 
-An operator mends a file once. Reads password files and looks whether ca_file can be read, nothing else of the world.
+An operator mends a file once. Reads password files and looks whether others can be read; else nothing of the world.
 """
 
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import fields
+
 from smarthost.config import units
-from smarthost.config.keys import NEXT_HOP_KEYS, ROUTE_KEYS, SECTION_KEYS, TABLES, TOP_KEYS, Setting
+from smarthost.config.contradictions import SMTP_PORT, find_contradictions
+from smarthost.config.keys import NEXT_HOP_KEYS, REPEATED_KEYS, ROUTE_KEYS, SECTION_KEYS, TABLES, TOP_KEYS, Setting
 from smarthost.config.lines import key_lines, syntax_error
 from smarthost.config.surroundings import Surroundings
-from smarthost.config.values import Config, NextHopSection, Reading, RouteSection
+from smarthost.config.values import Config, NextHopSection, Protocol, Reading, RouteSection
 from smarthost.mail.errors import ConfigError
 from smarthost.mail.hop import Credentials, TlsLevel
 from smarthost.route.table import Families
@@ -90,15 +95,18 @@ class _Reader:
         values = self.keys("", tables, TOP_KEYS, also=TABLES)
         for name, (section, settings) in SECTION_KEYS.items():
             values[name] = section(**self.keys(name, tables.get(name, {}), settings))
-        if "next_hop" in tables:
-            values["next_hop"] = self.next_hop("next_hop", tables["next_hop"])
+        values["next_hops"] = self.next_hops("next_hop", tables.get("next_hop", []))
         values["routes"] = tuple(self.routes(tables.get("route", [])))
+        for name, (field, section, settings) in REPEATED_KEYS.items():
+            values[field] = tuple(self.repeated(name, section, settings, tables.get(name, [])))
+        if values["listeners"]:
+            values.setdefault("listen", ())
         values.setdefault("hostname", _speakable(surroundings.host_name))
         values.setdefault("state_dir", surroundings.state_dir)
         if self.errors:
             return None
         config = Config(file=file, **values)
-        for key, detail in _contradictions(config):
+        for key, detail in find_contradictions(config):
             self.refuse(key, detail)
         return config
 
@@ -114,12 +122,41 @@ class _Reader:
             dotted = f"{at}.{key}" if at else key
             if key in settings:
                 try:
-                    values[settings[key].field] = settings[key].read(raw)
+                    values[settings[key].field] = value = settings[key].read(raw)
                 except ValueError as error:
                     self.refuse(dotted, str(error))
+                else:
+                    if key.endswith("_file") and key != "password_file":
+                        self._look_at_file(dotted, value)
             elif key not in also:
                 self.refuse(dotted, "unknown key" + _suggestion(key, (*settings, *also)))
         return values
+
+    def repeated(
+        self, name: str, section: type[Struct], settings: Mapping[str, Setting], raw: object
+    ) -> Iterator[Struct]:
+        """Read the tables of [[name]]."""
+        if not isinstance(raw, list):
+            self.refuse(name, f"expected [[{name}]] with two brackets, once for each")
+            return
+        needed = {field.name for field in fields(section) if field.required}
+        for number, table in enumerate(raw, 1):
+            at = f"{name}[{number}]"
+            wrong_before = len(self.errors)
+            values = self.keys(at, table, settings)
+            missing = needed - values.keys() if isinstance(table, dict) else set()
+            for key in sorted(missing - table.keys()) if isinstance(table, dict) else ():
+                self.refuse(f"{at}.{key}", "missing")
+            if len(self.errors) == wrong_before and isinstance(table, dict):
+                yield section(**values)
+
+    def next_hops(self, at: str, raw: object) -> tuple[NextHopSection, ...]:
+        """Read one next hop, or an array of them in the order in which they are tried."""
+        if not isinstance(raw, list):
+            hop = self.next_hop(at, raw)
+            return () if hop is None else (hop,)
+        hops = [self.next_hop(f"{at}[{number}]", each) for number, each in enumerate(raw, 1)]
+        return tuple([hop for hop in hops if hop is not None])
 
     def next_hop(self, at: str, raw: object) -> NextHopSection | None:
         if isinstance(raw, str):
@@ -133,7 +170,6 @@ class _Reader:
         values = self.keys(at, raw, NEXT_HOP_KEYS)
         if isinstance(raw, dict) and "host" not in raw:
             self.refuse(f"{at}.host", "missing: which host takes the mail?")
-        self._look_at_ca_file(at, values)
         username, password = values.pop("username", None), self._password(at, values)
         if len(self.errors) > wrong_before:
             return None
@@ -144,19 +180,19 @@ class _Reader:
         values.setdefault("tls", TlsLevel.VERIFIED if is_secret else TlsLevel.OPPORTUNISTIC)
         credentials = Credentials(username, password) if username is not None and password is not None else None
         hop = NextHopSection(credentials=credentials, **values)
+        if hop.protocol is Protocol.LMTP and hop.port == SMTP_PORT:
+            self.refuse(f"{at}.port", f"LMTP is not spoken at port {SMTP_PORT} (RFC 2033 5): set another")
         if (detail := _unsafe(hop)) is not None:
             self.refuse(f"{at}.tls", detail)
         if (detail := _unreachable(hop)) is not None:
             self.refuse(f"{at}.families", detail)
         return hop
 
-    def _look_at_ca_file(self, at: str, values: dict[str, Any]) -> None:
-        file = values.get("ca_file")
+    def _look_at_file(self, dotted: str, file: Path) -> None:
         try:
-            if file is not None:
-                file.open("rb").close()
+            file.open("rb").close()
         except OSError as error:
-            self.refuse(f"{at}.ca_file", f"cannot be read: {file}: {error.strerror}")
+            self.refuse(dotted, f"cannot be read: {file}: {error.strerror}")
 
     def _password(self, at: str, values: dict[str, Any]) -> str | None:
         literal, file = values.pop("password", None), values.pop("password_file", None)
@@ -181,16 +217,16 @@ class _Reader:
             values = self.keys(at, table, ROUTE_KEYS, also=("next_hop",))
             if not isinstance(table, dict):
                 continue
-            if "domains" not in table:
-                self.refuse(f"{at}.domains", 'missing: expected such as ["example.org", "*.example.org"]')
+            if "domains" not in table and "senders" not in table:
+                self.refuse(f"{at}.domains", 'missing: expected such as ["example.org", "*.example.org"] (or senders)')
             if "refuse" in table and "next_hop" in table:
                 self.refuse(at, "set next_hop or refuse, not both")
-            if "families" in table and ("next_hop" in table or "refuse" in table):
-                self.refuse(f"{at}.families", "is for delivery by MX; write next_hop = { host = ..., families = ... }")
+            for key in ("families", "tls", "source", "hostname"):
+                if key in table and ("next_hop" in table or "refuse" in table):
+                    self.refuse(f"{at}.{key}", f"is for delivery by MX; write next_hop = {{ host = ..., {key} = ... }}")
             if "next_hop" in table:
-                values["next_hop"] = self.next_hop(f"{at}.next_hop", table["next_hop"])
-            if "domains" in values:
-                yield RouteSection(**values)
+                values["next_hops"] = self.next_hops(f"{at}.next_hop", table["next_hop"])
+            yield RouteSection(**values)
 
 
 def _suggestion(key: str, near: tuple[str, ...]) -> str:
@@ -227,36 +263,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
-    """Name what is wrong between keys that are right each by itself."""
-    retry = config.retry
-    if retry.first_s > retry.longest_s:
-        longest = units.duration_text(retry.longest_s)
-        yield "retry.first", f"{units.duration_text(retry.first_s)} is above retry.longest ({longest})"
-    hosts = config.hosts
-    if hosts.longest_pause_s < hosts.first_pause_s:
-        first = units.duration_text(hosts.first_pause_s)
-        yield (
-            "hosts.longest_pause",
-            f"{units.duration_text(hosts.longest_pause_s)} is below hosts.first_pause ({first})",
-        )
-    is_test_network = config.mx.allow_private and bool(config.dns.servers)
-    if config.next_hop is None and not is_test_network and not _is_qualified(config.hostname):
-        yield (
-            "hostname",
-            f'"{config.hostname}" is not fully qualified, and hosts on the internet refuse such a name in EHLO: '
-            "set hostname (--hostname) to a name that DNS knows, or set next_hop (--next-hop)",
-        )
-
-
 def _speakable(host_name: str) -> str:
     """Give a name that EHLO can carry: container names such as my_app cannot."""
     try:
         return units.host_name(host_name)
     except ValueError:
         return "localhost"
-
-
-def _is_qualified(hostname: str) -> bool:
-    last = hostname.rpartition(".")[2]
-    return last != hostname and last not in ("localdomain", "localhost") and not last.isdecimal()

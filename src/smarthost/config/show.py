@@ -9,10 +9,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smarthost.config import units
-from smarthost.config.keys import NEXT_HOP_KEYS, ROUTE_KEYS, SECTION_KEYS, TOP_KEYS, Setting
+from smarthost.config.keys import NEXT_HOP_KEYS, REPEATED_KEYS, ROUTE_KEYS, SECTION_KEYS, TOP_KEYS, Setting
 from smarthost.config.values import Config, NextHopSection
 
 _STARS = "***"
+_MEANINGFUL_EMPTY = ("listen", "relay_from", "servers")  # other lists cannot be written empty, or it says nothing
 
 
 def config_json(config: Config) -> bytes:
@@ -25,19 +26,23 @@ def config_toml(config: Config) -> str:
     lines = list(_toml_lines(config, TOP_KEYS))
     for name, (_, settings) in SECTION_KEYS.items():
         lines += ["", f"[{name}]", *_toml_lines(getattr(config, name), settings)]
-    if config.next_hop is not None:
-        lines += ["", "[next_hop]", *_hop_lines(config.next_hop)]
+    for hop in config.next_hops:
+        lines += ["", "[[next_hop]]", *_hop_lines(hop)]
+    for name, (field, _, settings) in REPEATED_KEYS.items():
+        for section in getattr(config, field):
+            lines += ["", f"[[{name}]]", *_toml_lines(section, settings)]
     for route in config.routes:
         lines += ["", "[[route]]", *_toml_lines(route, ROUTE_KEYS)]
-        if route.next_hop is not None:
-            lines.append(f"next_hop = {{ {', '.join(_hop_lines(route.next_hop))} }}")
+        if route.next_hops:
+            hops = [f"{{ {', '.join(_hop_lines(hop))} }}" for hop in route.next_hops]
+            lines.append(f"next_hop = [{', '.join(hops)}]")
     return "\n".join(lines) + "\n"
 
 
 def _toml_lines(section: Struct, settings: Mapping[str, Setting]) -> Iterator[str]:
     for key, setting in settings.items():
         value = getattr(section, setting.field)
-        if value not in ("", None):
+        if value not in ("", None) and (value != () or setting.field in _MEANINGFUL_EMPTY):
             yield f"{key} = {_toml_value(setting.field, value)}"
 
 
@@ -66,10 +71,14 @@ def _quoted(text: str) -> str:
 
 
 def _redacted(config: Config) -> Config:
-    def without(hop: NextHopSection | None) -> NextHopSection | None:
-        if hop is None or hop.credentials is None:
-            return hop
-        return replace(hop, credentials=replace(hop.credentials, password=_STARS))
+    def without(hops: tuple[NextHopSection, ...]) -> tuple[NextHopSection, ...]:
+        return tuple(map(_without_password, hops))
 
-    routes = tuple(replace(route, next_hop=without(route.next_hop)) for route in config.routes)
-    return replace(config, next_hop=without(config.next_hop), routes=routes)
+    routes = tuple(replace(route, next_hops=without(route.next_hops)) for route in config.routes)
+    return replace(config, next_hops=without(config.next_hops), routes=routes)
+
+
+def _without_password(hop: NextHopSection) -> NextHopSection:
+    if hop.credentials is None:
+        return hop
+    return replace(hop, credentials=replace(hop.credentials, password=_STARS))

@@ -1,50 +1,75 @@
 # SPDX-License-Identifier: MIT
 """What an operator chose, in the terms of the stages: Config to route table, limits, schedules. Pure; assemble asks."""
 
-from smarthost.config.values import Config, NextHopSection, RouteSection
+from collections.abc import Iterable
+from typing import TypeVar
+
+from smarthost.accept.clients import ClientTerms, NetworkTerms
+from smarthost.config.values import Config, MxSection, NetworkSection, NextHopSection, Protocol, RouteSection
 from smarthost.mail.errors import ConfigError
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.route.health import HealthTerms
 from smarthost.route.plan import PlanTerms
 from smarthost.route.source import Speaker
-from smarthost.route.table import DirectMx, Families, NextHop, Refuse, Route, RouteTable
+from smarthost.route.table import DirectMx, NextHop, NextHops, Refuse, Route, RouteTable
 from smarthost.smtp.limits import Limits
+
+Key = TypeVar("Key", str, tuple[str, str])
 
 
 def route_table(config: Config) -> RouteTable:
-    """Give the routes; a route by MX without families of its own has those of `[mx]`."""
+    """Give the routes; a route by MX has what it does not say itself from `[mx]` and the top."""
     routes: dict[str, Route] = {}
+    sender_routes: dict[tuple[str, str], Route] = {}
     for number, section in enumerate(config.routes, 1):
-        for domain in section.domains:
-            routes[domain.removeprefix("*")] = _route(section, f"route[{number}]", config.mx.families)
-    by_mx = DirectMx(rule="direct MX", families=config.mx.families)
-    return RouteTable(by_mx if config.next_hop is None else _next_hop(config.next_hop, "next_hop"), routes)
+        rule = f"route[{number}]"
+        route = _route(section, rule, config.mx)
+        domains = [domain.removeprefix("*") for domain in section.domains]
+        if not section.senders:
+            _add_all(routes, domains, route, rule)
+        else:
+            scopes = [(sender, domain) for sender in section.senders for domain in domains or ("",)]
+            _add_all(sender_routes, scopes, route, rule)
+    by_mx = DirectMx(rule="direct MX", families=config.mx.families, tls=config.mx.tls)
+    default = NextHops(tuple(map(_next_hop, config.next_hops)), "next_hop") if config.next_hops else by_mx
+    return RouteTable(default, routes, sender_routes)
 
 
-def _route(section: RouteSection, rule: str, families: Families) -> Route:
+def _add_all(routes: dict[Key, Route], keys: Iterable[Key], route: Route, rule: str) -> None:
+    """Raises: ConfigError: another route has one of these already."""
+    for key in keys:
+        if key in routes:
+            named = " from ".join(filter(None, reversed(key))) if isinstance(key, tuple) else key
+            raise ConfigError(f"{named} has a route already", key=f"{rule}.domains")
+        routes[key] = route
+
+
+def _route(section: RouteSection, rule: str, mx: MxSection) -> Route:
     if section.refuse:
         return Refuse(section.refuse, rule)
-    if section.next_hop is not None:
-        return _next_hop(section.next_hop, rule)
-    return DirectMx(rule=rule, families=section.families or families)
+    if section.next_hops:
+        return NextHops(tuple(map(_next_hop, section.next_hops)), rule)
+    speaker = Speaker(section.hostname, section.source)
+    return DirectMx(rule, section.families or mx.families, section.tls or mx.tls, speaker)
 
 
-def _next_hop(section: NextHopSection, rule: str) -> NextHop:
+def _next_hop(section: NextHopSection) -> NextHop:
     return NextHop(
         section.host,
         section.port,
         tls=section.tls,
         implicit_tls=section.implicit_tls,
         credentials=section.credentials,
-        rule=rule,
         families=section.families,
+        is_lmtp=section.protocol is Protocol.LMTP,
+        speaker=Speaker(section.hostname, section.source),
     )
 
 
 def ca_file(config: Config) -> str:
     """Give the one CA file that is configured, or "". Raises: ConfigError: several different ones."""
-    sections = [config.next_hop, *(route.next_hop for route in config.routes)]
-    files = {str(section.ca_file) for section in sections if section is not None and section.ca_file is not None}
+    sections = [*config.next_hops, *(hop for route in config.routes for hop in route.next_hops)]
+    files = {str(section.ca_file) for section in sections if section.ca_file is not None}
     if len(files) > 1:
         raise ConfigError("one ca_file for all next hops: put the certificates into one file", key="next_hop.ca_file")
     return files.pop() if files else ""
@@ -84,4 +109,34 @@ def limits(config: Config) -> Limits:
         errors=chosen.errors,
         connections=chosen.connections,
         connections_per_client=chosen.connections_per_client,
+    )
+
+
+def client_terms(config: Config) -> ClientTerms:
+    """Give what client networks may do: those that are described, and all others."""
+    chosen = config.limits
+    return ClientTerms(
+        networks=tuple(_network(section, config) for section in config.networks),
+        others=_network(None, config),
+        ipv4_prefix=chosen.client_prefix_ipv4,
+        ipv6_prefix=chosen.client_prefix_ipv6,
+    )
+
+
+def _network(section: NetworkSection | None, config: Config) -> NetworkTerms:
+    """Give the terms of a section; None: of those who are in none."""
+    own = section or NetworkSection(networks=())
+    usual = config.limits
+
+    def limit(chosen: int | None, general: int) -> int | None:
+        return (general if chosen is None else chosen) or None
+
+    return NetworkTerms(
+        networks=tuple(map(str, own.networks)),
+        senders=own.senders,
+        connections=limit(own.connections, usual.connections_per_client),
+        connections_per_minute=limit(own.connections_per_minute, usual.connections_per_minute),
+        messages_per_minute=limit(own.messages_per_minute, usual.messages_per_minute),
+        recipients_per_minute=limit(own.recipients_per_minute, usual.recipients_per_minute),
+        errors_per_minute=limit(own.errors_per_minute, usual.errors_per_minute),
     )

@@ -7,16 +7,16 @@ what was there; the caller adds key and line. Pure.
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
 from smarthost.config.values import Endpoint, Network
 from smarthost.mail.address import to_domain
-from smarthost.mail.hop import TlsLevel
-from smarthost.route.table import Families
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
 Reader = Callable[[object], T]
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -26,6 +26,7 @@ _OCTETS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 _HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")  # RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]
 _LEVELS = ("info", "warning", "error")
+_SELECTOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*")
 
 
 def text(raw: object) -> str:
@@ -155,18 +156,50 @@ def hop_host(raw: object) -> str:
     return _named_host(text(raw).removeprefix("[").removesuffix("]"), "a host name or IP address")
 
 
-def tls_level(raw: object) -> TlsLevel:
-    known = [level.value for level in TlsLevel]
-    if not isinstance(raw, str) or raw not in known:
-        raise ValueError(f"expected one of {', '.join(known)}, got {_spell(raw)}")
-    return TlsLevel(raw)
+def one_of(kind: type[E]) -> Reader[E]:
+    """Read one of an enumeration's texts."""
+    known = [each.value for each in kind]
+
+    def read(raw: object) -> E:
+        if not isinstance(raw, str) or raw not in known:
+            raise ValueError(f"expected one of {', '.join(known)}, got {_spell(raw)}")
+        return kind(raw)
+
+    return read
 
 
-def families(raw: object) -> Families:
-    known = [each.value for each in Families]
-    if not isinstance(raw, str) or raw not in known:
-        raise ValueError(f"expected one of {', '.join(known)}, got {_spell(raw)}")
-    return Families(raw)
+def local_address(raw: object) -> str:
+    """Read an IP address of this machine."""
+    try:
+        return str(ip_address(text(raw)))
+    except ValueError:
+        raise ValueError(f"expected an IP address of this machine, got {_spell(raw)}") from None
+
+
+def sender(raw: object) -> str:
+    """Read whom a rule about senders means: "alice@example.org", "@example.org", or who logged in, "user:alice"."""
+    written = text(raw)
+    if written.startswith("user:") and len(written) > len("user:"):
+        return written
+    if written.startswith("@"):
+        return "@" + host_name(written[1:])
+    return mailbox(written)
+
+
+def allowed_sender(raw: object) -> str:
+    """Read a reverse-path, a domain of them, or "*" for any."""
+    if raw == "*":
+        return "*"
+    written = text(raw)
+    return "@" + host_name(written[1:]) if written.startswith("@") else mailbox(written)
+
+
+def selector(raw: object) -> str:
+    """Read a DKIM selector (RFC 6376 3.1): labels of a DNS name."""
+    written = text(raw)
+    if not _SELECTOR.fullmatch(written) or len(written) > 63:
+        raise ValueError(f'not a DKIM selector: {_spell(raw)} (letters, digits, hyphens and dots, such as "s2026")')
+    return written.lower()
 
 
 def log_level(raw: object) -> str:

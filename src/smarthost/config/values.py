@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What an operator can choose, as frozen values with their defaults. Durations end in _s, sizes in _octets. Pure."""
 
+from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from msgspec import Struct
 
+from smarthost.accept.listeners import Mode as Mode
 from smarthost.mail.errors import ConfigError
 from smarthost.mail.hop import Credentials, TlsLevel
 from smarthost.route.table import Families
@@ -27,28 +29,109 @@ class Endpoint(Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Protocol(Enum):
+    """What is spoken with a next hop."""
+
+    SMTP = "smtp"
+    LMTP = "lmtp"
+
+
+class ListenerTls(Enum):
+    """What a listener does about TLS."""
+
+    NONE = "none"
+    OFFERED = "offered"
+    REQUIRED = "required"
+
+
+class BareNewline(Enum):
+    """What becomes of content with a CR or LF that is no part of a CRLF."""
+
+    REJECT = "reject"
+    NORMALISE = "normalise"
+
+
 class NextHopSection(Struct, frozen=True, kw_only=True):
-    """A host that takes mail from us: the default one, or one of a route."""
+    """A host that takes mail from us: one of the default ones, or of a route."""
 
     host: str
     port: int = 25
+    protocol: Protocol = Protocol.SMTP
     tls: TlsLevel = TlsLevel.OPPORTUNISTIC
     implicit_tls: bool = False
     families: Families = Families.BOTH
     credentials: Credentials | None = None
     ca_file: Path | None = None
+    source: str = ""
+    hostname: str = ""
 
 
 class RouteSection(Struct, frozen=True, kw_only=True):
-    """Where mail for some domains goes: to a next hop, or nowhere ("refuse" has the text); neither means direct MX.
+    """Where mail for some domains, or of some senders, goes: to next hops in order, or nowhere ("refuse" has the text);
+    neither means direct MX.
 
-    `families` is for direct MX, where None means MxSection's; a next hop has its own.
+    `families`, `tls`, `source` and `hostname` are for direct MX, where None and "" mean MxSection's and the default; a
+    next hop has its own.
     """
 
-    domains: tuple[str, ...]
-    next_hop: NextHopSection | None = None
+    domains: tuple[str, ...] = ()
+    senders: tuple[str, ...] = ()
+    next_hops: tuple[NextHopSection, ...] = ()
     refuse: str = ""
     families: Families | None = None
+    tls: TlsLevel | None = None
+    source: str = ""
+    hostname: str = ""
+
+
+class TlsSection(Struct, frozen=True, kw_only=True):
+    """Our own certificate, and whether clients are asked for theirs."""
+
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    client_certificates: bool = False
+    client_ca_file: Path | None = None
+
+
+class AuthSection(Struct, frozen=True, kw_only=True):
+    """Who may log in."""
+
+    users_file: Path | None = None
+
+
+class ListenerSection(Struct, frozen=True, kw_only=True):
+    """Addresses to listen on, and what for. `tls`, `relay_from` and the files: None means the default of the mode,
+    of the top, and of TlsSection."""
+
+    listen: tuple[Endpoint, ...]
+    mode: Mode = Mode.RELAY
+    tls: ListenerTls | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    relay_from: tuple[Network, ...] | None = None
+    proxy_from: tuple[Network, ...] = ()
+    xclient_from: tuple[Network, ...] = ()
+    bare_newline: BareNewline = BareNewline.REJECT
+
+
+class NetworkSection(Struct, frozen=True, kw_only=True):
+    """What clients of some networks may do. None: as LimitsSection; 0: no limit. No senders: any."""
+
+    networks: tuple[Network, ...]
+    senders: tuple[str, ...] = ()
+    connections: int | None = None
+    connections_per_minute: int | None = None
+    messages_per_minute: int | None = None
+    recipients_per_minute: int | None = None
+    errors_per_minute: int | None = None
+
+
+class DkimSection(Struct, frozen=True, kw_only=True):
+    """A key that signs mail whose From: is in one of these domains."""
+
+    domains: tuple[str, ...]
+    selector: str
+    key_file: Path
 
 
 class DnsSection(Struct, frozen=True, kw_only=True):
@@ -65,6 +148,7 @@ class MxSection(Struct, frozen=True, kw_only=True):
     port: int = 25
     allow_private: bool = False
     families: Families = Families.BOTH
+    tls: TlsLevel = TlsLevel.OPPORTUNISTIC
 
 
 class HostsSection(Struct, frozen=True, kw_only=True):
@@ -82,17 +166,24 @@ class RetrySection(Struct, frozen=True, kw_only=True):
     first_s: float = 300.0
     longest_s: float = 4000.0
     jitter: float = 0.1
+    delay_warning_s: float = 4 * 3600.0
     expire_after_s: float = 5 * DAY_S
 
 
 class LimitsSection(Struct, frozen=True, kw_only=True):
-    """What clients may ask of us, and what we ask of hosts."""
+    """What clients may ask of us, and what we ask of hosts. The rates are for a client's network, 0 is no limit."""
 
     message_octets: int = _ACCEPT.message_octets
     recipients: int = _ACCEPT.recipients
     errors: int = _ACCEPT.errors
     connections: int = _ACCEPT.connections
     connections_per_client: int = _ACCEPT.connections_per_client
+    client_prefix_ipv4: int = 32
+    client_prefix_ipv6: int = 64
+    connections_per_minute: int = 0
+    messages_per_minute: int = 0
+    recipients_per_minute: int = 0
+    errors_per_minute: int = 0
     sessions_per_lane: int = 20
     messages_per_session: int = 100
     idle_session_s: float = 5.0
@@ -114,8 +205,13 @@ class Config(Struct, frozen=True, kw_only=True):
     relay_from: tuple[Network, ...] = LOOPBACK
     postmaster: str = ""
     soft_bounce: bool = False
-    next_hop: NextHopSection | None = None
+    next_hops: tuple[NextHopSection, ...] = ()
     routes: tuple[RouteSection, ...] = ()
+    listeners: tuple[ListenerSection, ...] = ()
+    networks: tuple[NetworkSection, ...] = ()
+    dkim: tuple[DkimSection, ...] = ()
+    tls: TlsSection = TlsSection()
+    auth: AuthSection = AuthSection()
     dns: DnsSection = DnsSection()
     mx: MxSection = MxSection()
     hosts: HostsSection = HostsSection()
@@ -127,7 +223,8 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def relays_for_everyone(self) -> bool:
         """Is this an open relay?"""
-        return any(network.prefixlen == 0 for network in self.relay_from)
+        listening = [listener.relay_from for listener in self.listeners if listener.relay_from is not None]
+        return any(network.prefixlen == 0 for networks in (self.relay_from, *listening) for network in networks)
 
 
 class Reading(Struct, frozen=True):

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""What is wrong between keys that are right each by itself. Pure: gives (dotted key, what to mend)."""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+
+from smarthost.config import units
+from smarthost.config.values import (
+    BareNewline,
+    Config,
+    Endpoint,
+    ListenerSection,
+    ListenerTls,
+    Mode,
+    Network,
+)
+
+SMTP_PORT = 25
+_FOR_USERS = (Mode.SUBMISSION, Mode.SUBMISSIONS)
+
+
+def find_contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """Name all contradictions of a Config."""
+    yield from _of_times(config)
+    yield from _of_hostname(config)
+    if config.tls.key_file is not None and config.tls.certificate_file is None:
+        yield "tls.key_file", "a key without a certificate: set tls.certificate_file"
+    if config.tls.client_ca_file is not None and not config.tls.client_certificates:
+        yield "tls.client_ca_file", "has no effect without client_certificates = true"
+    for number, listener in enumerate(config.listeners, 1):
+        for key, detail in _of_listener(listener, config):
+            yield f"listener[{number}].{key}", detail
+    yield from _of_addresses(config)
+    yield from _of_networks(config)
+    yield from _of_keys(config)
+
+
+def _of_times(config: Config) -> Iterator[tuple[str, str]]:
+    retry, hosts = config.retry, config.hosts
+    if retry.first_s > retry.longest_s:
+        longest = units.duration_text(retry.longest_s)
+        yield "retry.first", f"{units.duration_text(retry.first_s)} is above retry.longest ({longest})"
+    if hosts.longest_pause_s < hosts.first_pause_s:
+        first = units.duration_text(hosts.first_pause_s)
+        yield (
+            "hosts.longest_pause",
+            f"{units.duration_text(hosts.longest_pause_s)} is below hosts.first_pause ({first})",
+        )
+
+
+def _of_hostname(config: Config) -> Iterator[tuple[str, str]]:
+    is_test_network = config.mx.allow_private and bool(config.dns.servers)
+    if not config.next_hops and not is_test_network and not _is_qualified(config.hostname):
+        yield (
+            "hostname",
+            f'"{config.hostname}" is not fully qualified, and hosts on the internet refuse such a name in EHLO: '
+            "set hostname (--hostname) to a name that DNS knows, or set next_hop (--next-hop)",
+        )
+
+
+def _is_qualified(hostname: str) -> bool:
+    last = hostname.rpartition(".")[2]
+    return last != hostname and last not in ("localdomain", "localhost") and not last.isdecimal()
+
+
+def _of_listener(listener: ListenerSection, config: Config) -> Iterator[tuple[str, str]]:
+    has_certificate = (listener.certificate_file or config.tls.certificate_file) is not None
+    mode = listener.mode
+    if listener.key_file is not None and listener.certificate_file is None:
+        yield "key_file", "a key without a certificate: set certificate_file beside it"
+    if mode in _FOR_USERS:
+        yield from _of_submission(listener, config, has_certificate=has_certificate)
+    elif listener.tls in (ListenerTls.OFFERED, ListenerTls.REQUIRED) and not has_certificate:
+        yield "tls", f'"{listener.tls.value}" needs a certificate: set tls.certificate_file'
+    if mode is Mode.LMTP and any(endpoint.port == SMTP_PORT for endpoint in listener.listen):
+        yield "listen", f"LMTP is not spoken at port {SMTP_PORT} (RFC 2033 5)"
+    for key in ("proxy_from", "xclient_from"):
+        if _is_everyone(getattr(listener, key)):
+            yield key, "everyone could claim any address: name your own balancers only"
+
+
+def _of_submission(listener: ListenerSection, config: Config, *, has_certificate: bool) -> Iterator[tuple[str, str]]:
+    mode = listener.mode
+    if config.auth.users_file is None:
+        yield "mode", f'"{mode.value}" is for users, and there are none: set auth.users_file'
+    if listener.relay_from is not None:
+        yield "relay_from", f'"{mode.value}" goes by users, not by networks: leave it out'
+    if listener.bare_newline is BareNewline.NORMALISE:
+        yield "bare_newline", '"normalise" is for old machines of your own networks: use it with mode = "relay"'
+    if mode is Mode.SUBMISSIONS:
+        if listener.tls not in (None, ListenerTls.REQUIRED):
+            yield "tls", '"submissions" is TLS from the first octet: leave it out'
+        if not has_certificate:
+            yield "mode", '"submissions" needs a certificate: set tls.certificate_file'
+        return
+    if has_certificate and listener.tls is not ListenerTls.NONE:
+        return
+    if not all(map(_is_loopback, listener.listen)):
+        yield "tls", "passwords would travel in clear: set tls.certificate_file, or listen on loopback only"
+    elif listener.tls in (ListenerTls.OFFERED, ListenerTls.REQUIRED):
+        yield "tls", f'"{listener.tls.value}" needs a certificate: set tls.certificate_file'
+
+
+def _is_loopback(endpoint: Endpoint) -> bool:
+    return ip_address(endpoint.host).is_loopback
+
+
+def _is_everyone(networks: Iterable[Network]) -> bool:
+    return any(network.prefixlen == 0 for network in networks)
+
+
+def _of_addresses(config: Config) -> Iterator[tuple[str, str]]:
+    seen = dict.fromkeys(config.listen, "listen")
+    for number, listener in enumerate(config.listeners, 1):
+        for endpoint in listener.listen:
+            key = f"listener[{number}].listen"
+            if endpoint.port and endpoint in seen:
+                yield key, f"{endpoint} is taken by {seen[endpoint]} already"
+            seen.setdefault(endpoint, key)
+
+
+def _of_networks(config: Config) -> Iterator[tuple[str, str]]:
+    seen: dict[Network, int] = {}
+    for number, section in enumerate(config.networks, 1):
+        for network in section.networks:
+            if seen.setdefault(network, number) != number:
+                yield f"network[{number}].networks", f"{network} is described by network[{seen[network]}] already"
+
+
+def _of_keys(config: Config) -> Iterator[tuple[str, str]]:
+    seen: set[tuple[str, str]] = set()
+    for number, section in enumerate(config.dkim, 1):
+        for domain in section.domains:
+            if (domain, section.selector) in seen:
+                yield f"dkim[{number}].selector", f'"{section.selector}" is another key of {domain} already'
+            seen.add((domain, section.selector))
