@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smarthost.mail.address import Domain, to_domain
 from smarthost.mail.explanation import (
@@ -22,13 +23,21 @@ from smarthost.mail.explanation import (
 from smarthost.mail.hop import Host, SessionPolicy
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.route.broken import HealthState, HostState
+from smarthost.route.scopes import USER
 from smarthost.send.gates import gate_keys
 
 ADDRESSES_PROBED = 10  # at once, a descriptor each
 
 
+def _any_sender(reverse_path: str, user: str, domain: str) -> Domain:
+    return Domain(domain)
+
+
 class ExplainTerms(Struct, frozen=True):
-    """Whom to ask. `read_recipient` refuses what the relay would refuse; `suspension` gives (until, why) or None."""
+    """Whom to ask. `read_recipient` refuses what the relay would refuse; `suspension` gives (until, why) or None.
+
+    `scope` is RouteTable.scope, or for a table without routes by sender nothing.
+    """
 
     read_recipient: Callable[[str], Domain]
     destination_of: Callable[[str], str]
@@ -38,6 +47,7 @@ class ExplainTerms(Struct, frozen=True):
     probe: Callable[[Host, str, SessionPolicy], Awaitable[Probed]]
     now: Callable[[], float]
     soft_bounce: bool = False
+    scope: Callable[[str, str, str], Domain] = _any_sender
 
 
 class Explainer:
@@ -46,20 +56,22 @@ class Explainer:
     def __init__(self, terms: ExplainTerms) -> None:
         self._terms = terms
 
-    async def explain(self, address: str, *, probe: bool = False) -> Explanation:
+    async def explain(self, address: str, *, probe: bool = False, sender: str = "") -> Explanation:
         """Explain for a recipient address, or for a domain on its own.
 
-        Raises: SubmissionRefused: the relay refuses such a recipient. ValueError: no domain.
+        `sender`: the reverse-path, or "user:NAME" for one who logged in; "" for any that no route asks for.
+        Raises: SubmissionRefused: the relay refuses such a recipient. ValueError: no domain, no sender.
         """
         terms = self._terms
         domain = terms.read_recipient(address) if "@" in address or address.lower() == "postmaster" else _read(address)
-        destination = terms.destination_of(domain)
+        filed_under = terms.scope(*_read_sender(sender), domain)
+        destination = terms.destination_of(filed_under)
         plan = await terms.plan_anew(destination)
         if isinstance(plan, NoPlan):
-            return self._explain_no_plan(address, domain, plan)
+            return replace(self._explain_no_plan(address, domain, plan), sender=sender)
         probes = await self._probe_all(plan) if probe else ()
-        until, why = terms.suspension(domain) or (0.0, "")
-        hosts = tuple([self._explain_host(host, plan.policy_of(host)) for host in plan.hosts])
+        until, why = terms.suspension(filed_under) or (0.0, "")
+        hosts = tuple([self._explain_host(host, plan) for host in plan.hosts])
         return Explanation(
             address=address,
             domain=domain,
@@ -74,6 +86,7 @@ class Explainer:
             suspended_why=why,
             evidence=plan.evidence,
             probes=probes,
+            sender=sender,
         )
 
     def _explain_no_plan(self, address: str, domain: str, plan: NoPlan) -> Explanation:
@@ -92,9 +105,11 @@ class Explainer:
             evidence=plan.evidence,
         )
 
-    def _explain_host(self, host: Host, policy: SessionPolicy) -> ExplainedHost:
+    def _explain_host(self, host: Host, plan: Plan) -> ExplainedHost:
+        policy = plan.policy_of(host)
         addresses = [self._explain_address(address, policy) for address in host.addresses]
-        return ExplainedHost(host.name, host.preference, tuple(addresses))
+        own = None if policy == plan.policy else _explain_policy(policy)
+        return ExplainedHost(host.name, host.preference, tuple(addresses), own)
 
     def _explain_address(self, address: str, policy: SessionPolicy) -> ExplainedAddress:
         """Several keys are one address for a reader: the worst of their states is what counts."""
@@ -120,9 +135,26 @@ def _read(text: str) -> Domain:
         raise ValueError(f"{text[:80]!r} is neither an address nor a domain: {error}") from error
 
 
+def _read_sender(text: str) -> tuple[str, str]:
+    """Give the reverse-path and the user that are meant, as RouteTable.scope takes them."""
+    if text.startswith(USER):
+        return "", text.removeprefix(USER)
+    bare = text.removeprefix("<").removesuffix(">")
+    if bare and "@" not in bare:
+        raise ValueError(f'{text[:80]!r} is no sender such as "ann@example.org" or "{USER}ann"')
+    return bare, ""
+
+
 def _explain_policy(policy: SessionPolicy) -> ExplainedPolicy:
-    username = "" if policy.credentials is None else policy.credentials.username
-    return ExplainedPolicy(policy.port, policy.tls.value, policy.implicit_tls, policy.helo, policy.source, username)
+    return ExplainedPolicy(
+        policy.port,
+        policy.tls.value,
+        policy.implicit_tls,
+        policy.helo,
+        policy.source,
+        "" if policy.credentials is None else policy.credentials.username,
+        "lmtp" if policy.is_lmtp else "smtp",
+    )
 
 
 def _conclude(hosts: tuple[ExplainedHost, ...], now: float) -> str:

@@ -29,9 +29,9 @@ ZONE = Zone(
 )
 
 
-def find(hop: NextHop, zone: Zone = ZONE, further_lookups: int = 3) -> Exchangers | Unroutable:
+def find(hop: NextHop, zone: Zone = ZONE, further_lookups: int = 3, source: str = "") -> Exchangers | Unroutable:
     async def drive() -> Exchangers | Unroutable:
-        resolver, machine = ScriptedResolver(zone), find_hop(hop, US, further_lookups)
+        resolver, machine = ScriptedResolver(zone), find_hop(hop, US, further_lookups, source)
         found: Exchangers | Unroutable
         try:
             questions = next(machine)
@@ -135,3 +135,19 @@ def test_a_next_hop_with_one_family_unanswered_is_asked_for_again_soon() -> None
 
     assert isinstance(found, Exchangers)
     assert (found.hosts[0].addresses, found.is_partial) == (("10.0.0.4",), True)
+
+
+@pytest.mark.parametrize(
+    ("host", "source", "addresses"),
+    [
+        ("hop.example", "192.0.2.9", ("10.0.0.1", "10.0.0.2")),
+        ("hop.example", "2001:db8::9", ("fd00::1",)),
+        ("localhost", "2001:db8::9", ("::1",)),
+    ],
+)
+def test_a_source_address_reaches_hosts_of_its_own_family(host: str, source: str, addresses: tuple[str, ...]) -> None:
+    """No dial is wasted on an address that cannot be reached from where the session is bound."""
+    found = find(NextHop(host), source=source)
+
+    assert isinstance(found, Exchangers)
+    assert found.hosts[0].addresses == addresses

@@ -12,10 +12,11 @@ from smarthost.mail.errors import CanonicalNameLoop
 from smarthost.mail.hop import Credentials, Host, SessionPolicy, TlsLevel
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.ports import Answer, AnswerStatus, Resolver
-from smarthost.route import plan as plan_module
-from smarthost.route.plan import Planner, PlanTerms, _PlanRemembered, lane_of
+from smarthost.route import remembered as remembered_module
+from smarthost.route.plan import Planner, PlanTerms
+from smarthost.route.remembered import MxPlan, lane_of
 from smarthost.route.source import Speaker
-from smarthost.route.table import NextHop, Refuse, RouteTable
+from smarthost.route.table import NextHop, NextHops, Refuse, RouteTable
 from smarthost.testing.clock import FakeClock
 from smarthost.testing.dns import Fault, ScriptedResolver, Zone
 
@@ -112,7 +113,7 @@ async def test_fixed_next_hop_is_planned_as_configured() -> None:
     """Everything goes to the operator's host, private address or not, with the operator's TLS and password."""
     credentials = Credentials("u", "p")
     hop = NextHop("hop.example", 587, TlsLevel.VERIFIED, credentials=credentials)
-    table = RouteTable(hop)
+    table = RouteTable(NextHops((hop,)))
     rig = Rig(Zone({"hop.example": "A 10.0.0.1"}), table)
     destination = table.destination_of("example.org")
 
@@ -322,7 +323,7 @@ async def test_the_operators_terms_reach_the_machines() -> None:
     """How far aliases are followed is one setting for exchangers and for next hops."""
     links = {f"c{n}.example": f"CNAME c{n + 1}.example" for n in range(3)}
     zone = Zone(links | {"c3.example": ("MX 10 c3.example", f"A {A}")}, faults=dict.fromkeys(links, Fault.HALF_ALIAS))
-    table = RouteTable(routes={"hop.example": NextHop("c0.example")})
+    table = RouteTable(routes={"hop.example": NextHops((NextHop("c0.example"),))})
     destinations = ("c0.example", table.destination_of("hop.example"))
 
     found = {
@@ -388,7 +389,7 @@ async def test_equal_sites_policies_and_names_are_kept_once() -> None:
     assert all(key is remembered.draw(random.Random(1)).destination for key, remembered in kept)
     assert plan.policy is other.policy
     assert plan.rule is other.rule
-    assert len({id(remembered.site) for _, remembered in kept if isinstance(remembered, _PlanRemembered)}) == 1
+    assert len({id(remembered.site) for _, remembered in kept if isinstance(remembered, MxPlan)}) == 1
 
 
 class SlowResolver:
@@ -517,7 +518,7 @@ async def test_forget_asks_dns_again() -> None:
 @pytest.mark.asyncio
 async def test_remembered_plans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not used longest is forgotten first."""
-    monkeypatch.setattr(plan_module, "PLANS_REMEMBERED", 3)
+    monkeypatch.setattr(remembered_module, "PLANS_REMEMBERED", 3)
     rig = Rig(Zone({f"{name}.example": f"A {A}" for name in "abcd"}))
     for name in "abcad":
         await rig.plan(f"{name}.example")
@@ -545,7 +546,7 @@ def long_names(*domains: str) -> Zone:
 @pytest.mark.asyncio
 async def test_remembered_plans_are_bounded_by_octets_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever names ten exchangers at length takes the room of few plans, not of a hundred thousand times 3 KB."""
-    monkeypatch.setattr(plan_module, "OCTETS_REMEMBERED", 9_000)
+    monkeypatch.setattr(remembered_module, "OCTETS_REMEMBERED", 9_000)
     domains = [f"d{n}.example" for n in range(10)]
     rig = Rig(long_names(*domains))
 
@@ -561,7 +562,7 @@ async def test_remembered_plans_are_bounded_by_octets_too(monkeypatch: pytest.Mo
 @pytest.mark.asyncio
 async def test_the_octets_of_plans_that_were_replaced_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A domain planned anew a thousand times takes the room of one; forgetting gives all of it back."""
-    monkeypatch.setattr(plan_module, "OCTETS_REMEMBERED", 10_000)
+    monkeypatch.setattr(remembered_module, "OCTETS_REMEMBERED", 10_000)
     rig = Rig(long_names("a.example", "b.example"))
     await rig.plan("b.example")
 
@@ -578,7 +579,7 @@ async def test_the_octets_of_plans_that_were_replaced_do_not_add_up(monkeypatch:
 @pytest.mark.asyncio
 async def test_a_plan_larger_than_all_the_room_is_remembered_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each of its messages would ask DNS."""
-    monkeypatch.setattr(plan_module, "OCTETS_REMEMBERED", 100)
+    monkeypatch.setattr(remembered_module, "OCTETS_REMEMBERED", 100)
     rig = Rig(two_hosts())
 
     await rig.plan()

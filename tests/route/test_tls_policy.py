@@ -9,6 +9,7 @@ from smarthost.route.table import DirectMx, NextHop
 from smarthost.route.tls_policy import policy_for
 
 SPEAKER = Speaker("mail.example.org", "192.0.2.9")
+BULK = Speaker("bulk.example.org", "192.0.2.77")
 
 
 def test_mail_by_mx_is_opportunistic_on_the_mx_port() -> None:
@@ -27,3 +28,23 @@ def test_next_hop_gets_what_its_configuration_says(level: TlsLevel) -> None:
     policy = policy_for(hop, SPEAKER, 25)
 
     assert policy == SessionPolicy("mail.example.org", 465, level, True, credentials, "192.0.2.9")
+
+
+@pytest.mark.parametrize("level", TlsLevel)
+def test_mail_by_mx_gets_the_tls_that_its_route_asks_for(level: TlsLevel) -> None:
+    """An operator may demand TLS of a domain's exchangers, or forbid it."""
+    assert policy_for(DirectMx(tls=level), SPEAKER, 25).tls is level
+
+
+@pytest.mark.parametrize("route", [DirectMx(speaker=BULK), NextHop("relay.example.net", speaker=BULK)])
+def test_a_route_may_have_a_speaker_of_its_own(route: DirectMx | NextHop) -> None:
+    """Bulk mail leaves from another address under another name, by MX and through a relay alike."""
+    policy = policy_for(route, SPEAKER, 25)
+
+    assert (policy.helo, policy.source) == ("bulk.example.org", "192.0.2.77")
+
+
+def test_a_next_hop_may_speak_lmtp() -> None:
+    """The session is told which of the two protocols is spoken there."""
+    assert policy_for(NextHop("mailbox.example.net", 24, is_lmtp=True), SPEAKER, 25).is_lmtp
+    assert not policy_for(NextHop("relay.example.net"), SPEAKER, 25).is_lmtp

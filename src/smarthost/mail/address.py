@@ -13,6 +13,7 @@ from msgspec import Struct
 Domain = NewType("Domain", str)  # lower-case A-labels without a trailing dot, or an address literal in brackets
 
 DOMAIN_OCTETS = 255  # RFC 5321 4.5.3.1.2
+_FROM = " from "  # what is before the first one is a domain: those that mail is accepted for have no blanks (4.1.2)
 
 
 class Address(Struct, frozen=True, gc=False):
@@ -54,3 +55,23 @@ def _checked(text: str) -> Domain:
     if any(len(label) > 63 for label in labels):
         raise ValueError("a label has at most 63 octets")
     return Domain(name)
+
+
+def scope_domain(domain: str, sender: str) -> Domain:
+    """Give a recipient domain as mail of this sender is filed under: "example.org from @corp.example".
+
+    Mail that a route by sender may take is kept apart so, since all else that is kept of a recipient for routing is its
+    domain. Sender "" is any: the domain itself.
+    """
+    return Domain(f"{domain}{_FROM}{sender}" if sender else domain)
+
+
+def split_domain(text: str) -> tuple[Domain, str]:
+    """Take apart what `scope_domain` gave: the recipient domain, and the sender or ""."""
+    domain, _, sender = text.partition(_FROM)
+    return Domain(domain), sender
+
+
+def recipient_domain(text: str) -> Domain:
+    """Give the recipient domain of what a recipient is filed under, as people and DNS know it."""
+    return Domain(text.partition(_FROM)[0])

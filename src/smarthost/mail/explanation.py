@@ -43,16 +43,11 @@ class ExplainedAddress(Struct, frozen=True, gc=False):
     why: str = ""
 
 
-class ExplainedHost(Struct, frozen=True, gc=False):
-    """A host of the plan with its preference, and its addresses in the order in which they would be tried."""
-
-    name: str
-    preference: int
-    addresses: tuple[ExplainedAddress, ...]
-
-
 class ExplainedPolicy(Struct, frozen=True, gc=False):
-    """What a session there must be like. `tls` is a mail.hop.TlsLevel value; `username` "" means no AUTH."""
+    """What a session there must be like. `tls` is a mail.hop.TlsLevel value; `username` "" means no AUTH.
+
+    `protocol`: "smtp" or "lmtp".
+    """
 
     port: int
     tls: str
@@ -60,6 +55,20 @@ class ExplainedPolicy(Struct, frozen=True, gc=False):
     helo: str
     source: str = ""
     username: str = ""
+    protocol: str = "smtp"
+
+
+class ExplainedHost(Struct, frozen=True, gc=False):
+    """A host of the plan with its preference, and its addresses in the order in which they would be tried.
+
+    `preference`: the least first; of next hops it is their place in the route. `policy`: what a session with this host
+    must be like, where that is not the explanation's.
+    """
+
+    name: str
+    preference: int
+    addresses: tuple[ExplainedAddress, ...]
+    policy: ExplainedPolicy | None = None
 
 
 class NoHost(Struct, frozen=True, gc=False):
@@ -93,7 +102,8 @@ class Probed(Struct, frozen=True, gc=False):
 class Explanation(Struct, frozen=True, gc=False):
     """What would happen to a message for an address now, as the code decides that decides it for mail.
 
-    `destination` is the route key, `rule` the route that chose it. `no_host` is set when there are no `hosts`.
+    `sender`: who writes it, if that was said (a reverse-path, or "user:NAME"): routes may ask for it. `destination` is
+    the route key, `rule` the route that chose it. `no_host` is set when there are no `hosts`.
     `suspended_until` with `suspended_why`: the destination sleeps because all its hosts are refused. `evidence`: what
     DNS said, a line for each answer and each decision about it. `conclusion`: one sentence, what happens to a message.
     """
@@ -112,3 +122,4 @@ class Explanation(Struct, frozen=True, gc=False):
     suspended_why: str = ""
     evidence: tuple[str, ...] = ()
     probes: tuple[Probed, ...] = ()
+    sender: str = ""

@@ -12,7 +12,9 @@ LEASE_RECIPIENTS = 100  # RFC 5321 4.5.3.1.8: every host takes at least 100 reci
 class LeasedRecipient(Struct, frozen=True, gc=False):
     """A recipient under lease; `n` is its number within the message, `attempts` those already counted.
 
-    `notify`, `orcpt`: what the sender asked for it. `is_delay_told`: a delay report was owed for it once.
+    `notify`, `orcpt`: what the sender asked for it. `is_delay_told`: the matter of a delay report is settled for it.
+    `due`, `awaits_host`, `why`, `host`: as it was last settled. Store.sweep_delayed gives them, so that who only says
+    something about a recipient can settle it as it was; no other lease needs them.
     """
 
     n: int
@@ -24,6 +26,10 @@ class LeasedRecipient(Struct, frozen=True, gc=False):
     notify: Notify = Notify.UNSET
     orcpt: str = ""
     is_delay_told: bool = False
+    due: float = 0.0
+    awaits_host: bool = False
+    why: str = ""
+    host: str = ""
 
 
 class Lease(Struct, frozen=True, gc=False):

@@ -13,7 +13,7 @@ class Message(Struct, frozen=True, gc=False):
     `prefix` is what we put before the content (Received: and, in submission, Date and Message-ID), kept apart from the
     content, which stays as received. `client` says who handed it to us (an address literal, or "local"); `sender` is
     the key fairness counts by (authenticated user, else reverse-path, else client).
-    `signs`: DKIM may sign it, since who handed it to us may relay.
+    `user`: who logged in to hand it to us, or "". `signs`: DKIM may sign it, since who handed it to us may relay.
     """
 
     id: str
@@ -24,3 +24,4 @@ class Message(Struct, frozen=True, gc=False):
     client: str
     sender: str
     signs: bool = False
+    user: str = ""

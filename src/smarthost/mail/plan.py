@@ -9,11 +9,12 @@ from smarthost.mail.hop import Host, SessionPolicy
 class Plan(Struct, frozen=True, gc=False):
     """Ordered hosts for a destination, the policy of a session there, and the lane it shares.
 
-    `destination` is the route key: "hop:HOST:PORT" for a fixed next hop, else the recipient domain. `lane` names the
+    `destination` is the route key: "hop:HOST:PORT" for a next hop ("...+N" with N more behind it), else the recipient
+    domain, scoped ("example.org from @corp.example") where the sender's route takes it. `lane` names the
     set of hosts, so that all domains at one provider share sessions and limits. `rule` says which route chose it.
     `caveat`: what a record of an attempt must say about the plan itself (it rests on stale answers), or "". `evidence`:
-    what DNS said, only where somebody asked for it (a plan that is remembered for its domain has none). `is_chosen`: the
-    operator named the hosts (a next hop), DNS did not.
+    what DNS said, only where somebody asked for it (a plan that is remembered for its domain has none). `is_chosen`:
+    the operator named the hosts (next hops), DNS did not.
     """
 
     destination: str

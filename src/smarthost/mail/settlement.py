@@ -5,7 +5,7 @@ from enum import Enum
 
 from msgspec import Struct
 
-from smarthost.mail.envelope import Notify
+from smarthost.mail.envelope import Notify, SenderTls
 from smarthost.mail.record import Record
 from smarthost.mail.result import DsnDuty
 
@@ -32,6 +32,8 @@ class SettledRecipient(Struct, frozen=True, gc=False):
     `last_reply`: one line; `status`: enhanced code; `why`: one sentence. `report_owed`: a DSN is due for it: of failure
     (BOUNCED, EXPIRED), of delay (DEFERRED) or of success (RELAYED; `dsn` says of what kind).
     `awaits_host`: DEFERRED because no host could be asked; Store.release makes it due when one works again.
+    `is_delay_told`: a delay report was owed for it, or nobody wants one: Store.sweep_delayed passes it over from then
+    on, and no settlement takes that back. Nor does report_owed=False take back a debt of a recipient that goes on.
     """
 
     n: int
@@ -49,6 +51,7 @@ class SettledRecipient(Struct, frozen=True, gc=False):
     dsn: DsnDuty = DsnDuty.RELAYED
     notify: Notify = Notify.UNSET
     orcpt: str = ""
+    is_delay_told: bool = False
 
 
 class Settlement(Struct, frozen=True, gc=False):
@@ -62,7 +65,8 @@ class Settlement(Struct, frozen=True, gc=False):
 class OwedReport(Struct, frozen=True, gc=False):
     """A message for which a DSN is due, leased to who writes it: the envelope, and the recipients to be reported.
 
-    `recipients`: those with a report owed, whatever their state. `octets`: of the whole content.
+    `recipients`: those with a report owed, whatever their state. Filing clears the debt of each only while it is still
+    in the state told here: one that bounced meanwhile owes that. `octets`: of the whole content. `tls`: the envelope's.
     """
 
     id: str
@@ -75,3 +79,4 @@ class OwedReport(Struct, frozen=True, gc=False):
     octets: int = 0
     ret: str = ""
     envid: str = ""
+    tls: SenderTls = SenderTls.DEFAULT

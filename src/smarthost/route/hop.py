@@ -17,16 +17,17 @@ _LOOPBACK = {Families.BOTH: ("127.0.0.1", "::1"), Families.IPV4: ("127.0.0.1",),
 
 
 def find_hop(
-    hop: NextHop, ourselves: Ourselves, further_lookups: int = FURTHER_LOOKUPS
+    hop: NextHop, ourselves: Ourselves, further_lookups: int = FURTHER_LOOKUPS, source: str = ""
 ) -> Asking[Exchangers | Unroutable]:
-    """Work out the addresses of a fixed next hop."""
+    """Work out the addresses of a next hop that can be reached from `source`, a local address or "" for any."""
     evidence, is_partial = Evidence(), False
-    addresses = _known_addresses(hop)
+    families = hop.families.reached_from(source)
+    addresses = _known_addresses(hop, families)
     if not addresses:
         name = _to_name(hop.host)
         if not name:
             return no_way("4.4.4", f"the next hop {hop.host} is no host name", evidence)
-        questions = [Question(name, rdtype) for rdtype in hop.families.rdtypes]
+        questions = [Question(name, rdtype) for rdtype in families.rdtypes]
         answers = yield from ask(questions, evidence, further_lookups)
         is_silent = any(is_failure(answer) for answer in answers)
         is_partial = is_silent or bool(evidence.cut)
@@ -42,10 +43,10 @@ def find_hop(
     return Exchangers((host,), evidence.ttl_s, tuple(evidence.lines), is_partial, caveat=evidence.caveat)
 
 
-def _known_addresses(hop: NextHop) -> tuple[str, ...]:
+def _known_addresses(hop: NextHop, families: Families) -> tuple[str, ...]:
     """What needs no question: an address, or localhost (RFC 6761 6.3)."""
     if hop.host.lower().removesuffix(".") == "localhost":
-        return _LOOPBACK[hop.families]
+        return _LOOPBACK[families]
     try:
         return (str(ip_address(hop.host)),)
     except ValueError:

@@ -9,26 +9,24 @@ or not. Nothing survives a restart. `smarthost plan` shows what this very code d
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from smarthost.mail.address import recipient_domain
 from smarthost.mail.errors import SmarthostError
-from smarthost.mail.hop import Host, SessionPolicy
+from smarthost.mail.hop import SessionPolicy
 from smarthost.mail.plan import NoPlan, Plan
-from smarthost.ports import Answer, AnswerStatus, Clock, Random, Resolver
+from smarthost.ports import Answer, AnswerStatus, Clock, Deadline, Random, Resolver
 from smarthost.route.hop import find_hop
 from smarthost.route.mx import Exchangers, MxTerms, Ourselves, Unroutable, find_hosts
-from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Question
-from smarthost.route.site import draw, each_once, pack
-from smarthost.route.source import Speaker, Speakers
-from smarthost.route.table import DirectMx, NextHop, Refuse, RouteTable
+from smarthost.route.questions import FURTHER_LOOKUPS, Asking, Question, shorten
+from smarthost.route.remembered import HopsPlan, Memory, MxPlan, NoPlanRemembered, Remembered
+from smarthost.route.site import pack
+from smarthost.route.source import Speaker
+from smarthost.route.table import DirectMx, NextHop, NextHops, Refuse, RouteTable
 from smarthost.route.tls_policy import policy_for
 
-PLANS_REMEMBERED = 100_000  # python -m bench.routes prints what each takes
-OCTETS_REMEMBERED = 64 << 20  # of these plans, as they count themselves: with 370 octets of text each it is as many
-PLAN_OCTETS = 300  # what one takes besides its texts (python -m bench.routes: 340 with 56 octets of text)
 SITES_SHARED = 1024  # of which a new plan may use the text; who has more than a thousandth of all domains is among them
 SHORTEST_S = 5.0  # a TTL of 0 must not make every message ask
 LONGEST_S = 3600.0  # absurd TTLs exist; a moved exchanger is noticed within the hour
@@ -36,6 +34,7 @@ LONGEST_NEGATIVE_S = 300.0  # a bounce is final: a repaired domain must not keep
 TEMPORARY_S = 5.0  # protects the resolver, not the message: its schedule is longer
 STALE_S = 30.0  # as RFC 8767 4 wants for stale answers themselves
 PARTIAL_S = 60.0  # some exchanger's answer is missing; asking for it may take the resolver's whole time
+OTHERS_S = 8.0  # for a route's other next hops, once one is at hand; as a host has (send.opening.PATIENCE_S)
 PLANNING_S = 60.0  # no further round of questions after this; each round ends within the resolver's 30 s
 
 
@@ -68,9 +67,8 @@ class Planner:
         self._clock = clock
         self._random = random
         self._terms = terms
-        self._speakers = Speakers(terms.speaker)
         self._ourselves = Ourselves(terms.speaker.helo.lower().removesuffix("."), terms.listening)
-        self._remembered = _Memory()
+        self._remembered = Memory()
         self._sites: OrderedDict[str, str] = OrderedDict()  # longest unused first
         self._policies: dict[SessionPolicy, SessionPolicy] = {}  # each once; there are as many as kinds of route
         self._under_way: dict[str, asyncio.Event] = {}
@@ -82,7 +80,7 @@ class Planner:
 
     def forget(self) -> None:
         """Forget all plans, also those under way, so that DNS is asked again."""
-        self._remembered = _Memory()
+        self._remembered = Memory()
 
     async def plan(self, destination: str) -> Plan | NoPlan:
         """Plan for a destination (RouteTable.destination_of, or a recipient domain). No evidence. Safe to cancel."""
@@ -118,28 +116,60 @@ class Planner:
             del self._under_way[destination]
             asked.set()
 
-    async def _find(self, destination: str) -> "tuple[_Remembered, tuple[str, ...]]":
+    async def _find(self, destination: str) -> tuple[Remembered, tuple[str, ...]]:
         """Work out a plan, remember it, and give it with its evidence."""
         memory = self._remembered  # if it is another one by the end, what we found is from before `forget`
         route = self._table.route_of(destination)
         if isinstance(route, Refuse):
             no = NoPlan(destination, permanent=True, status="5.7.1", why=route.why, rule=route.rule)
-            remembered: _Remembered = _NoPlanRemembered(no, self._clock.monotonic() + LONGEST_S)
+            remembered: Remembered = NoPlanRemembered(no, self._clock.monotonic() + LONGEST_S)
             evidence: tuple[str, ...] = (f"route: {route.rule}",)
+        elif isinstance(route, NextHops):
+            remembered, evidence = self._conclude_hops(destination, route, await self._look_up_all(route.hops))
         else:
-            found = await self._drive(destination, route)
-            remembered, evidence = self._conclude(destination, route, found), found.evidence
+            remembered, evidence = await self._find_by_mx(destination, route)
         memory.keep(destination, remembered)
         return remembered, evidence
 
-    def _conclude(self, destination: str, route: DirectMx | NextHop, found: Exchangers | Unroutable) -> "_Remembered":
+    async def _find_by_mx(self, destination: str, route: DirectMx) -> tuple[Remembered, tuple[str, ...]]:
+        policy = self._policy_for(route)
+        terms = self._terms
+        mx_terms = MxTerms(
+            self._ourselves,
+            terms.mx_port,
+            terms.allow_private,
+            route.families.reached_from(policy.source),
+            terms.further_lookups,
+            terms.implicit_mx,
+        )
+        found = await self._drive(find_hosts(recipient_domain(destination), mx_terms, self._random), self._resolver)
         until = self._clock.monotonic() + _stands_s(found)
         if isinstance(found, Unroutable):
             no = NoPlan(destination, found.is_permanent, found.status, found.why, rule=route.rule)
-            return _NoPlanRemembered(no, until)
-        policy = policy_for(route, self._speakers.speaker_of(destination), self._terms.mx_port)
-        policy = self._policies.setdefault(policy, policy)
-        return _PlanRemembered(destination, until, self._shared(pack(found.hosts)), policy, route, found.caveat)
+            return NoPlanRemembered(no, until), found.evidence
+        site = self._shared(pack(found.hosts))
+        return MxPlan(destination, until, site, policy, route.rule, found.caveat), found.evidence
+
+    def _conclude_hops(
+        self, destination: str, route: NextHops, founds: Sequence[Exchangers | Unroutable]
+    ) -> tuple[Remembered, tuple[str, ...]]:
+        """Plan with the hops that can be used; what is against the others is told with each attempt, and asked soon."""
+        lost = [found for found in founds if isinstance(found, Unroutable)]
+        usable = [(hop, found) for hop, found in zip(route.hops, founds, strict=True) if isinstance(found, Exchangers)]
+        evidence = tuple([line for found in founds for line in found.evidence])
+        now = self._clock.monotonic()
+        if not usable:
+            why = "; ".join([found.why for found in lost])
+            no = NoPlan(destination, permanent=False, status=lost[0].status, why=why, rule=route.rule)
+            return NoPlanRemembered(no, now + TEMPORARY_S), evidence
+        stands_s = min([*[_stands_s(found) for _, found in usable], *[PARTIAL_S for _ in lost]])
+        caveats = [*[found.caveat for _, found in usable if found.caveat], *[shorten(found.why) for found in lost]]
+        stops = tuple([(pack(found.hosts), self._policy_for(hop)) for hop, found in usable])
+        return HopsPlan(destination, now + stands_s, stops, route.rule, "; ".join(caveats)), evidence
+
+    def _policy_for(self, route: DirectMx | NextHop) -> SessionPolicy:
+        policy = policy_for(route, self._terms.speaker, self._terms.mx_port)
+        return self._policies.setdefault(policy, policy)
 
     def _shared(self, site: str) -> str:
         """Give the text of an equal site, so that domains at one provider have one."""
@@ -151,22 +181,41 @@ class Planner:
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    def _machine(self, destination: str, route: DirectMx | NextHop) -> tuple[Asking[Exchangers | Unroutable], Resolver]:
-        ours, terms = self._ourselves, self._terms
-        if isinstance(route, NextHop):
-            return find_hop(route, ours, terms.further_lookups), self._hop_resolver
-        mx_terms = MxTerms(
-            ours,
-            terms.mx_port,
-            terms.allow_private,
-            route.families,
-            terms.further_lookups,
-            terms.implicit_mx,
-        )
-        return find_hosts(destination, mx_terms, self._random), self._resolver
+    async def _look_up_all(self, hops: Sequence[NextHop]) -> list[Exchangers | Unroutable]:
+        """Look up each hop, all at once; where one can be used the others have little time: DNS may be silent for one.
 
-    async def _drive(self, destination: str, route: DirectMx | NextHop) -> Exchangers | Unroutable:
-        machine, resolver = self._machine(destination, route)
+        Raises: ExceptionGroup: a bug.
+        """
+        if len(hops) == 1:
+            return [await self._look_up(hops[0])]
+        founds: dict[NextHop, Exchangers | Unroutable] = {}
+        is_enough = asyncio.Event()
+        patience: list[Deadline] = []
+
+        async def look_up(hop: NextHop) -> None:
+            founds[hop] = found = await self._look_up(hop)
+            if len(founds) == len(hops):
+                is_enough.set()
+            elif isinstance(found, Exchangers) and not patience:
+                patience.append(self._clock.deadline(OTHERS_S, is_enough.set))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(look_up(hop)) for hop in hops]
+                await is_enough.wait()
+                for each in asked:
+                    each.cancel()
+        finally:
+            for deadline in patience:
+                deadline.cancel()
+        return [founds.get(hop) or _late(hop) for hop in hops]
+
+    async def _look_up(self, hop: NextHop) -> Exchangers | Unroutable:
+        source = hop.speaker.with_default(self._terms.speaker).source
+        machine = find_hop(hop, self._ourselves, self._terms.further_lookups, source)
+        return await self._drive(machine, self._hop_resolver)
+
+    async def _drive(self, machine: Asking[Exchangers | Unroutable], resolver: Resolver) -> Exchangers | Unroutable:
         last_round = self._clock.monotonic() + PLANNING_S
         found: Exchangers | Unroutable
         try:
@@ -196,11 +245,6 @@ async def _ask(resolver: Resolver, question: Question) -> Answer:
         return Answer(question.name, question.rdtype, AnswerStatus.SERVFAIL, detail=f"the resolver failed: {failure}")
 
 
-def lane_of(hosts: Sequence[Host], port: int) -> str:
-    """Name the lane of a set of MX hosts, whatever their order."""
-    return f"{','.join(sorted(host.name for host in hosts))}:{port}"
-
-
 def _stands_s(found: Exchangers | Unroutable) -> float:
     """How long a conclusion is remembered."""
     if isinstance(found, Unroutable):
@@ -214,61 +258,6 @@ def _stands_s(found: Exchangers | Unroutable) -> float:
     return max(SHORTEST_S, min(found.ttl_s, longest))
 
 
-class _PlanRemembered(Struct, frozen=True, gc=False):
-    """A plan in little memory, and until when it stands (monotonic seconds): all but `site` is shared or short."""
-
-    destination: str
-    until: float
-    site: str
-    policy: SessionPolicy
-    route: DirectMx | NextHop
-    caveat: str
-
-    @property
-    def octets(self) -> int:
-        """About what it takes; a site counts in full although domains at one provider share its text."""
-        return PLAN_OCTETS + len(self.destination) + len(self.site) + len(self.caveat)
-
-    def draw(self, random: Random) -> Plan:
-        """Give the plan with its equals drawn anew."""
-        hosts, destination, policy, route = draw(self.site, random), self.destination, self.policy, self.route
-        lane = destination if isinstance(route, NextHop) else lane_of(hosts, policy.port)
-        return Plan(destination, lane, each_once(hosts), policy, route.rule, caveat=self.caveat)
-
-
-class _NoPlanRemembered(Struct, frozen=True, gc=False):
-    """That there is no plan, and until when."""
-
-    no_plan: NoPlan
-    until: float
-
-    @property
-    def octets(self) -> int:
-        """About what it takes."""
-        return PLAN_OCTETS + len(self.no_plan.destination) + len(self.no_plan.why)
-
-    def draw(self, random: Random) -> NoPlan:
-        return self.no_plan
-
-
-_Remembered: TypeAlias = _PlanRemembered | _NoPlanRemembered
-
-
-class _Memory(OrderedDict[str, _Remembered]):
-    """What is remembered, longest unused first, bounded by number and octets; only `keep` and `move_to_end` change it.
-
-    Both bounds, because a stranger's DNS says how long names are: ten exchangers of 200 octets each take 3 KB a plan.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.octets = 0
-
-    def keep(self, destination: str, remembered: _Remembered) -> None:
-        """Remember this, in place of what was, and forget what was not used longest as far as there is no room."""
-        old = self.pop(destination, None)
-        self.octets += remembered.octets - (old.octets if old is not None else 0)
-        self[destination] = remembered
-        while len(self) > PLANS_REMEMBERED or (self.octets > OCTETS_REMEMBERED and len(self) > 1):
-            _, forgotten = self.popitem(last=False)
-            self.octets -= forgotten.octets
+def _late(hop: NextHop) -> Unroutable:
+    why = f"the next hop {hop.host} was not looked up within {OTHERS_S:.0f} s of another"
+    return Unroutable("4.4.3", why, 0, (why,))

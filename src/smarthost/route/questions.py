@@ -106,7 +106,11 @@ def describe(answer: Answer) -> str:
 
 
 def _caveat(answer: Answer) -> str:
-    line = f"DNS does not answer: {answer.rdtype} {answer.name} is stale ({answer.detail or 'past its TTL'})"
+    return shorten(f"DNS does not answer: {answer.rdtype} {answer.name} is stale ({answer.detail or 'past its TTL'})")
+
+
+def shorten(line: str) -> str:
+    """Keep of a line as much as a caveat may have."""
     return line if len(line) <= CAVEAT_CHARACTERS else line[: CAVEAT_CHARACTERS - 3] + "..."
 
 
