@@ -10,12 +10,15 @@ from pathlib import Path
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from smarthost.backends.sqlite import database
 from smarthost.backends.sqlite.store import SqliteStore
+from smarthost.mail.envelope import Notify, SenderTls
 from smarthost.mail.errors import StoreError
 from smarthost.mail.identity import encode_id
 from smarthost.mail.record import Kind
+from smarthost.mail.result import DsnDuty
 from smarthost.mail.settlement import State
 from smarthost.queue.store import DueDomain, DueScan
 from smarthost.testing.stores.trial import HOUR, NOW, StoreMaker, Trial, content_of, numbers
@@ -77,6 +80,13 @@ CREATE TABLE record_20270115
     (seq INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL) STRICT;
 INSERT INTO record_20270115 VALUES (5001, 2001, 1800000000.25, '{"seq":5001,"kind":"bounced","at":1800000000.25}');
 """
+SECOND_STEP = """
+ALTER TABLE recipient ADD COLUMN awaits_host INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX recipient_awaiting ON recipient (domain, due) WHERE awaits_host = 1 AND state = 'deferred';
+INSERT INTO migration VALUES (2, 'recipients that await a host');
+"""
+STEPS = (FIRST_SCHEMA + FIRST_MAIL, SECOND_STEP)
+NEW_FIELDS = {1: (0, 0, "", "", 0), 2: (0, "", "", 0)}  # of a recipient of that version
 FIRST, SECOND = encode_id(1001, 5), encode_id(2001, 5)
 
 
@@ -86,16 +96,24 @@ class NoMaker:
     make = crash = restart = set_full = None
 
 
+@pytest.fixture(params=[1, 2], ids=["first release", "second release"])
+def version(request: pytest.FixtureRequest) -> int:
+    """Of the release that is upgraded."""
+    assert isinstance(request.param, int)
+    return request.param
+
+
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A state directory's database as the first release left it."""
+def path(tmp_path: Path, version: int) -> Path:
+    """A state directory's database as that release left it."""
     path = tmp_path / "queue.db"
     db = apsw.Connection(str(path))
     db.pragma("journal_mode", "wal")
     with db:
-        db.execute(FIRST_SCHEMA + FIRST_MAIL)
+        for step in STEPS[:version]:
+            db.execute(step)
         db.pragma("application_id", database.APPLICATION_ID)
-        db.pragma("user_version", 1)
+        db.pragma("user_version", version)
     db.close()
     return path
 
@@ -122,7 +140,7 @@ def rows(path: Path) -> dict[str, list[object]]:
 
 
 @pytest.mark.asyncio
-async def test_mail_of_the_first_release_is_delivered_after_an_upgrade(path: Path) -> None:
+async def test_mail_of_an_older_release_is_delivered_after_an_upgrade(path: Path) -> None:
     """Whoever upgrades finds the queue as it was: what is due is due, what is owed is owed, and it can await hosts."""
     store = SqliteStore(path.parent)
     await store.open()
@@ -137,6 +155,8 @@ async def test_mail_of_the_first_release_is_delivered_after_an_upgrade(path: Pat
         owed = await store.lease_report(NOW)
         assert owed is not None
         assert (owed.id, owed.recipients[0].host, owed.recipients[0].awaits_host) == (SECOND, "mx", False)
+        assert (owed.ret, owed.envid, owed.tls, owed.octets) == ("", "", SenderTls.DEFAULT, 5)
+        assert owed.recipients[0] == replace(owed.recipients[0], notify=Notify.UNSET, orcpt="", dsn=DsnDuty.RELAYED)
 
         assert await store.awaiting(NOW, 10) == ()
         assert await store.release(["dest.example"], NOW) == 0
@@ -151,6 +171,27 @@ async def test_mail_of_the_first_release_is_delivered_after_an_upgrade(path: Pat
         assert await store.awaiting(NOW, 10) == ("dest.example",)
         assert await store.release(["dest.example"], NOW) == 1
         assert (await trial.kinds())[1:] == [Kind.RELAYED, Kind.DEFERRED]
+    finally:
+        await store.close()
+
+
+@pytest.mark.asyncio
+async def test_delays_of_an_older_release_are_told_after_an_upgrade(path: Path) -> None:
+    """Of what has waited for long already nobody was told: it is, once, and asks for nothing else."""
+    store = SqliteStore(path.parent)
+    await store.open()
+    trial = Trial(NoMaker(), store)  # type: ignore[arg-type]
+    try:
+        (lease,) = await store.sweep_delayed(NOW + 1, 10)
+        assert numbers([lease]) == [(FIRST, 0), (FIRST, 1)]
+        assert (lease.ret, lease.envid, lease.tls) == ("", "", SenderTls.DEFAULT)
+        assert {(each.notify, each.orcpt, each.is_delay_told) for each in lease.recipients} == {
+            (Notify.UNSET, "", False)
+        }
+
+        await store.settle([trial.settlement(lease, State.DEFERRED, counted=False, told=True)])
+
+        assert await store.sweep_delayed(NOW + 1, 10) == ()
     finally:
         await store.close()
 
@@ -184,14 +225,36 @@ def test_migration_happens_once_and_is_durable(path: Path) -> None:
     assert rows(path) == found
 
 
+ROWS = 20_000
+
+
+def test_large_queue_is_upgraded_without_rewriting_it(path: Path) -> None:
+    """Mail of a release before waits for the upgrade of a million rows for a second, since none is written anew."""
+    db = apsw.Connection(str(path))
+    with db:
+        db.execute(
+            f"WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < {ROWS})"
+            " INSERT INTO recipient (message, n, address, domain, due) SELECT i, 9, 'user@x.example', 'x', i FROM k"
+        )
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    pages = db.pragma("page_count")
+    db.close()
+
+    migrated = database.open_writer(path)
+    written = path.with_name("queue.db-wal").stat().st_size // database.PAGE_OCTETS
+    migrated.close()
+
+    assert 0 < written < 100 < pages
+
+
 BROKEN = "CREATE TABLE half (done) STRICT"  # no type: refused
 
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    what, sql = database.MIGRATIONS[2]
+    what, sql = database.MIGRATIONS[database.SCHEMA_VERSION]
     with monkeypatch.context() as patch:
-        patch.setitem(database.MIGRATIONS, 2, (what, f"{sql}; {BROKEN};"))
+        patch.setitem(database.MIGRATIONS, database.SCHEMA_VERSION, (what, f"{sql}; {BROKEN};"))
         yield
 
 
@@ -216,13 +279,14 @@ def give_function(db):
     db.create_scalar_function("die", lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 apsw.connection_hooks.append(give_function)
-what, sql = database.MIGRATIONS[2]
-database.MIGRATIONS[2] = (what, f"PRAGMA cache_spill = 1; PRAGMA cache_size = 1; {sql}; SELECT die();")
+newest = database.SCHEMA_VERSION
+what, sql = database.MIGRATIONS[newest]
+database.MIGRATIONS[newest] = (what, f"PRAGMA cache_spill = 1; PRAGMA cache_size = 1; {sql}; SELECT die();")
 database.open_writer(Path(sys.argv[1]))
 """
 
 
-def test_kill_9_in_the_middle_of_a_migration_leaves_the_old_version_whole(path: Path) -> None:
+def test_kill_9_in_the_middle_of_a_migration_leaves_the_old_version_whole(path: Path, version: int) -> None:
     """An upgrade that is interrupted has not begun: the old release could still serve, and the next start upgrades."""
     before = rows(path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -234,7 +298,8 @@ def test_kill_9_in_the_middle_of_a_migration_leaves_the_old_version_whole(path: 
     database.open_writer(path).close()
     after = rows(path)
     assert after["version"] == [database.SCHEMA_VERSION, "ok"]
-    assert after["recipient"] == [(*row, 0) for row in before["recipient"]]  # type: ignore[misc]
+    assert after["recipient"] == [(*row, *NEW_FIELDS[version]) for row in before["recipient"]]  # type: ignore[misc]
+    assert after["message"] == [(*row, "", "", "") for row in before["message"]]  # type: ignore[misc]
 
 
 @pytest.mark.asyncio

@@ -14,6 +14,14 @@ MESSAGES = 3_000
 DOMAINS = 30
 
 
+FIELDS = "(key, tag, received_at, reverse_path, body, smtputf8, client, sender, octets, in_file, prefix)"
+
+
+def message_row(received_at: str = f"{NOW} + i") -> str:
+    """The row of message number i."""
+    return f"i, 5, {received_at}, 'a@b', '7BIT', 0, '', '', 9, 0, x''"
+
+
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reads]:
     """A queue of 3,000 messages for 30 domains: due from NOW - 3000 on, one a second, in key order."""
@@ -21,7 +29,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reads]:
     db = database.open_writer(path)
     numbers = f"WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < {MESSAGES})"
     with db:
-        db.execute(f"{numbers} INSERT INTO message SELECT i, 5, {NOW} + i, 'a@b', '7BIT', 0, '', '', 9, 0, x'' FROM k")
+        db.execute(f"{numbers} INSERT INTO message {FIELDS} SELECT {message_row()} FROM k")
         db.execute(
             f"{numbers} INSERT INTO recipient (message, n, address, domain, due)"
             f" SELECT i, 0, 'user' || i || '@x', 'd' || (i % {DOMAINS}), {NOW} - {MESSAGES} + i FROM k"
@@ -149,6 +157,69 @@ def test_domains_that_await_a_host_are_found_without_reading_their_recipients(tm
     assert few == many < 200
 
 
+def ask_delayed(queue: Reads, until: float, n: int, at: float, key: int) -> wire.DelayedRows:
+    found = queue.answer(wire.AskDelayed(until, n, at, key))
+    assert isinstance(found, wire.DelayedRows)
+    return found
+
+
+@pytest.mark.parametrize("scan", [1, 7, 1_000, 5_000])
+@pytest.mark.parametrize("n", [1, 40, 5_000])
+def test_untold_delays_are_found_once_each_in_bounded_steps(
+    queue: Reads, monkeypatch: pytest.MonkeyPatch, scan: int, n: int
+) -> None:
+    """Whatever the portions, the sweep comes by each old message once, in order, and goes on where it stopped."""
+    monkeypatch.setattr(reads, "SCAN_DELAYED", scan)
+    seen: list[int] = []
+    at, key, is_end = float("-inf"), -1, False
+    for until in (NOW + 101, NOW + 201, NOW + 201, NOW + 100):
+        is_end = False
+        while not is_end:
+            found = ask_delayed(queue, until, n, at, key)
+            assert len(found.messages) <= min(n, scan)
+            at, key, is_end = found.at, found.key, found.is_end
+            seen += [row.key for row in found.messages]
+        assert seen == list(range(1, 101 if until == NOW + 101 else 201))
+        at, key = max((at, key), (NOW + 101.0, -1))
+
+
+def test_delays_told_long_ago_are_not_read_each_time(tmp_path: Path) -> None:
+    """With thirty thousand told recipients in the queue a sweep takes as many steps as with three hundred."""
+    steps = []
+    for directory, count in (("empty", 0), ("few", 300), ("many", 30_000)):
+        (tmp_path / directory).mkdir()
+        path = tmp_path / directory / "queue.db"
+        db = database.open_writer(path)
+        numbers = f"WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < {count})"
+        with db:
+            if count:
+                db.execute(f"{numbers} INSERT INTO message {FIELDS} SELECT {message_row(f'{NOW} - i')} FROM k")
+                db.execute(
+                    f"{numbers} INSERT INTO recipient (message, n, address, domain, due, delay_told)"
+                    f" SELECT i, 0, 'user@x', 'x', {NOW}, 1 FROM k"
+                )
+        asked = Reads(database.open_reader(path), tmp_path)
+        at, key, is_end, rounds = float("-inf"), -1, False, 0
+        while not is_end:
+            first = ask_delayed(asked, NOW, 100, at, key)
+            at, key, is_end, rounds = first.at, first.key, first.is_end, rounds + 1
+            assert first.messages == []
+        assert rounds == 1 + count // reads.SCAN_DELAYED
+        steps.append(0)
+
+        def count_step() -> bool:
+            steps[-1] += 1
+            return False
+
+        asked._db.set_progress_handler(count_step, 1)
+        assert ask_delayed(asked, NOW + 60, 100, at, key) == wire.DelayedRows([], NOW + 60, -1, True)
+        asked._db.close()
+        db.close()
+
+    empty, few, many = steps
+    assert empty == few == many < 100
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -158,6 +229,8 @@ def test_domains_that_await_a_host_are_found_without_reading_their_recipients(tm
         reads.DOMAIN_IN_DUE_ORDER,
         reads.AWAITING,
         reads.OLD_MESSAGES,
+        reads.DELAYED_MESSAGES,
+        reads.DELAYED_END,
         reads.DEFERRED_OF,
         reads.MATCH,
         reads.OWED,
@@ -178,6 +251,8 @@ def test_no_question_reads_a_whole_table(queue: Reads, sql: str) -> None:
                 "reverse_path",
                 "recipient",
                 "domain",
+                "scoped",
+                "beyond",
                 "unfinished",
             ],
             0,

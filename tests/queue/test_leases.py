@@ -4,8 +4,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smarthost.mail.address import Address, Domain
+from smarthost.mail.content import InlineContent
+from smarthost.mail.envelope import Body, DsnRequest, Envelope, Notify, SenderTls
 from smarthost.mail.identity import encode_id
-from smarthost.queue.leases import Leases, Wish
+from smarthost.mail.message import Message
+from smarthost.queue.leases import Leases, Wish, fresh_leases
 
 A, B = encode_id(1, 5), encode_id(2, 5)
 
@@ -58,6 +62,29 @@ def test_retry_does_not_take_back_a_cancel() -> None:
         wish = leases.end(A, 0)
         assert wish is not None
         assert wish.verb == "cancel"
+
+
+def test_fresh_leases_carry_what_was_asked_for() -> None:
+    """However a message is cut into leases, each recipient has its own request, and the envelope is in each lease."""
+    names = [f"user{n}" for n in range(250)]
+    recipients = tuple(
+        [Address(f"{name}@d{n % 2}.example", Domain(f"d{n % 2}.example")) for n, name in enumerate(names)]
+    )
+    requests = tuple([DsnRequest(Notify.DELAY, name) for name in names])
+    envelope = Envelope(
+        "a@b.example", recipients, Body.BINARY_MIME, ret="FULL", envid="x", tls=SenderTls.OPTIONAL, requests=requests
+    )
+    message = Message(A, 1.0, envelope, b"", InlineContent(b""), "", "")
+
+    both = fresh_leases(message, ["d0.example", "d1.example"], None)
+    (odd, more) = fresh_leases(message, ["d1.example"], None)
+
+    assert [each.orcpt for lease in both for each in lease.recipients] == names
+    assert [each.orcpt for lease in (odd, more) for each in lease.recipients] == names[1::2]
+    assert {each.notify for lease in both for each in lease.recipients} == {Notify.DELAY}
+    assert {(lease.body, lease.ret, lease.envid, lease.tls) for lease in both} == {
+        (Body.BINARY_MIME, "FULL", "x", SenderTls.OPTIONAL)
+    }
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 4), st.integers(0, 3))))

@@ -130,7 +130,8 @@ def test_next_attempt_is_always_later_and_never_beyond_both_bounds(
         ({"expire_after_s": -1.0}, "retry.expire_after_s"),
         ({"expire_after_s": 10.0}, "retry.expire_after_s"),
         ({"hold_s": 0.0}, "retry.hold_s"),
-        ({"warn_after_s": 0.0}, "retry.warn_after_s"),
+        ({"delay_warning_s": -1.0}, "retry.delay_warning_s"),
+        ({"delay_warning_s": float("inf")}, "retry.delay_warning_s"),
     ],
 )
 def test_senseless_schedule_is_refused_by_key(settings: dict[str, float], key: str) -> None:

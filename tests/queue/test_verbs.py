@@ -6,11 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from smarthost.mail.address import Domain, scope_domain
+from smarthost.mail.envelope import Notify
 from smarthost.mail.identity import IdSource, decode_id, encode_id
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.settlement import SettledRecipient, Settlement, State
 from smarthost.queue.leases import Leases, Wish
-from smarthost.queue.verbs import Numbers, amend, check_verb, fold, fulfil, fulfil_all, read_cursor, write_cursor
+from smarthost.queue.verbs import (
+    Numbers,
+    amend,
+    check_verb,
+    fold,
+    fulfil,
+    fulfil_all,
+    is_in_domain,
+    read_cursor,
+    write_cursor,
+)
 
 NOW = 1_800_000_000.0
 CANCEL, RETRY = Wish("cancel", NOW), Wish("retry", NOW)
@@ -167,3 +179,34 @@ def test_fold_knows_ascii_only() -> None:
     """Addresses compare without case as SQLite compares them: letters beyond ASCII stay as written."""
     assert fold("A.B@C.example") == "a.b@c.example"
     assert fold("ÄB@x.example") == "Äb@x.example"
+
+
+@pytest.mark.parametrize(
+    ("domain", "wanted", "expected"),
+    [
+        ("dest.example", "dest.example", True),
+        ("dest.example", "Dest.EXAMPLE", True),
+        (scope_domain(Domain("dest.example"), "@corp.example"), "DEST.example", True),
+        (scope_domain(Domain("dest.example"), "@corp.example"), "dest.example from @corp.example", True),
+        (scope_domain(Domain("dest.example"), "@corp.example"), "dest.example from @corp", False),
+        (scope_domain(Domain("dest.example"), "@corp.example"), "corp.example", False),
+        ("dest.example", "dest.example from @corp.example", False),
+        ("dest.example.org", "dest.example", False),
+        ("a.dest.example", "dest.example", False),
+    ],
+)
+def test_domain_means_what_is_filed_under_it(domain: str, wanted: str, expected: bool) -> None:
+    """An operator names a domain as people do, and need not know how mail of some senders is kept apart."""
+    assert is_in_domain(domain, wanted) is expected
+
+
+@pytest.mark.parametrize("verb", [CANCEL, RETRY])
+def test_verb_keeps_what_was_asked_for_and_told(verb: Wish) -> None:
+    """An operator's word changes nothing about what the sender asked for, and tells nobody of a delay."""
+    current = replace(settled(State.DEFERRED), notify=Notify.DELAY, orcpt="rfc822;a", is_delay_told=True)
+
+    amended = amend("0" * 16, "s@x.example", current, verb, Numbers())
+
+    assert amended is not None
+    assert (amended[0].notify, amended[0].orcpt, amended[0].is_delay_told) == (Notify.DELAY, "rfc822;a", True)
+    assert not amended[0].report_owed

@@ -130,11 +130,19 @@ class Leases:
 
 def fresh_leases(message: Message, domains: Collection[str], content: Content | None) -> tuple[Lease, ...]:
     """Cut leases for a new message's recipients in `domains`, at most 100 each; no `content`: it is to be read back."""
-    recipients = [
-        LeasedRecipient(n, address.text, address.domain)
-        for n, address in enumerate(message.envelope.recipients)
-        if address.domain in domains
-    ]
+    envelope = message.envelope
+    if envelope.requests:
+        recipients = [
+            LeasedRecipient(n, address.text, address.domain, notify=request.notify, orcpt=request.orcpt)
+            for n, (address, request) in enumerate(zip(envelope.recipients, envelope.requests, strict=True))
+            if address.domain in domains
+        ]
+    else:
+        recipients = [
+            LeasedRecipient(n, address.text, address.domain)
+            for n, address in enumerate(envelope.recipients)
+            if address.domain in domains
+        ]
     if 0 < len(recipients) <= LEASE_RECIPIENTS:
         return (cut_lease(message, content, recipients),)
     return tuple(
@@ -158,4 +166,7 @@ def cut_lease(message: Message, content: Content | None, recipients: Iterable[Le
         message.content.octets,
         content,
         tuple(recipients),
+        envelope.ret,
+        envelope.envid,
+        envelope.tls,
     )

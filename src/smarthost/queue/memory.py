@@ -9,6 +9,8 @@ with what was committed, without leases, while whoever waits on the old one wait
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from smarthost.mail.content import Content, InlineContent
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.mail.identity import decode_id
@@ -148,10 +150,19 @@ class MemoryStore:
 
     async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
         """Lease all recipients (whatever their due time, held ones not) of at most `n` messages older than that."""
+        return self._sweep(received_before, n, lambda recipient: True)
+
+    async def sweep_delayed(self, received_before: float, n: int) -> tuple[Lease, ...]:
+        """Lease the DEFERRED recipients of at most `n` messages older than that whose delay was not told."""
+        return self._sweep(received_before, n, lambda recipient: not recipient.is_delay_told)
+
+    def _sweep(
+        self, received_before: float, n: int, is_wanted: Callable[[SettledRecipient], bool]
+    ) -> tuple[Lease, ...]:
         self._check_open()
         found: dict[int, list[SettledRecipient]] = {}
         for key, stored, recipient in self._tables.free(self._leases):
-            if stored.message.received_at < received_before:
+            if stored.message.received_at < received_before and is_wanted(recipient):
                 found.setdefault(key, []).append(recipient)
         oldest = sorted(found, key=lambda key: (self._tables.messages[key].message.received_at, key))[:n]
         return self._take(
@@ -160,9 +171,12 @@ class MemoryStore:
 
     def _cut(self, message: Message, recipients: Sequence[SettledRecipient]) -> list[Lease]:
         leased = [
-            LeasedRecipient(each.n, each.address, each.domain, each.attempts, each.last_reply, each.status)
+            LeasedRecipient(
+                each.n, each.address, each.domain, each.attempts, each.last_reply, each.status, each.notify, each.orcpt,
+                each.is_delay_told, each.due, each.awaits_host, each.why, each.host,
+            )
             for each in recipients
-        ]
+        ]  # fmt: skip
         return [
             cut_lease(message, None, leased[start : start + LEASE_RECIPIENTS])
             for start in range(0, len(leased), LEASE_RECIPIENTS)
@@ -348,15 +362,7 @@ class MemoryDraft:
 
 
 def _with_inline_content(message: Message) -> Message:
-    return Message(
-        message.id,
-        message.received_at,
-        message.envelope,
-        message.prefix,
-        InlineContent(b"".join(message.content.chunks())),
-        message.client,
-        message.sender,
-    )
+    return replace(message, content=InlineContent(b"".join(message.content.chunks())))
 
 
 def _key_or_none(id: str) -> int:

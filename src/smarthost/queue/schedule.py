@@ -29,13 +29,18 @@ class RetrySchedule(Struct, frozen=True, gc=False, kw_only=True):
     jitter: float = 0.10
     expire_after_s: float = 5 * _DAY_S
     hold_s: float = 30 * _DAY_S
-    warn_after_s: float = 4 * _HOUR_S  # not used yet: the delay warning comes with NOTIFY
+    delay_warning_s: float = 4 * _HOUR_S  # 0.0: no warnings
 
     def __post_init__(self) -> None:
-        for name in ("first_s", "longest_s", "expire_after_s", "hold_s", "warn_after_s"):
+        for name in ("first_s", "longest_s", "expire_after_s", "hold_s"):
             seconds = getattr(self, name)
             if not (math.isfinite(seconds) and seconds > 0):
                 raise ConfigError(f"must be a number of seconds above 0, not {seconds}", key=f"retry.{name}")
+        if not (math.isfinite(self.delay_warning_s) and self.delay_warning_s >= 0):
+            raise ConfigError(
+                f"must be a number of seconds, or 0 for no warnings, not {self.delay_warning_s}",
+                key="retry.delay_warning_s",
+            )
         if self.longest_s < self.first_s:
             raise ConfigError(f"must not be below first_s ({self.first_s:g})", key="retry.longest_s")
         if self.expire_after_s < self.first_s:
@@ -70,3 +75,7 @@ class RetrySchedule(Struct, frozen=True, gc=False, kw_only=True):
         the hour for which settle.decide may postpone; it exceeds an attempt's deadlines (RFC 5321 4.5.3.2).
         """
         return now - self.expire_after_s - max(self.longest_s, _HOUR_S)
+
+    def warn_before(self, now: float) -> float:
+        """Give the `received_before` for Store.sweep_delayed, while delays are reported at all."""
+        return now - self.delay_warning_s

@@ -37,7 +37,10 @@ class DueScan(Struct, frozen=True, gc=False):
 
 
 class Filter(Struct, frozen=True, gc=False, kw_only=True):
-    """Which recipients; empty fields do not restrict, fields are joined by "and". Addresses compare without case."""
+    """Which recipients; empty fields do not restrict, fields are joined by "and". Addresses compare without case.
+
+    `domain` means what is filed under it, whoever it is from (mail.address.scope_domain).
+    """
 
     id: str = ""
     reverse_path: str = ""
@@ -132,6 +135,8 @@ class Store(Protocol):
         A recipient that is gone or whose attempts count is not one below the settled one (or equal, when no attempt was
         counted) is passed over: so repeating is harmless. A wish (cancel) upon a leased recipient is applied here to a
         DEFERRED verdict; RELAYED and BOUNCED win. Deletes the message when no recipient and no owed report is left.
+        A recipient has one debt, and its newest state is what is reported: an end that owes no report takes the debt of
+        an earlier delay away. What its sender asked for (notify, orcpt) is the envelope's, whatever is settled.
         After a StoreError the settlement is kept and repeated by the store itself once it has reopened.
         """
 
@@ -140,6 +145,13 @@ class Store(Protocol):
 
     async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
         """Lease all recipients (whatever their due time, held ones not) of at most `n` messages older than that."""
+
+    async def sweep_delayed(self, received_before: float, n: int) -> tuple[Lease, ...]:
+        """Lease the DEFERRED recipients of at most `n` messages older than that whose delay was not told, oldest first.
+
+        Whatever their due time; what is leased is passed over this time. Cheap to ask again and again: what was told is
+        not looked through each time, except once after `open`. Fewer than `n` messages: there are no more.
+        """
 
     async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
         """Apply "retry" (due now) or "cancel" to at most `n` (up to 1,000) recipients after `cursor`; with records.
@@ -157,7 +169,11 @@ class Store(Protocol):
         """Lease one owed report: no recipient of its message is leased, or the oldest debt is over 60 s old."""
 
     def file_report(self, owed: OwedReport, report: Message | None, records: Sequence[Record]) -> Awaitable[None]:
-        """File `report` as a message of its own (None: nobody is to be told) and clear the debt, in one transaction."""
+        """File `report` as a message of its own (None: nobody is to be told) and clear the debt, in one transaction.
+
+        Nothing happens when one of its recipients has ended, or ended otherwise, since the report was leased: it would
+        not be true any more. What is still owed is leased anew.
+        """
 
     async def records(self, after: int, n: int) -> tuple[Record, ...]:
         """Give at most `n` records with seq above `after`, in order."""

@@ -14,7 +14,7 @@ from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.queue.leases import Leases
 from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
-from smarthost.queue.verbs import fold
+from smarthost.queue.verbs import fold, is_in_domain
 
 HEADER_OCTETS = 64 * 1024  # mail.settlement.OwedReport
 OPEN_STATES = (State.DEFERRED, State.HELD)
@@ -35,10 +35,27 @@ class Stored:
         message = self.message
         envelope = message.envelope
         header = b"".join(message.content.chunks())[:HEADER_OCTETS]
-        failed = tuple([self.recipients[n] for n in sorted(self.owed)])
+        owed = [self.recipients[n] for n in sorted(self.owed)]
         return OwedReport(
-            message.id, message.received_at, envelope.reverse_path, envelope.smtputf8, message.prefix, header, failed
+            message.id,
+            message.received_at,
+            envelope.reverse_path,
+            envelope.smtputf8,
+            message.prefix,
+            header,
+            tuple([each if each.report_owed else replace(each, report_owed=True) for each in owed]),
+            message.content.octets,
+            envelope.ret,
+            envelope.envid,
+            envelope.tls,
         )
+
+    def owes(self, told: SettledRecipient) -> bool:
+        """Is the debt still the one that a report tells of?"""
+        if told.n not in self.owed:
+            return False
+        state = self.recipients[told.n].state
+        return state is told.state or (state in OPEN_STATES and told.state in OPEN_STATES)
 
     def view(self, recipients: Iterable[SettledRecipient], leases: Leases) -> StoredMessage:
         """Give it with some of its recipients as an operator sees it."""
@@ -67,6 +84,16 @@ def _view(recipient: SettledRecipient, is_leased: bool) -> StoredRecipient:
         recipient.status,
         recipient.why,
         recipient.awaits_host and recipient.state is State.DEFERRED and not is_leased,
+    )
+
+
+def _succeed(earlier: SettledRecipient, settled: SettledRecipient) -> SettledRecipient:
+    """Give what is kept of a settled recipient: what was asked for it stays, and what was told stays told."""
+    return replace(
+        settled,
+        notify=earlier.notify,
+        orcpt=earlier.orcpt,
+        is_delay_told=earlier.is_delay_told or settled.is_delay_told,
     )
 
 
@@ -102,6 +129,8 @@ class Tables:
                 n: SettledRecipient(n, each.text, each.domain, State.DEFERRED, message.received_at, 0, "", "", "")
                 for n, each in enumerate(message.envelope.recipients)
             }
+            for n, asked in enumerate(message.envelope.requests):
+                recipients[n] = replace(recipients[n], notify=asked.notify, orcpt=asked.orcpt)
             self.messages[key] = Stored(message, recipients, {})
             self.octets += message.content.octets
 
@@ -118,7 +147,7 @@ class Tables:
             if settled.report_owed:
                 stored.owed[settled.n] = record.at
             if settled.state in OPEN_STATES or settled.report_owed:
-                stored.recipients[settled.n] = settled
+                stored.recipients[settled.n] = _succeed(current, settled)
             else:
                 self._remove(key, settled.n)
 
@@ -137,15 +166,16 @@ class Tables:
     def pay(self, key: int, owed: OwedReport, report: tuple[int, Message] | None, records: Sequence[Record]) -> None:
         """Clear a debt and file its report; nothing if it was cleared before."""
         stored = self.messages.get(key)
-        if stored is None or owed.recipients[0].n not in stored.owed:
+        if stored is None or not all(stored.owes(each) for each in owed.recipients):
             return
         if report is not None:
             self.file(*report)
         for record in records:
             self._keep(record)
-        for failed in owed.recipients:
-            if stored.owed.pop(failed.n, None) is not None and stored.recipients[failed.n].state not in OPEN_STATES:
-                self._remove(key, failed.n)
+        for told in owed.recipients:
+            del stored.owed[told.n]
+            if stored.recipients[told.n].state not in OPEN_STATES:
+                self._remove(key, told.n)
 
     def awaiting(self, now: float) -> Iterator[tuple[int, SettledRecipient]]:
         """Give (key, recipient) of what awaits a host and is due later than `now`, leased or not."""
@@ -186,7 +216,7 @@ class Tables:
             if which.reverse_path and fold(stored.message.envelope.reverse_path) != fold(which.reverse_path):
                 continue
             for n, each in sorted(stored.recipients.items()):
-                if (key, n) <= after or (which.domain and each.domain != fold(which.domain)):
+                if (key, n) <= after or (which.domain and not is_in_domain(each.domain, which.domain)):
                     continue
                 if not which.recipient or fold(each.address) == fold(which.recipient):
                     yield key, stored, each

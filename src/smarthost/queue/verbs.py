@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from smarthost.mail.address import recipient_domain
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.settlement import SettledRecipient, Settlement, State
 from smarthost.queue.leases import Leases, Wish
@@ -120,6 +121,11 @@ def fulfil_all(settlement: Settlement, leases: Leases) -> Settlement:
 def fold(text: str) -> str:
     """Fold the case of ASCII letters only, as SQLite's NOCASE does: what "compare without case" means for addresses."""
     return text.encode().lower().decode() if not text.isascii() else text.lower()
+
+
+def is_in_domain(domain: str, wanted: str) -> bool:
+    """Does Filter.domain mean what is filed under this (mail.address.scope_domain)?"""
+    return fold(wanted) in (fold(domain), fold(recipient_domain(domain)))
 
 
 def write_cursor(*numbers: int) -> str:

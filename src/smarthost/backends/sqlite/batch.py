@@ -10,17 +10,19 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from smarthost.backends.sqlite.wire import BATCH_HEAD, NO_EXTRAS
+from smarthost.backends.sqlite.wire import BATCH_HEAD, NOTHING
+from smarthost.mail.envelope import SenderTls
 from smarthost.mail.identity import decode_id
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
-from smarthost.mail.settlement import OwedReport, Settlement
+from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _SECONDS_A_DAY = 86_400
 _END_OF_DAYS = 253_402_300_800.0  # the year 10000
 _NO_DAY = 19700101
 _days: dict[int, int] = {}
+_DEFAULT_TLS = SenderTls.DEFAULT
 
 
 def day_of(at: float) -> int:
@@ -52,15 +54,23 @@ class Batch:
         "released",
         "releases",
         "reported",
+        "reports",
+        "requests",
         "rows",
+        "senders",
         "settles",
+        "told",
     )
 
     def __init__(self) -> None:
         self.messages: list[tuple[object, ...]] = []
         self.recipients: list[tuple[object, ...]] = []
         self.settles: list[tuple[object, ...]] = []
-        self.cleared: list[tuple[int, int]] = []
+        self.cleared: list[tuple[int, int, int, str]] = []
+        self.reports = 0
+        self.senders: list[tuple[object, ...]] = []  # what senders ask for their messages
+        self.requests: list[tuple[object, ...]] = []  # and for recipients
+        self.told: list[tuple[object, ...]] = []
         self.reported: list[tuple[object, ...]] = []
         self.notes: dict[str, tuple[int, int]] = {}
         self.records: list[tuple[object, ...]] = []
@@ -72,10 +82,8 @@ class Batch:
         self.highest = 0
         self.rows = 0
 
-    def add(
-        self, message: Message, key: int, tag: int, body: bytes | None, debt: tuple[int, int] | None = None
-    ) -> None:
-        """Enter a message; `body` is None when its content lives in a file. `debt`: only while that is owed."""
+    def add(self, message: Message, key: int, tag: int, body: bytes | None, report: int | None = None) -> None:
+        """Enter a message; `body` is None when its content lives in a file. `report`: only if that pays its debts."""
         if key > self.highest:
             self.highest = key
         envelope = message.envelope
@@ -106,10 +114,14 @@ class Batch:
             None if body is None else middle,
         )
         self.rows += len(envelope.recipients)
-        self.messages.append(row if debt is None else row + debt)
+        self.messages.append(row if report is None else (*row, report))
         for n, address in enumerate(envelope.recipients):
             fields = (key, n, address.text, address.domain, received_at)
-            self.recipients.append(fields if debt is None else fields + debt)
+            self.recipients.append(fields if report is None else (*fields, report))
+        if envelope.ret or envelope.envid or envelope.tls is not _DEFAULT_TLS:
+            self.senders.append((key, envelope.ret, envelope.envid, envelope.tls.value))
+        if envelope.requests:
+            self.requests += [(key, n, each.notify, each.orcpt) for n, each in enumerate(envelope.requests)]
 
     def settle(self, settlement: Settlement, key: int) -> None:
         """Enter a settlement of the message with this key."""
@@ -135,19 +147,22 @@ class Batch:
                 record,
             )
             rows.append(row)
+            if recipient.is_delay_told or recipient.report_owed:
+                self.told.append((key, recipient.n, recipient.dsn.value, recipient.is_delay_told))
         self.rows += len(settlement.records)
 
-    def clear(self, owed: OwedReport, records: Sequence[Record]) -> tuple[int, int]:
-        """Enter that a debt is paid, with its records; gives what `add` of the report depends on."""
+    def clear(self, owed: OwedReport, records: Sequence[Record]) -> int:
+        """Enter that debts are paid, with the records of that; gives what `add` of the report depends on."""
+        assert owed.recipients, "a report is owed for somebody"
         key = decode_id(owed.id)[0]
-        numbers = [failed.n for failed in owed.recipients]
-        assert numbers, "a report is owed for somebody"
-        self.cleared += [(key, n) for n in numbers]
+        report = self.reports
+        self.reports += 1
+        self.cleared += [(report, key, told.n, _state_told(told)) for told in owed.recipients]
         for record in records:
             self.highest = max(self.highest, record.seq)
-            self.reported.append((record.seq, key, record.at, record, numbers[0]))
-        self.rows += len(numbers) + len(records)
-        return key, numbers[0]
+            self.reported.append((record.seq, key, record.at, record, report))
+        self.rows += len(owed.recipients) + len(records)
+        return report
 
     def release(self, domains: Collection[str], now: float) -> None:
         """Enter that what awaits a host in these domains is due at `now`; it is the last that enters."""
@@ -175,12 +190,14 @@ class Batch:
         messages = _encode(self.messages)
         recipients = _encode(self.recipients)
         settles = _encode(self.settles)
-        extras = NO_EXTRAS
-        if self.cleared or self.notes or self.records or self.releases:
+        debts = parameters = extras = NOTHING
+        if self.cleared:
+            debts = _encode({"c": self.cleared, "l": self.reported})
+        if self.senders or self.requests or self.told:
+            parameters = _encode({"m": self.senders, "r": self.requests, "s": self.told})
+        if self.notes or self.records or self.releases:
             extras = _encode(
                 {
-                    "c": self.cleared,
-                    "l": self.reported,
                     "w": self.releases,
                     "n": [(name, *place) for name, place in self.notes.items()],
                     "r": self.records,
@@ -188,6 +205,11 @@ class Batch:
             )
         head = BATCH_HEAD.pack(
             number, self.day or day_of(now), self.highest,
-            len(messages), len(recipients), self.octets, len(settles), len(extras),
+            len(messages), len(recipients), self.octets, len(settles), len(debts), len(parameters), len(extras),
         )  # fmt: skip
-        return [head, messages, recipients, *self.buffers, settles, extras]
+        return [head, messages, recipients, *self.buffers, settles, debts, parameters, extras]
+
+
+def _state_told(told: SettledRecipient) -> str:
+    """Give the state of a recipient as batch.sql compares debts: the end it came to, or ""."""
+    return told.state.value if told.state.is_terminal else ""

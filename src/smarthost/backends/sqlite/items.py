@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from smarthost.backends.sqlite.batch import Batch, day_of
+from smarthost.backends.sqlite.taking import DelaySweep
 from smarthost.mail.errors import StoreError
 from smarthost.mail.identity import decode_id
 from smarthost.mail.lease import Lease
@@ -71,7 +72,7 @@ class Single:
 class Add:
     """A new message, with the leases its adder gets."""
 
-    __slots__ = ("body", "crashes", "future", "key", "leased", "leases", "message", "tag", "undo")
+    __slots__ = ("body", "crashes", "delays", "future", "key", "leased", "leases", "message", "tag", "undo")
     is_kept = False
     day = 0
 
@@ -84,6 +85,7 @@ class Add:
         future: "asyncio.Future[tuple[Lease, ...]]",
         leased: tuple[Lease, ...],
         leases: Leases,
+        delays: DelaySweep,
         undo: Callable[[str], None],
     ) -> None:
         self.message = message
@@ -93,6 +95,7 @@ class Add:
         self.future = future
         self.leased = leased
         self.leases = leases
+        self.delays = delays
         self.undo = undo
         self.crashes = 0
 
@@ -103,6 +106,7 @@ class Add:
         return (self,)
 
     def committed(self) -> None:
+        self.delays.filed(self.key, self.message.id, self.message.received_at)
         if self.future.done():
             self._give_back()  # nobody waits for them any more
         else:
@@ -110,7 +114,9 @@ class Add:
 
     def failed(self, error: StoreError, is_undone: bool) -> None:
         self._give_back()
-        if is_undone and self.body is None:
+        if not is_undone:
+            self.delays.filed(self.key, self.message.id, self.message.received_at)
+        elif self.body is None:
             self.undo(self.message.id)
         if not self.future.done():
             self.future.set_exception(error)
@@ -218,10 +224,10 @@ class Report(Single):
         self.ended = ended
 
     def enter(self, batch: Batch) -> None:
-        debt = batch.clear(self.owed, self.records)
+        number = batch.clear(self.owed, self.records)
         if self.report is not None:
             key, tag = decode_id(self.report.id)
-            batch.add(self.report, key, tag, self.body, debt)
+            batch.add(self.report, key, tag, self.body, number)
 
     def parts(self) -> "Sequence[Item]":
         return (self,)

@@ -17,6 +17,7 @@ from smarthost.mail.identity import encode_id
 
 LEASE_RECIPIENTS = 100  # mail.lease, not imported here: the child stays small
 SCAN_MESSAGES = 20_000  # rows a filter looks at in one answer: ~20 ms
+SCAN_DELAYED = 5_000  # messages looked through for untold delays in one answer
 SCAN_ROWS = 5_000  # rows in order of due time read before the loose scan over domains takes over: ~5 ms
 PAGE_RECIPIENTS = 10_000  # a page of find ends early beyond this
 HEADER_OCTETS = 64 * 1024  # mail.settlement.OwedReport
@@ -50,18 +51,31 @@ SELECT domain FROM each WHERE EXISTS (
 OLD_MESSAGES = """
 SELECT key FROM message WHERE received_at < ? AND EXISTS (
     SELECT 1 FROM recipient WHERE message = key AND state = 'deferred') ORDER BY received_at, key"""
+# What is told is passed over here, in SQL: behind the parent's cursor there may be a million of it.
+DELAYED_MESSAGES = """
+SELECT received_at, key FROM message
+WHERE (received_at, key) > (?, ?) AND (received_at, key) <= (?, ?) AND EXISTS (
+    SELECT 1 FROM recipient WHERE message = key AND state = 'deferred' AND delay_told = 0) ORDER BY received_at, key"""
+DELAYED_END = """
+SELECT received_at, key FROM message
+WHERE (received_at, key) > (?, ?) AND received_at < ? ORDER BY received_at, key LIMIT 1 OFFSET ?"""
 DEFERRED_OF = """
-SELECT n, address, domain, attempts, last_reply, status, due FROM recipient
-WHERE message = ? AND state = 'deferred' ORDER BY n"""
+SELECT n, address, domain, attempts, last_reply, status, notify, orcpt, delay_told, due, awaits_host, why, host
+FROM recipient WHERE message = ? AND state = 'deferred' ORDER BY n"""
 MESSAGE = """
-SELECT key, tag, received_at, reverse_path, body, smtputf8, client, sender, octets, prefix FROM message WHERE key = ?"""
+SELECT key, tag, received_at, reverse_path, body, smtputf8, client, sender, octets, prefix, ret, envid, tls
+FROM message WHERE key = ?"""
 CONTENT = """
 SELECT m.octets, m.in_file, c.octets FROM message AS m LEFT JOIN content AS c ON c.key = m.key
 WHERE m.key = ? AND m.tag = ?"""
 OWED = """
-SELECT n, address, domain, state, due, attempts, last_reply, status, why, host, awaits_host FROM recipient
-WHERE message = ? AND owed_at IS NOT NULL ORDER BY n"""
-OWING = "SELECT key, tag, received_at, reverse_path, smtputf8, prefix, in_file FROM message WHERE key = ?"
+SELECT n, address, domain, state, due, attempts, last_reply, status, why, host, awaits_host, dsn, notify, orcpt,
+    delay_told
+FROM recipient WHERE message = ? AND owed_at IS NOT NULL ORDER BY n"""
+OWING = """
+SELECT key, tag, received_at, reverse_path, smtputf8, prefix, octets, ret, envid, tls, in_file
+FROM message WHERE key = ?"""
+# :scoped and :beyond: where those of a domain begin and end that have a sender in them (mail.address.scope_domain).
 # +m.key: a plain one would be taken for the range of the scan, instead of :first.
 MATCH = """
 SELECT m.key, m.tag, m.received_at, m.reverse_path, m.client, m.sender, m.octets,
@@ -71,7 +85,8 @@ WHERE m.key >= :first AND m.key <= :last AND (+m.key, r.n) > (:after_key, :after
     AND (:key = -1 OR m.tag = :tag)
     AND (:reverse_path = '' OR m.reverse_path = :reverse_path COLLATE NOCASE)
     AND (:recipient = '' OR r.address = :recipient COLLATE NOCASE)
-    AND (:domain = '' OR r.domain = :domain COLLATE NOCASE)
+    AND (:domain = '' OR r.domain = :domain COLLATE NOCASE
+        OR (r.domain > :scoped COLLATE NOCASE AND r.domain < :beyond COLLATE NOCASE))
     AND (NOT :unfinished OR r.state IN ('deferred', 'held'))
 ORDER BY m.key, r.n
 """
@@ -98,6 +113,8 @@ class Reads:
             wire.AskDue: self._due,
             wire.AskLease: self._lease,
             wire.AskSweep: self._sweep,
+            wire.AskDelayed: self._delayed,
+            wire.AskUntold: self._untold,
             wire.AskContent: self._read_content,
             wire.AskFind: self._find,
             wire.AskChangeable: self._changeable,
@@ -157,9 +174,13 @@ class Reads:
     def _lease(self, ask: wire.AskLease) -> list[wire.LeaseRow]:
         leased = set(ask.leased)
         domains = set(ask.domains)
+
+        def is_wanted(key: int, each: wire.LeasedRow) -> bool:
+            return (key, each.n) not in leased and each.domain in domains and each.due <= ask.now
+
         found: list[wire.LeaseRow] = []
         for key in self._earliest(ask, leased):
-            found += self._leases_of(key, leased, lambda domain, due: domain in domains and due <= ask.now)
+            found += self._leases_of(key, is_wanted)
             if len(found) >= ask.n:
                 break
         return found[: ask.n]
@@ -189,7 +210,7 @@ class Reads:
         messages = 0
         rows = self._db.execute(OLD_MESSAGES, (ask.received_before,))
         for (key,) in rows:
-            leases = self._leases_of(key, leased, lambda domain, due: True)
+            leases = self._leases_of(key, lambda key, each: (key, each.n) not in leased)
             found += leases
             messages += bool(leases)
             if messages == ask.n:
@@ -197,19 +218,36 @@ class Reads:
         rows.close()
         return found
 
-    def _leases_of(
-        self, key: int, leased: set[tuple[int, int]], wanted: Callable[[str, float], bool]
-    ) -> Iterator[wire.LeaseRow]:
-        recipients = [
-            row[:6] for row in self._rows(DEFERRED_OF, key) if (key, row[0]) not in leased and wanted(row[2], row[6])
-        ]
+    def _delayed(self, ask: wire.AskDelayed) -> wire.DelayedRows:
+        """Give what is delayed and untold of at most SCAN_DELAYED messages, leased or not."""
+        start = ask.at, ask.key
+        more = self._rows(DELAYED_END, *start, ask.received_before, SCAN_DELAYED - 1)
+        end = more[0] if more else (ask.received_before, -1)
+        found: list[wire.LeaseRow] = []
+        rows = self._rows(f"{DELAYED_MESSAGES} LIMIT {ask.n}", *start, *end)
+        for _, key in rows:
+            found += self._leases_of(key, _is_untold)
+        if len(rows) == ask.n:
+            end = rows[-1]
+        is_end = not more and len(rows) < ask.n
+        return wire.DelayedRows(found, end[0], end[1], is_end)
+
+    def _untold(self, ask: wire.AskUntold) -> list[wire.LeaseRow]:
+        found = [lease for key in ask.keys for lease in self._leases_of(key, _is_untold)]
+        return sorted(found, key=lambda lease: (lease.received_at, lease.key))
+
+    def _leases_of(self, key: int, is_wanted: Callable[[int, wire.LeasedRow], bool]) -> list[wire.LeaseRow]:
+        deferred = [wire.LeasedRow(*row) for row in self._rows(DEFERRED_OF, key)]
+        recipients = [each for each in deferred if is_wanted(key, each)]
         if not recipients:
-            return
+            return []
         messages = self._rows(MESSAGE, key)
         if not messages:
             raise Unreadable(f"message {key} has recipients but no row; the database is damaged")
-        for start in range(0, len(recipients), LEASE_RECIPIENTS):
-            yield wire.LeaseRow(*[*messages[0], recipients[start : start + LEASE_RECIPIENTS]])
+        return [
+            wire.LeaseRow(*[*messages[0], recipients[start : start + LEASE_RECIPIENTS]])
+            for start in range(0, len(recipients), LEASE_RECIPIENTS)
+        ]
 
     def _read_content(self, ask: wire.AskContent) -> wire.ContentRow:
         rows = self._rows(CONTENT, ask.key, ask.tag)
@@ -239,6 +277,8 @@ class Reads:
             "reverse_path": ask.reverse_path,
             "recipient": ask.recipient,
             "domain": ask.domain,
+            "scoped": f"{ask.domain} from ",
+            "beyond": f"{ask.domain} from!",  # the character after the blank
             "unfinished": unfinished,
         }
         rows: Iterator[Any] = self._db.execute(MATCH, bindings)
@@ -281,13 +321,13 @@ class Reads:
         return [(key, self._rows(tag, key)[0][0], owed_at) for key, owed_at in oldest.items()]
 
     def _debt(self, ask: wire.AskDebt) -> wire.DebtRow | None:
-        failed = self._rows(OWED, ask.key)
+        owed = self._rows(OWED, ask.key)
         messages = self._rows(OWING, ask.key)
-        if not failed or not messages:
+        if not owed or not messages:
             return None
         *fields, in_file = messages[0]
         header = self._file_header(fields[0], fields[1]) if in_file else self._inline_header(ask.key)
-        return wire.DebtRow(*[*fields, header, [wire.RecipientRow(*row) for row in failed]])
+        return wire.DebtRow(*[*fields, header, [wire.DebtorRow(*row) for row in owed]])
 
     def _inline_header(self, key: int) -> bytes:
         rows = self._rows("SELECT substr(octets, 1, ?) FROM content WHERE key = ?", HEADER_OCTETS, key)
@@ -324,6 +364,10 @@ class Reads:
         found = dict(takewhile(lambda row: row[0].startswith(ask.prefix), rows))
         rows.close()
         return found
+
+
+def _is_untold(key: int, each: wire.LeasedRow) -> bool:
+    return not each.delay_told
 
 
 def _by_due(item: tuple[int, float]) -> tuple[float, int]:

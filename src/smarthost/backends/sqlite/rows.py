@@ -3,16 +3,22 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from smarthost.backends.sqlite import wire
-from smarthost.mail.envelope import Body
+from smarthost.mail.envelope import Body, Notify, SenderTls
 from smarthost.mail.identity import decode_id, encode_id
 from smarthost.mail.lease import Lease, LeasedRecipient
+from smarthost.mail.result import DsnDuty
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.queue.leases import Leases, Reading, Wish
 from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
 from smarthost.queue.verbs import Numbers, amend
 
+# Looked up, because calling an enum costs up to a microsecond.
 _BODIES = {body.value: body for body in Body}
+_TLS = {tls.value: tls for tls in SenderTls}
+_NOTIFY = tuple([Notify(number) for number in range(16)])
 
 
 def to_question(
@@ -28,7 +34,7 @@ def to_question(
     return kind(key, tag, which.reverse_path, which.recipient, which.domain, after[0], after[1], n)
 
 
-def to_lease(row: wire.LeaseRow, id: str, recipients: Sequence[tuple[int, str, str, int, str, str]]) -> Lease:
+def to_lease(row: wire.LeaseRow, id: str, recipients: Sequence[wire.LeasedRow]) -> Lease:
     """Give the lease of some of a row's recipients."""
     return Lease(
         id,
@@ -41,7 +47,28 @@ def to_lease(row: wire.LeaseRow, id: str, recipients: Sequence[tuple[int, str, s
         row.prefix,
         row.octets,
         None,
-        tuple([LeasedRecipient(*fields) for fields in recipients]),
+        tuple([_to_leased(each) for each in recipients]),
+        row.ret,
+        row.envid,
+        _TLS[row.tls],
+    )
+
+
+def _to_leased(row: wire.LeasedRow) -> LeasedRecipient:
+    return LeasedRecipient(
+        row.n,
+        row.address,
+        row.domain,
+        row.attempts,
+        row.last_reply,
+        row.status,
+        _NOTIFY[row.notify],
+        row.orcpt,
+        bool(row.delay_told),
+        row.due,
+        bool(row.awaits_host),
+        row.why,
+        row.host,
     )
 
 
@@ -68,7 +95,7 @@ def _to_stored_recipient(row: wire.RecipientRow, is_leased: bool) -> StoredRecip
     )
 
 
-def to_settled(row: wire.RecipientRow, report_owed: bool = False) -> SettledRecipient:
+def to_settled(row: wire.RecipientRow) -> SettledRecipient:
     """Give a stored recipient as what it was last settled to."""
     return SettledRecipient(
         row.n,
@@ -80,16 +107,38 @@ def to_settled(row: wire.RecipientRow, report_owed: bool = False) -> SettledReci
         row.status,
         row.last_reply,
         row.why,
-        report_owed,
+        False,
         row.host,
         bool(row.awaits_host),
     )
 
 
+def _to_told(row: wire.DebtorRow) -> SettledRecipient:
+    return replace(
+        to_settled(row),
+        report_owed=True,
+        dsn=DsnDuty(row.dsn) if row.dsn else DsnDuty.RELAYED,
+        notify=_NOTIFY[row.notify],
+        orcpt=row.orcpt,
+        is_delay_told=bool(row.delay_told),
+    )
+
+
 def to_owed(row: wire.DebtRow, id: str) -> OwedReport:
     """Give an owed report."""
-    failed = tuple([to_settled(found, report_owed=True) for found in row.failed])
-    return OwedReport(id, row.received_at, row.reverse_path, bool(row.smtputf8), row.prefix, row.header, failed)
+    return OwedReport(
+        id,
+        row.received_at,
+        row.reverse_path,
+        bool(row.smtputf8),
+        row.prefix,
+        row.header,
+        tuple([_to_told(each) for each in row.recipients]),
+        row.octets,
+        row.ret,
+        row.envid,
+        _TLS[row.tls],
+    )
 
 
 def is_outdated(rows: list[wire.MessageRow], reading: Reading) -> bool:

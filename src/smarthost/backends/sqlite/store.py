@@ -19,7 +19,8 @@ from smarthost.backends.files import INLINE_OCTETS, RESERVE_OCTETS, Drafts, File
 from smarthost.backends.sqlite import directory, items, wire
 from smarthost.backends.sqlite.commits import Commits
 from smarthost.backends.sqlite.keeper import Keeper
-from smarthost.backends.sqlite.rows import amend_all, is_outdated, to_lease, to_owed, to_question, to_stored
+from smarthost.backends.sqlite.rows import amend_all, is_outdated, to_owed, to_question, to_stored
+from smarthost.backends.sqlite.taking import DelaySweep, Taker
 from smarthost.mail.content import Content, InlineContent
 from smarthost.mail.errors import StoreError
 from smarthost.mail.identity import decode_id, encode_id
@@ -28,7 +29,7 @@ from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.ports import Clock
-from smarthost.queue.leases import Leases, Reading, Wish, fresh_leases
+from smarthost.queue.leases import Leases, Wish, fresh_leases
 from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page
 from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil_all, read_cursor, write_cursor
 
@@ -39,7 +40,6 @@ CLOSE_S = 10.0
 _ROUNDS = 100  # a read whose rows others leased meanwhile is repeated; with k askers at once the last needs k rounds
 _record_of = msgspec.json.Decoder(Record).decode
 _DUE = Decoder(wire.DueRows)
-_LEASES = Decoder(list[wire.LeaseRow])
 _FOUND = Decoder(wire.FoundRows)
 _CONTENT = Decoder(wire.ContentRow)
 _DEBTS = Decoder(list[tuple[int, int, float]])
@@ -75,6 +75,8 @@ class SqliteStore:
         self._loop: asyncio.AbstractEventLoop
         self._commits: Commits
         self._keeper: Keeper
+        self._delays: DelaySweep
+        self._taker: Taker
 
     # -- open and close -----------------------------------------------------------------------------------------------
 
@@ -84,6 +86,8 @@ class SqliteStore:
         self._lock = await directory.take(self._path, self._clock)
         self._commits = commits = Commits(self._clock, self._on_trouble, self._space.set_spare)
         self._keeper = Keeper(self._path, self._lock, commits.greeted, commits.committed, commits.lost)
+        self._delays = DelaySweep()
+        self._taker = Taker(self._keeper, self._leases, self._delays, self.give_back)
         try:
             self._numbers.saw(await commits.open(self._keeper))
         except BaseException:
@@ -153,7 +157,7 @@ class SqliteStore:
         for part in leased:
             for recipient in part.recipients:
                 self._leases.take(message.id, key, recipient.n, recipient.domain)
-        item = items.Add(message, key, tag, body, future, leased, self._leases, self._forget_file)
+        item = items.Add(message, key, tag, body, future, leased, self._leases, self._delays, self._forget_file)
         if body is not None:
             self._commits.submit(item)
         else:
@@ -200,44 +204,15 @@ class SqliteStore:
 
     async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
         """Lease at most `n` messages' due recipients in these domains, earliest due first; fewer: there are no more."""
-        wanted = list(dict.fromkeys(domains))
-        found: list[Lease] = []
-        try:
-            for _ in range(_ROUNDS):
-                with self._leases.reading() as reading:
-                    ask = wire.AskLease(wanted, now, n - len(found), self._leases.of_domains(wanted))
-                    rows = await self._keeper.ask(ask, _LEASES)
-                    leases, is_whole = self._take(rows, reading)
-                found += leases
-                if is_whole:
-                    break
-        except BaseException:  # an error or a cancellation in a later round: nobody gets the leases of the earlier ones
-            for lease in found:
-                self.give_back(lease)
-            raise
-        return tuple(found)
+        return await self._taker.lease(domains, now, n)
 
     async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
         """Lease all recipients (whatever their due time, held ones not) of at most `n` messages older than that."""
-        with self._leases.reading() as reading:
-            leased = [(key, recipient) for key, recipient, _ in self._leases.all()]
-            rows = await self._keeper.ask(wire.AskSweep(received_before, n, leased), _LEASES)
-            return tuple(self._take(rows, reading)[0])
+        return await self._taker.sweep(received_before, n)
 
-    def _take(self, rows: list[wire.LeaseRow], reading: Reading) -> tuple[list[Lease], bool]:
-        """Lease what is still free of these rows; says if all of it was."""
-        found = []
-        is_whole = True
-        for row in rows:
-            id = encode_id(row.key, row.tag)
-            free = [fields for fields in row.recipients if self._leases.is_free(id, fields[0], reading)]
-            is_whole = is_whole and len(free) == len(row.recipients)
-            if not free:
-                continue
-            for fields in free:
-                self._leases.take(id, row.key, fields[0], fields[2])
-            found.append(to_lease(row, id, free))
-        return found, is_whole
+    async def sweep_delayed(self, received_before: float, n: int) -> tuple[Lease, ...]:
+        """Lease the DEFERRED recipients of at most `n` messages older than that whose delay was not told."""
+        return await self._taker.sweep_delayed(received_before, n)
 
     def give_back(self, lease: Lease) -> None:
         """End a lease without any change, except for a wish said meanwhile."""
@@ -246,7 +221,8 @@ class SqliteStore:
             if wish is not None:
                 current = SettledRecipient(
                     recipient.n, recipient.address, recipient.domain, State.DEFERRED, 0.0, recipient.attempts,
-                    recipient.last_status, recipient.last_reply, "",
+                    recipient.last_status, recipient.last_reply, recipient.why, host=recipient.host,
+                    awaits_host=recipient.awaits_host,
                 )  # fmt: skip
                 self._follow_up(lease.id, lease.reverse_path, current, wish)
 

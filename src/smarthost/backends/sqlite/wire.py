@@ -26,12 +26,14 @@ class BatchHead(NamedTuple):
     recipients: int
     octets: int
     settles: int
+    debts: int
+    parameters: int
     extras: int
 
 
-BATCH_HEAD = struct.Struct("<QQQIIIII")
+BATCH_HEAD = struct.Struct("<QQQIIIIIII")
 
-NO_EXTRAS = b"{}"  # a batch of nothing but mail and settlements
+NOTHING = b"{}"  # of what most batches do not have
 # Released in one transaction, in which no mail is committed: 300,000 at once took 6 to 18 s. While 200,000 went in
 # portions of 500, a commit took 50 to 90 ms, in portions of 2,000 200 ms (a machine busy with other work).
 RELEASE_ROWS = 500
@@ -81,6 +83,21 @@ class AskSweep(Struct, array_like=True, tag="sweep"):
     received_before: float
     n: int
     leased: Leased
+
+
+class AskDelayed(Struct, array_like=True, tag="delayed"):
+    """What comes behind (at, key) in the order of received_at and key, of at most `n` messages."""
+
+    received_before: float
+    n: int
+    at: float
+    key: int
+
+
+class AskUntold(Struct, array_like=True, tag="untold"):
+    """What is delayed and untold still of these messages."""
+
+    keys: list[int]
 
 
 class AskContent(Struct, array_like=True, tag="content"):
@@ -135,6 +152,8 @@ Question = (
     AskDue
     | AskLease
     | AskSweep
+    | AskDelayed
+    | AskUntold
     | AskContent
     | AskFind
     | AskChangeable
@@ -175,8 +194,26 @@ class DueRows(Struct, array_like=True):
     next_at: float | None
 
 
+class LeasedRow(NamedTuple):
+    """A recipient to lease."""
+
+    n: int
+    address: str
+    domain: str
+    attempts: int
+    last_reply: str
+    status: str
+    notify: int
+    orcpt: str
+    delay_told: int
+    due: float
+    awaits_host: int
+    why: str
+    host: str
+
+
 class LeaseRow(Struct, array_like=True):
-    """A message with the recipients to lease: (n, address, domain, attempts, last_reply, status)."""
+    """A message with the recipients to lease."""
 
     key: int
     tag: int
@@ -188,7 +225,19 @@ class LeaseRow(Struct, array_like=True):
     sender: str
     octets: int
     prefix: bytes
-    recipients: list[tuple[int, str, str, int, str, str]]
+    ret: str
+    envid: str
+    tls: str
+    recipients: list[LeasedRow]
+
+
+class DelayedRows(Struct, array_like=True):
+    """How far the scan came, and if that is all there is."""
+
+    messages: list[LeaseRow]
+    at: float
+    key: int
+    is_end: bool
 
 
 class RecipientRow(Struct, array_like=True):
@@ -203,6 +252,15 @@ class RecipientRow(Struct, array_like=True):
     why: str
     host: str
     awaits_host: int
+
+
+class DebtorRow(RecipientRow, array_like=True):
+    """A recipient of which a report is owed."""
+
+    dsn: str
+    notify: int
+    orcpt: str
+    delay_told: int
 
 
 class MessageRow(Struct, array_like=True):
@@ -237,8 +295,12 @@ class DebtRow(Struct, array_like=True):
     reverse_path: str
     smtputf8: int
     prefix: bytes
+    octets: int
+    ret: str
+    envid: str
+    tls: str
     header: bytes
-    failed: list[RecipientRow]
+    recipients: list[DebtorRow]
 
 
 def frame(payload: bytes) -> bytes:

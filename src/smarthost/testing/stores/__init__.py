@@ -5,7 +5,7 @@ Whoever writes a store gives a StoreMaker for it and runs `check_store`, or each
 tests/conformance/test_stores.py does. A scenario ends within its own store; none needs the network or waits.
 """
 
-from smarthost.testing.stores import hosts, keeping, leasing, operating, reporting, settling
+from smarthost.testing.stores import asking, delays, hosts, keeping, leasing, operating, reporting, settling
 from smarthost.testing.stores.trial import Scenario, StoreMaker, Trial, run_scenario
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -15,6 +15,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     *reporting.SCENARIOS,
     *operating.SCENARIOS,
     *hosts.SCENARIOS,
+    *asking.SCENARIOS,
+    *delays.SCENARIOS,
 )
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Scenarios: operators see what is there and change it, in portions."""
 
+from msgspec.structs import replace
+
+from smarthost.mail.address import Address, Domain, scope_domain
 from smarthost.mail.record import Kind
 from smarthost.mail.settlement import State
 from smarthost.queue.store import DueDomain, Filter, StoredMessage
@@ -58,6 +61,49 @@ async def filters_restrict_by_each_field(trial: Trial) -> None:
     assert await _found(trial, Filter(domain="nowhere.example")) == []
     assert await _found(trial, Filter(id="not an id")) == []
     assert await _found(trial, Filter(id=trial.message("x@y.example").id)) == []
+
+
+async def domain_means_what_is_filed_under_it(trial: Trial) -> None:
+    """Who asks for a domain finds and changes its mail whoever it is from, and no other domain's."""
+    domain, sender = Domain("dest.example"), "@corp.example"
+    apart = scope_domain(domain, sender)
+    likes = (
+        "est.example",
+        "dest.example.org",
+        "dest.exampl_",
+        "dest.example\tfrom x",
+        "dest.example from",
+        "dest.examplf",
+    )
+    addresses = [Address(f"a@{n}", Domain(text)) for n, text in enumerate((domain, apart, *likes))]
+    message = trial.message("a@dest.example")
+    message = replace(message, envelope=replace(message.envelope, recipients=tuple(addresses)))
+    await trial.store.add(message, ())
+
+    assert await _found(trial, Filter(domain="Dest.Example")) == [(message.id, 0), (message.id, 1)]
+    assert await _found(trial, Filter(domain=apart.upper())) == [(message.id, 1)]
+    assert await _found(trial, Filter(domain="dest.example from")) == [(message.id, 6)]
+    assert await _found(trial, Filter(domain="dest.exam")) == []
+    changed = await trial.store.change(Filter(domain="dest.example"), "cancel", NOW, None, 10)
+    assert changed.recipients == ((message.id, 0), (message.id, 1))
+    assert len(await _found(trial, EVERYTHING)) == len(likes)
+
+
+async def domains_with_a_sender_are_names_like_others(trial: Trial) -> None:
+    """Mail that is kept apart by its sender is due, leased and released by the name it is filed under."""
+    apart = scope_domain(Domain("dest.example"), "@corp.example")
+    message = trial.message("a@dest.example")
+    message = replace(message, envelope=replace(message.envelope, recipients=(Address("a@dest.example", apart),)))
+    await trial.store.add(message, ())
+    await trial.add("b@dest.example")
+
+    assert {due.domain for due in (await trial.store.due(NOW, 10)).domains} == {"dest.example", apart}
+    (lease,) = await trial.store.lease([apart], NOW, 10)
+    assert [(lease.id, each.domain) for each in lease.recipients] == [(message.id, apart)]
+    await trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW + HOUR, awaits=True)])
+    assert await trial.store.awaiting(NOW, 10) == (apart,)
+    assert await trial.store.release(["dest.example"], NOW) == 0
+    assert await trial.store.release([apart], NOW) == 1
 
 
 async def pages_follow_one_another(trial: Trial) -> None:
@@ -196,6 +242,8 @@ async def records_of_changes_have_their_own_numbers(trial: Trial) -> None:
 SCENARIOS = (
     found_message_tells_its_story,
     filters_restrict_by_each_field,
+    domain_means_what_is_filed_under_it,
+    domains_with_a_sender_are_names_like_others,
     pages_follow_one_another,
     damaged_cursor_is_refused,
     unknown_verb_is_refused,

@@ -187,7 +187,9 @@ async def debt_outlives_the_next_attempt(trial: Trial) -> None:
 
     owed = await trial.store.lease_report(NOW)
     assert owed is not None
-    assert [failed.address for failed in owed.recipients] == ["a@dest.example"]
+    assert [(each.address, each.report_owed, each.due) for each in owed.recipients] == [
+        ("a@dest.example", True, NOW + 10)
+    ]
 
 
 async def report_has_the_start_of_large_content(trial: Trial) -> None:

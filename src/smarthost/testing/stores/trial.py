@@ -11,6 +11,7 @@ from smarthost.mail.identity import IdSource, SequenceSource
 from smarthost.mail.lease import Lease, LeasedRecipient
 from smarthost.mail.message import Message
 from smarthost.mail.record import Kind, Record
+from smarthost.mail.result import DsnDuty
 from smarthost.mail.settlement import SettledRecipient, Settlement, State
 from smarthost.queue.store import Filter, Store
 
@@ -99,6 +100,8 @@ class Trial:
         counted: bool = True,
         owed: bool = False,
         awaits: bool = False,
+        told: bool = False,
+        dsn: DsnDuty = DsnDuty.RELAYED,
     ) -> SettledRecipient:
         """Give a recipient's new state after an attempt."""
         return SettledRecipient(
@@ -114,6 +117,8 @@ class Trial:
             owed,
             "mx.dest.example" if owed else "",
             awaits,
+            dsn,
+            is_delay_told=told,
         )
 
     def record(self, lease: Lease, settled: SettledRecipient, at: float) -> Record:
@@ -142,11 +147,13 @@ class Trial:
         counted: bool = True,
         owed: bool = False,
         awaits: bool = False,
+        told: bool = False,
+        dsn: DsnDuty = DsnDuty.RELAYED,
         only: Collection[int] | None = None,
     ) -> Settlement:
         """Give the settlement of a lease (or `only` some of its recipients), all with the same state."""
         recipients = [
-            self.settled(recipient, state, due=due, counted=counted, owed=owed, awaits=awaits)
+            self.settled(recipient, state, due=due, counted=counted, owed=owed, awaits=awaits, told=told, dsn=dsn)
             for recipient in lease.recipients
             if only is None or recipient.n in only
         ]
