@@ -24,16 +24,15 @@ from smarthost.queue.fairness import Lane, Slots
 from smarthost.queue.feed import Feed
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
-from smarthost.reports import Reports, ReportTerms
+from smarthost.reports import REPORTS_PER_HOUR, Reports, ReportTerms
 from smarthost.send.gates import find_refusal
 from smarthost.send.verdict import for_no_plan
 from smarthost.settle import decide
 from smarthost.settle.record import record_acceptance
+from smarthost.sweeps import Sweeps, SweepTerms
 
 PLAN_AGE_S = 5.0  # a slot asks for a new plan then; the planner's own cache makes one cost 20 us ...
 PLAN_LEASES = 50  # ... and each draws anew among hosts of equal preference (RFC 5321 5.1)
-SWEEP_S = 60.0
-SWEEP_LEASES = 100
 UNSETTLED = 1_000  # attempts whose settlement is not durable: 3 KiB each, and a crash makes them again
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
 
@@ -56,6 +55,7 @@ class JourneyTerms(Struct, frozen=True):
     sessions_per_lane: int = 20
     sessions: int = 2_000
     soft_bounce: bool = False
+    reports_per_hour: int = REPORTS_PER_HOUR
 
 
 class _Route:
@@ -92,6 +92,20 @@ class Journey:
                 next_seq=terms.next_seq,
                 hostname=terms.hostname,
                 left_behind=self._feed.left_behind,
+                expires_at=terms.schedule.expires_at,
+                per_hour=terms.reports_per_hour,
+            )
+        )
+        self._sweeps = Sweeps(
+            SweepTerms(
+                store=terms.store,
+                clock=terms.clock,
+                sink=terms.sink,
+                schedule=terms.schedule,
+                next_seq=terms.next_seq,
+                commit=self._commit,
+                until_settled=self._until_settled,
+                suspension=self._feed.suspension,
             )
         )
         self._unsettled = 0
@@ -100,7 +114,7 @@ class Journey:
 
     async def start(self) -> None:
         """Begin to deliver what the store holds."""
-        for loop in (self._feed.run, self._expire_old_mail, self._reports.file_for_ever):
+        for loop in (self._feed.run, *self._sweeps.loops, self._reports.file_for_ever):
             self.keep_running(loop)
 
     def keep_running(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -292,7 +306,13 @@ class Journey:
     # 5 settle
 
     def _decide(self, result: AttemptResult) -> Settlement:
-        return decide.decide(result, now=self._clock.wall(), retry_at=self._retry_at, next_seq=self._terms.next_seq)
+        return decide.decide(
+            result,
+            now=self._clock.wall(),
+            retry_at=self._retry_at,
+            next_seq=self._terms.next_seq,
+            delay_warning_s=self._terms.schedule.delay_warning_s,
+        )
 
     def _retry_at(self, attempts: int, received_at: float) -> float | None:
         terms, now = self._terms, self._clock.wall()
@@ -334,20 +354,6 @@ class Journey:
         while self._unsettled >= UNSETTLED and not self._is_stopping:
             self._settled_bell.clear()
             await self._settled_bell.wait()
-
-    async def _expire_old_mail(self) -> None:
-        """Expire what is too old, whatever state it is in, also when it was never attempted."""
-        while True:
-            try:
-                leases = await self._store.sweep(self._terms.schedule.sweep_before(self._clock.wall()), SWEEP_LEASES)
-            except StoreError as failure:
-                self._sink.note("error", "store does not say what is old", why=str(failure))
-                leases = ()
-            for lease in leases:
-                self._commit(decide.expire(lease, now=self._clock.wall(), next_seq=self._terms.next_seq))
-            await self._until_settled()
-            if len(leases) < SWEEP_LEASES:
-                await self._clock.sleep(SWEEP_S)
 
     # Suspended destinations
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The reports that follow a journey: each DSN that is owed becomes a message of its own.
+"""The reports that follow a journey: each DSN that is owed becomes a message of its own, within a bound an hour.
 
 Joins the store's debts with settle.dsn; relay.py says when a debt was made and takes what was filed on its way. Filing
 a report and clearing its debt is one transaction, so a crash at worst has it written again.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -17,10 +18,16 @@ from smarthost.settle import dsn
 
 REPORT_WAIT_S = 60.0  # reports wait that long for leased recipients of their message (queue.store)
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
+REPORTS_PER_HOUR = 100  # to one reverse-path: whoever forges it must not bury its owner
+HOUR_S = 3600.0
+NAMES_COUNTED = 100_000  # reverse-paths of an hour, ~200 octets each; beyond it all are counted anew
 
 
 class ReportTerms(Struct, frozen=True):
-    """`left_behind` is told the domain to which a report was filed."""
+    """`left_behind` is told the domain to which a report was filed; `expires_at`: until when a message is tried.
+
+    `per_hour`: how many reports one reverse-path gets in an hour: so many of failures, and as many of all else.
+    """
 
     store: Store
     clock: Clock
@@ -29,6 +36,33 @@ class ReportTerms(Struct, frozen=True):
     next_seq: Callable[[], int]
     hostname: str
     left_behind: Callable[[str], None]
+    expires_at: Callable[[float], float]
+    per_hour: int = REPORTS_PER_HOUR
+
+
+class Allowance:
+    """How many reports each reverse-path had this hour. Memory only: a restart begins a new hour.
+
+    Reports of failure are counted apart: a warning too many must not cost somebody the word that mail was lost.
+    """
+
+    def __init__(self, clock: Clock, per_hour: int) -> None:
+        self._clock = clock
+        self._per_hour = per_hour
+        self._hour_began = clock.monotonic()
+        self._counts: Counter[tuple[str, bool]] = Counter()
+
+    def take(self, reverse_path: str, is_failure: bool) -> bool:
+        """May one more report go there now? Counts it."""
+        now = self._clock.monotonic()
+        if now - self._hour_began >= HOUR_S or len(self._counts) >= NAMES_COUNTED:
+            self._hour_began = now
+            self._counts.clear()
+        key = (reverse_path, is_failure)
+        if self._counts[key] >= self._per_hour:
+            return False
+        self._counts[key] += 1
+        return True
 
 
 class Reports:
@@ -38,6 +72,7 @@ class Reports:
         self._terms = terms
         self._owing: set[str] = set()  # ids of messages that owe a report
         self._bell = asyncio.Event()
+        self._allowance = Allowance(terms.clock, terms.per_hour)
 
     def owe(self, id: str) -> None:
         """A settlement of this message made a debt."""
@@ -68,8 +103,20 @@ class Reports:
     async def _file(self, owed: OwedReport) -> None:
         terms, now = self._terms, self._terms.clock.wall()
         try:
-            report = dsn.report_message(owed, id=terms.next_id(), now=now, reporting_mta=terms.hostname)
-            records = dsn.report_records(owed, report, now=now, next_seq=terms.next_seq)
+            report = dsn.report_message(
+                owed,
+                id=terms.next_id(),
+                now=now,
+                reporting_mta=terms.hostname,
+                expires_at=terms.expires_at(owed.received_at),
+            )
+            why_not = ""
+            if report is not None and not self._allowance.take(
+                owed.reverse_path, dsn.is_about_failure(dsn.select_due(owed))
+            ):
+                report = None
+                why_not = f"<{owed.reverse_path}> had {terms.per_hour} such reports in this hour"
+            records = dsn.report_records(owed, report, now=now, next_seq=terms.next_seq, why_not=why_not)
         except Exception as failure:  # noqa: BLE001 - it stays leased for a while, and others have their turn at once
             terms.sink.note("error", "report not written", id=owed.id, why=repr(failure))
             return

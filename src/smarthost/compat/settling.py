@@ -28,7 +28,8 @@ from smarthost.mail.settlement import OwedReport, SettledRecipient
 from smarthost.ports import Random
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.settle.decide import decide
-from smarthost.settle.dsn import HEADER_OCTETS, report_message
+from smarthost.settle.dsn import report_message
+from smarthost.settle.dsn_original import HEADER_OCTETS
 
 _LATEST = 253402300799.0  # the last second of 9999: no date can be written after it, and a file may claim any time
 GRACE_S = 4 * 3600.0  # for which a message is tried at least before it expires

@@ -8,12 +8,14 @@ store, so a crash before the commit leaves the recipients deferred as they were.
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.mail.lease import Lease, LeasedRecipient
 from smarthost.mail.result import AttemptResult, Outcome, Verdict
 from smarthost.mail.settlement import SettledRecipient, Settlement, State
 from smarthost.settle.notify import is_report_owed
-from smarthost.settle.record import describe_tls, record_expiry, record_verdict
+from smarthost.settle.record import describe_tls, record_delay, record_expiry, record_verdict
 
 # RFC 3463 3.5: X.4.7 "delivery time expired", and class 4 is the one that "sending in the future may be successful"
 # (2.3.4 of RFC 3464 allows it with action failed). Postfix repeats the last reply's status instead: that hides why we
@@ -29,8 +31,12 @@ POSTPONED_MOST_S = 3600.0  # the schedule's own ceiling is about as long; queue.
 RetryAt = Callable[[int, float], float | None]  # (attempts, received_at) -> next attempt, or None: expired
 
 
-def decide(result: AttemptResult, *, now: float, retry_at: RetryAt, next_seq: Callable[[], int]) -> Settlement:
+def decide(
+    result: AttemptResult, *, now: float, retry_at: RetryAt, next_seq: Callable[[], int], delay_warning_s: float = 0.0
+) -> Settlement:
     """Turn the verdicts of an attempt into a settlement, recipients and records in the lease's order.
+
+    What is deferred at an age of `delay_warning_s` (0.0: never) owes a report of that, once.
 
     Raises: LocalProtocolError: not as many verdicts as recipients; nobody can say whose is missing.
     """
@@ -44,10 +50,19 @@ def decide(result: AttemptResult, *, now: float, retry_at: RetryAt, next_seq: Ca
         said = "" if verdict.reply is None else str(verdict.reply)
         if verdict.outcome is Outcome.RELAYED:
             settled = _relay(recipient, verdict, said)
+            if recipient.notify:
+                settled = _with_success_owed(settled, recipient, verdict, lease)
         elif verdict.outcome is Outcome.BOUNCED:
             settled = _bounce(recipient, verdict, said, lease)
         else:
             settled = _defer(recipient, verdict, said, lease, now, retry_at)
+            if (
+                delay_warning_s
+                and not recipient.is_delay_told
+                and settled.state is State.DEFERRED
+                and now - lease.received_at >= delay_warning_s
+            ):
+                settled = _with_delay_told(settled, recipient, lease)
         recipients.append(settled)
         records.append(record_verdict(result, verdict, settled, said=said, tls=tls, seq=next_seq()))
     return Settlement(lease.id, tuple(recipients), tuple(records))
@@ -66,6 +81,49 @@ def expire(lease: Lease, *, now: float, next_seq: Callable[[], int]) -> Settleme
         recipients.append(settled)
         records.append(record_expiry(lease, settled, at=now, seq=next_seq()))
     return Settlement(lease.id, tuple(recipients), tuple(records))
+
+
+def warn_of_delay(
+    lease: Lease, *, now: float, next_seq: Callable[[], int], why_waiting: Callable[[str], str]
+) -> Settlement:
+    """Settle what the sweep for delays found as it was, but with a delay report owed if anybody wants one.
+
+    `why_waiting`: what a recipient domain waits for as a whole, or "".
+    """
+    recipients = []
+    records = []
+    for recipient in lease.recipients:
+        settled = SettledRecipient(
+            recipient.n,
+            recipient.address,
+            recipient.domain,
+            State.DEFERRED,
+            recipient.due,
+            recipient.attempts,
+            recipient.last_status,
+            recipient.last_reply,
+            why_waiting(recipient.domain) or recipient.why or "its turn has not come yet",
+            False,
+            recipient.host,
+            recipient.awaits_host,
+        )
+        settled = _with_delay_told(settled, recipient, lease)
+        recipients.append(settled)
+        records.append(record_delay(lease, settled, at=now, age=_describe_age(now - lease.received_at), seq=next_seq()))
+    return Settlement(lease.id, tuple(recipients), tuple(records))
+
+
+def _with_delay_told(settled: SettledRecipient, recipient: LeasedRecipient, lease: Lease) -> SettledRecipient:
+    """Owe a report of the delay; who wants none is not asked about again."""
+    is_owed = is_report_owed(lease.reverse_path, State.DEFERRED, recipient.notify)
+    return replace(settled, report_owed=is_owed, is_delay_told=True, notify=recipient.notify, orcpt=recipient.orcpt)
+
+
+def _with_success_owed(
+    settled: SettledRecipient, recipient: LeasedRecipient, verdict: Verdict, lease: Lease
+) -> SettledRecipient:
+    is_owed = is_report_owed(lease.reverse_path, State.RELAYED, recipient.notify, verdict.dsn)
+    return replace(settled, report_owed=is_owed, dsn=verdict.dsn, notify=recipient.notify, orcpt=recipient.orcpt)
 
 
 def _relay(recipient: LeasedRecipient, verdict: Verdict, said: str) -> SettledRecipient:
@@ -96,8 +154,10 @@ def _bounce(recipient: LeasedRecipient, verdict: Verdict, said: str, lease: Leas
         verdict.status,
         said,
         verdict.why,
-        is_report_owed(lease.reverse_path, State.BOUNCED),
+        is_report_owed(lease.reverse_path, State.BOUNCED, recipient.notify),
         verdict.host,
+        notify=recipient.notify,
+        orcpt=recipient.orcpt,
     )
 
 
@@ -129,6 +189,9 @@ def _defer(
         False,
         verdict.host,
         verdict.awaits_host,
+        notify=recipient.notify,
+        orcpt=recipient.orcpt,
+        is_delay_told=recipient.is_delay_told,
     )
 
 
@@ -157,8 +220,10 @@ def _expire(
         status,
         last_reply,
         f"not delivered within {_describe_age(now - lease.received_at)}; last: {last}",
-        is_report_owed(lease.reverse_path, State.EXPIRED),
+        is_report_owed(lease.reverse_path, State.EXPIRED, recipient.notify),
         host,
+        notify=recipient.notify,
+        orcpt=recipient.orcpt,
     )
 
 

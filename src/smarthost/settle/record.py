@@ -72,6 +72,26 @@ def record_expiry(lease: Lease, settled: SettledRecipient, *, at: float, seq: in
     )
 
 
+def record_delay(lease: Lease, settled: SettledRecipient, *, at: float, age: str, seq: int) -> Record:
+    """Build the record of a wait that the sweep for delays found too long; `age`: the message's, in words."""
+    told = "the sender is warned" if settled.report_owed else "nobody wants to be warned"
+    return Record(
+        seq,
+        Kind.CHANGED,
+        at,
+        lease.id,
+        settled.address,
+        lease.reverse_path,
+        settled.attempts,
+        settled.status,
+        why=f"not delivered for {age}, {told}: {settled.why}",
+        octets=lease.octets,
+        client=lease.client,
+        next_attempt_at=settled.due,
+        queued_s=max(0.0, at - lease.received_at),
+    )
+
+
 def _kind(state: State, outcome: Outcome) -> Kind:
     if state is State.RELAYED:
         return Kind.RELAYED
