@@ -4,9 +4,11 @@
 import asyncio
 import socket
 import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from smarthost.backends.clock import SystemClock
 from smarthost.backends.connection import TcpConnection
 from smarthost.backends.tcp import TcpDialer, TcpListener
-from smarthost.backends.tls import TlsContexts, TlsStream
+from smarthost.backends.tls import ServerTls, TlsContexts, TlsStream
 from smarthost.mail.errors import ConnectionLost, LocalProtocolError, TlsFailed
 from smarthost.mail.hop import TlsFacts
 from smarthost.ports import Connection, TlsRequest
@@ -502,11 +504,18 @@ async def accept_tls(octets: list[bytes]) -> tuple[TcpListener, tuple[str, int],
     def accept(connection: Connection) -> Ear:
         assert isinstance(connection, TcpConnection)
         accepted.append(Speaker(connection))
-        context = make_server_context(NAME)
-        context.maximum_version = ssl.TLSVersion.TLSv1_2  # where the server has the last word of the handshake
-        connection.begin_tls(make_server_stream(context))
+        connection.upgrade(service)
         return accepted[-1]
 
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "both.pem"
+        issued = AUTHORITY.issue_cert(NAME, key_type=trustme.KeyType.ECDSA)
+        issued.private_key_and_cert_chain_pem.write_to_path(path)
+        service = ServerTls(str(path), clock=SystemClock(), note=print)
+    assert service._kept is not None
+    service._kept.context.maximum_version = (
+        ssl.TLSVersion.TLSv1_2
+    )  # there the server has the last word of the handshake
     listener = TcpListener(SystemClock())
     return listener, await listener.listen(HOME, 0, accept), accepted
 

@@ -11,8 +11,17 @@ from smarthost.mail.errors import ConnectFailed, ConnectionLost, LocalProtocolEr
 from smarthost.mail.hop import TlsFacts
 from smarthost.ports import Connection, TlsRequest
 from smarthost.testing.checks import Ear
+from smarthost.testing.clients import ScriptedClient
 from smarthost.testing.clock import FakeClock
-from smarthost.testing.network import Chunking, Faults, MemoryConnection, MemoryNetwork, TlsConduct
+from smarthost.testing.network import (
+    FINGERPRINT,
+    Chunking,
+    Faults,
+    MemoryConnection,
+    MemoryNetwork,
+    PretendedTls,
+    TlsConduct,
+)
 from smarthost.testing.simulation import Simulation, run_simulation
 
 MX = ("192.0.2.25", 25)
@@ -243,3 +252,42 @@ async def test_wildcard_listener_answers_every_address() -> None:
     await settle()
 
     assert heard == ["any", "special"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("fingerprint", ["", FINGERPRINT])
+async def test_server_side_of_the_handshake(fingerprint: str) -> None:
+    """Both sides can shake hands; the server is told the certificate that whoever dials was given."""
+    network = make_network()
+    network.fingerprint = fingerprint
+    near, ear, far, far_ear = await meet(network)
+
+    far_ear.quietly(far.upgrade, PretendedTls())
+    near.upgrade(TlsRequest("mx.example", verified=True))
+    await ear.until(lambda: ear.facts is not None)
+    near.write([b"EHLO relay.example\r\n"])
+    await far_ear.until(lambda: bool(far_ear.octets))
+
+    assert ear.facts == TlsFacts("TLSv1.3", "SIMULATED", verified=True)
+    assert far_ear.facts == TlsFacts("TLSv1.3", "SIMULATED", verified=False, fingerprint=fingerprint)
+    assert far_ear.told == ["secured", "received"]
+
+
+@pytest.mark.asyncio
+async def test_client_under_script_shakes_hands() -> None:
+    """A scripted client can go on under TLS, and sees it fail as a lost connection."""
+    for conduct in (TlsConduct.VALID, TlsConduct.UNTRUSTED):
+        network = make_network(faults=Faults(tls=conduct))
+        accepted: list[Connection] = []
+
+        def accept(connection: Connection, accepted: list[Connection] = accepted) -> Ear:
+            accepted.append(connection)
+            connection.upgrade(PretendedTls())
+            return Ear()
+
+        await network.listener().listen(*MX, accept)
+        client = ScriptedClient(await network.dial(*MX, source="", timeout_s=10))
+        facts = await client.shake_hands(TlsRequest("mx.example", verified=True))
+
+        assert (facts is not None) == (conduct is TlsConduct.VALID)
+        assert client.is_lost == (facts is None)

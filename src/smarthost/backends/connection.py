@@ -2,9 +2,10 @@
 """TcpConnection: ports.Connection over a transport of asyncio or uvloop, in clear or TLS. Made by backends.tcp.
 
 A receiver that raises loses its connection and nothing else; the bug goes to the loop's exception handler. TLS is done
-by backends.tls, on the octets. An end of stream by the peer ends the connection at once: what is written after it is
-dropped, for a client that has hung up hears no reply. With TLS that holds without close_notify too: SMTP marks the end
-of all it says itself, so a cut is never taken for an end.
+by backends.tls, on the octets; as a server each step of a handshake waits its turn (backends.handshakes), as a client
+none does: we choose how many hosts we dial. An end of stream by the peer ends the connection at once: what is written
+after it is dropped, for a client that has hung up hears no reply. With TLS that holds without close_notify too: SMTP
+marks the end of all it says itself, so a cut is never taken for an end.
 
 Our own close lingers: it ends our direction, then reads and drops until the peer ends too, or LINGER_S have passed.
 Closing outright makes the kernel reset the connection when the peer has sent something unread (session tickets, the
@@ -15,13 +16,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from smarthost.backends.handshakes import HandshakeTurns
 from smarthost.backends.sockets import NOWHERE, SocketAddress, name_cause, to_address
-from smarthost.backends.tls import TlsContexts, TlsStream
+from smarthost.backends.tls import SecureStream, ServerTls, TlsContexts
 from smarthost.mail.errors import ConnectionLost, LocalProtocolError, TlsFailed
 from smarthost.mail.hop import TlsFacts
 from smarthost.ports import Clock, Connection, Deadline, Receiver, TlsRequest, TlsService
 
 FLUSH_S = 30.0  # a close that has not flushed by then aborts; a peer that reads at all takes 64 KiB in that time
+UNSHAKEN_OCTETS = 64 * 1024  # taken in while a handshake awaits its turn; a ClientHello with all its keys has 2 KiB
 LINGER_S = 2.0  # for the peer to hear our end and answer with its own: several round trips of a slow path
 
 
@@ -38,20 +41,33 @@ _NOBODY = _Nobody()
 
 
 class TcpConnection(asyncio.Protocol):
-    """A Connection over TCP, and over TLS after `upgrade`."""
+    """A Connection over TCP, and over TLS after `upgrade`.
+
+    `turns` are shared by all connections of a loop that may be servers. `ends`: peer and local address, where a
+    balancer has told them.
+    """
 
     _transport: asyncio.Transport
 
     def __init__(
-        self, clock: Clock, contexts: TlsContexts, accepted: Callable[[Connection], Receiver | None] | None = None
+        self,
+        clock: Clock,
+        contexts: TlsContexts,
+        turns: HandshakeTurns,
+        accepted: Callable[[Connection], Receiver | None] | None = None,
+        ends: tuple[SocketAddress, SocketAddress] | None = None,
     ) -> None:
         self._clock = clock
         self._contexts = contexts
+        self._turns = turns
         self._accepted = accepted
+        self._ends = ends
         self._receiver: Receiver = _NOBODY
         self._take: Callable[[bytes], None] = self._hold
         self._held: list[bytes] = []  # came in, but may not be told yet: nobody is attached, or receiving is paused
-        self._tls: TlsStream | None = None
+        self._tls: SecureStream | None = None
+        self._serves_tls = self._awaits_turn = False
+        self._unshaken = 0  # octets that came in since the last turn
         self._peer = NOWHERE
         self._paused = self._full = self._closing = self._flushed = self._lost = False
         self._why: Exception | None = None  # overrules what the transport says
@@ -66,7 +82,7 @@ class TcpConnection(asyncio.Protocol):
 
     @property
     def local(self) -> SocketAddress:
-        return to_address(self._transport.get_extra_info("sockname"))
+        return self._ends[1] if self._ends is not None else to_address(self._transport.get_extra_info("sockname"))
 
     def attach(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -107,29 +123,32 @@ class TcpConnection(asyncio.Protocol):
         """See ports.Connection.
 
         What comes in from now on is TLS, also what the peer sent in clear before it saw our first record.
-        Raises: LocalProtocolError: TLS has begun already.
+        Raises: LocalProtocolError: TLS has begun already, or it is the service of another backend.
         """
         if self._tls is not None:
             raise LocalProtocolError("upgrade of a connection that has TLS already")
         if self._closing:
             return
-        try:
-            stream = self._contexts.client(tls)
-        except TlsFailed as error:
-            self._fail(error)
+        if isinstance(tls, TlsRequest):
+            try:
+                self._tls = self._contexts.client(tls)
+            except TlsFailed as error:
+                self._fail(error)
+                return
+        elif isinstance(tls, ServerTls):
+            self._tls = tls.stream()
+            self._serves_tls = True
         else:
-            self.begin_tls(stream)
-
-    def begin_tls(self, stream: TlsStream) -> None:
-        """Begin TLS on either side, as `stream` was made for; `secured` or `lost` follows."""
-        self._tls = stream
+            raise LocalProtocolError(f"{type(tls).__name__} is no TLS for TCP")
         for chunk in self._held:  # nobody was told of it, so it is TLS, or fails as such
-            stream.feed(chunk)
+            self._tls.feed(chunk)
+        has_begun = bool(self._held) or not self._serves_tls  # a client has the first word
         self._held.clear()
         self._aim()
         if not self._paused:
             self._transport.resume_reading()
-        self._shake(stream)
+        if has_begun:
+            self._go_on_shaking(self._tls)
 
     def close(self) -> None:
         if self._closing:
@@ -148,7 +167,7 @@ class TcpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
-        self._peer = to_address(transport.get_extra_info("peername"))
+        self._peer = self._ends[0] if self._ends is not None else to_address(transport.get_extra_info("peername"))
         if self._accepted is None:
             return
         accepted, self._accepted = self._accepted, None
@@ -243,12 +262,37 @@ class TcpConnection(asyncio.Protocol):
         stream = self._tls
         assert stream is not None, "aimed here only by TLS"
         stream.feed(chunk)
-        if stream.facts is None:
-            self._shake(stream)
-        else:
+        if stream.facts is not None:
             self._read(stream)
+            return
+        self._unshaken += len(chunk)
+        if self._unshaken > UNSHAKEN_OCTETS and self._serves_tls:
+            self._transport.pause_reading()
+        self._go_on_shaking(stream)
 
-    def _shake(self, stream: TlsStream) -> None:
+    def _go_on_shaking(self, stream: SecureStream) -> None:
+        if not self._serves_tls:
+            self._shake(stream)
+        elif not self._awaits_turn:
+            self._awaits_turn = True
+            self._turns.enqueue(self._take_turn)
+
+    def _take_turn(self) -> bool:
+        self._awaits_turn = False
+        stream = self._tls
+        assert stream is not None, "only TLS awaits turns"
+        if self._closing:
+            return False
+        if self._unshaken > UNSHAKEN_OCTETS and not self._paused:
+            self._transport.resume_reading()
+        self._unshaken = 0
+        try:
+            self._shake(stream)
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._contain(error)
+        return True
+
+    def _shake(self, stream: SecureStream) -> None:
         try:
             facts = stream.shake()
         except TlsFailed as error:
@@ -260,7 +304,7 @@ class TcpConnection(asyncio.Protocol):
             self._receiver.secured(facts)
             self._read(stream)
 
-    def _read(self, stream: TlsStream) -> None:
+    def _read(self, stream: SecureStream) -> None:
         if self._closing:
             return
         try:
@@ -276,13 +320,13 @@ class TcpConnection(asyncio.Protocol):
         if stream.ended and not self._held:
             self.close()
 
-    def _encrypt(self, stream: TlsStream, buffers: Sequence[bytes]) -> None:
+    def _encrypt(self, stream: SecureStream, buffers: Sequence[bytes]) -> None:
         if stream.facts is None:
             raise LocalProtocolError("write during a TLS handshake")
         stream.encrypt(buffers)
         self._send_outgoing(stream)
 
-    def _send_outgoing(self, stream: TlsStream) -> None:
+    def _send_outgoing(self, stream: SecureStream) -> None:
         octets = stream.take_outgoing()
         if octets:
             self._transport.write(octets)

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from smarthost.mail.errors import ConfigError, ConnectFailed
+from smarthost.mail.errors import ConfigError, ConnectFailed, TlsFailed
 from smarthost.mail.hop import TlsFacts
-from smarthost.ports import Clock, Connection, Dialer, Listener
+from smarthost.ports import Clock, Connection, Dialer, Listener, TlsRequest, TlsService
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
@@ -28,8 +28,13 @@ async def check_clock(clock: Clock, let_pass: Callable[[float], Awaitable[None]]
     await _check_sleep(clock, let_pass)
 
 
-async def check_connections(dialer: Dialer, listener: Listener, address: str) -> None:
-    """Check a Dialer, a Listener and the Connections between them; `address` is one to listen on."""
+async def check_connections(
+    dialer: Dialer, listener: Listener, address: str, tls: tuple[TlsRequest, TlsService]
+) -> None:
+    """Check a Dialer, a Listener and the Connections between them; `address` is one to listen on.
+
+    `tls`: how who dials and who listens shake hands; they must come to an agreement.
+    """
     await _check_dialling(dialer, listener, address)
     for check in (
         _check_octets_arrive,
@@ -41,6 +46,9 @@ async def check_connections(dialer: Dialer, listener: Listener, address: str) ->
         _check_errors_are_contained,
     ):
         await check(await Line.open(dialer, listener, address))
+        listener.pause()
+    for upgrade in (_check_starttls, _check_implicit_tls, _check_clear_text_is_no_handshake):
+        await upgrade(await Line.open(dialer, listener, address), *tls)
         listener.pause()
     await _check_dropped_when_nobody_receives(dialer, listener, address)
     await _check_pause_refuses(dialer, listener, address)
@@ -268,6 +276,61 @@ async def _check_errors_are_contained(line: Line) -> None:
     line.see_one_end()
     assert [type(report) for report in reports] == [ZeroDivisionError]
     assert line.near_ear.ends != [None], "a bug is no clean end"
+
+
+async def _check_starttls(line: Line, request: TlsRequest, service: TlsService) -> None:
+    await line.attach_near()
+    line.near.write([b"STARTTLS\r\n"])
+    await line.far_ear.until(lambda: len(line.far_ear.octets) == 10)
+    line.far.write([b"220 go\r\n"])
+    line.far_ear.quietly(line.far.upgrade, service)
+    await line.near_ear.until(lambda: len(line.near_ear.octets) == 8)
+    line.far_ear.octets.clear()
+    line.near_ear.octets.clear()
+
+    line.near_ear.quietly(line.near.upgrade, request)
+
+    await _check_secured(line, request)
+
+
+async def _check_implicit_tls(line: Line, request: TlsRequest, service: TlsService) -> None:
+    await line.attach_near()
+
+    line.far_ear.quietly(line.far.upgrade, service)
+    line.near_ear.quietly(line.near.upgrade, request)
+
+    await _check_secured(line, request)
+
+
+async def _check_secured(line: Line, request: TlsRequest) -> None:
+    for ear in (line.near_ear, line.far_ear):
+        await ear.until(lambda ear=ear: ear.facts is not None or bool(ear.ends))  # type: ignore[misc]
+        assert ear.told.count("secured") == 1, ear.ends
+    near, far = line.near_ear.facts, line.far_ear.facts
+    assert near is not None
+    assert far is not None
+    assert (near.version, near.cipher, near.verified) == (far.version, far.cipher, request.verified)
+    line.near.write([b"EHLO", b" relay.example\r\n"])
+    await line.far_ear.until(lambda: len(line.far_ear.octets) == 20)
+    line.far.write([b"250 mx.example\r\n"])
+    await line.near_ear.until(lambda: len(line.near_ear.octets) == 16)
+    assert line.far_ear.octets == b"EHLO relay.example\r\n"
+    assert line.near_ear.octets == b"250 mx.example\r\n"
+    await line.hang_up()
+    assert line.far_ear.ends == [None]
+
+
+async def _check_clear_text_is_no_handshake(line: Line, request: TlsRequest, service: TlsService) -> None:
+    await line.attach_near()
+    told = len(line.far_ear.told)
+
+    line.far.upgrade(service)
+    line.near.write([b"MAIL FROM:<>\r\n"])
+    await line.far_ear.until_lost()
+
+    assert line.far_ear.told[told:] == ["lost"], "what came in clear is never told"
+    assert isinstance(line.far_ear.ends[0], TlsFailed)
+    await line.near_ear.until_lost()
 
 
 async def _check_dialling(dialer: Dialer, listener: Listener, address: str) -> None:

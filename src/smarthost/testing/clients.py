@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from smarthost.mail.hop import TlsFacts
-from smarthost.ports import Connection
+from smarthost.ports import Connection, TlsRequest
 
 CONTENT = b"Subject: test\r\nMessage-ID: <1@example.org>\r\n\r\nbody\r\n"
 
@@ -30,6 +30,7 @@ class ScriptedClient:
     def __init__(self, connection: Connection, heard: Callable[[str], None] = lambda reply: None) -> None:
         self.acknowledged: list[Acknowledged] = []
         self.is_lost = False
+        self.facts: TlsFacts | None = None
         self._connection = connection
         self._heard = heard
         self._replies: list[str] = []
@@ -49,7 +50,9 @@ class ScriptedClient:
 
     def writable(self) -> None: ...
 
-    def secured(self, facts: TlsFacts) -> None: ...
+    def secured(self, facts: TlsFacts) -> None:
+        self.facts = facts
+        self._news.set()
 
     def lost(self, why: Exception | None) -> None:
         self.is_lost = True
@@ -73,6 +76,14 @@ class ScriptedClient:
         """Write octets and wait for one reply."""
         self.write(octets)
         return await self.hear()
+
+    async def shake_hands(self, tls: TlsRequest) -> TlsFacts | None:
+        """Begin TLS, after STARTTLS or first of all; None: the connection was lost instead."""
+        self._connection.upgrade(tls)
+        while self.facts is None and not self.is_lost:
+            self._news.clear()
+            await self._news.wait()
+        return self.facts
 
     async def begin(self, reverse_path: str, recipients: Sequence[str]) -> list[str]:
         """Say MAIL, RCPT and DATA, pipelined, and give the reply to each."""

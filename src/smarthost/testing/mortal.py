@@ -281,6 +281,9 @@ class MortalStore:
     async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
         return await self._read(self._inner.sweep(received_before, n))
 
+    async def sweep_delayed(self, received_before: float, n: int) -> tuple[Lease, ...]:
+        return await self._read(self._inner.sweep_delayed(received_before, n))
+
     async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
         return await self._read(self._inner.change(which, verb, now, cursor, n))
 

@@ -3,7 +3,8 @@
 
 Latency is time of the running event loop (real or virtual); the one use of the Clock is a dial that times out. All is
 decided by the seeded Random, so a simulation repeats itself. TLS is pretended: `upgrade` gives facts, nothing is
-encrypted. Passes testing.checks.check_connections, as TCP does.
+encrypted; either side may do without it when only the other is under test. Passes testing.checks.check_connections,
+as TCP does.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ LOW_OCTETS = 16 * 1024
 HOME = "127.0.0.1"  # who dials without a source comes from here
 _FIRST_PORT = 40_000
 _SAME_TIME_S = 1e-9  # sums of floats: a timer may fire that much early, and nobody would look again
+
+FINGERPRINT = "5e" * 32  # of a certificate that a test's client may show
 
 _Address = tuple[str, int]
 _Accepted = Callable[[Connection], Receiver | None]
@@ -57,14 +60,24 @@ class Faults(Struct, frozen=True):
     tls: TlsConduct = TlsConduct.VALID
 
 
+class PretendedTls:
+    """A TlsService for MemoryConnections."""
+
+    can_serve = True
+
+
 class MemoryNetwork:
-    """A Dialer whose far sides are the Listeners it gives. `faults` may be changed at any time, for later dials."""
+    """A Dialer whose far sides are the Listeners it gives. `faults` may be changed at any time, for later dials.
+
+    `fingerprint`: of the certificate that those who dial from now on show when they shake hands; "" for none.
+    """
 
     def __init__(
         self, clock: Clock, random: Random, *, latency_s: float = 0.0, chunking: Chunking = Chunking.WHOLE
     ) -> None:
         self.faults: dict[_Address, Faults] = {}
         self.dialled: list[_Address] = []
+        self.fingerprint = ""
         self.latency_s = latency_s
         self._clock = clock
         self._random = random
@@ -89,6 +102,7 @@ class MemoryNetwork:
         near = MemoryConnection(cable, (source or HOME, self.next_port()), (address, port))
         far = MemoryConnection(cable, near.peer, near.local)
         near.far, far.far = far, near
+        near.fingerprint = self.fingerprint
         asyncio.get_running_loop().call_soon(far.accept, accepted)
         return near
 
@@ -119,13 +133,13 @@ class MemoryNetwork:
 
 
 class MemoryListener:
-    """A Listener on a MemoryNetwork."""
+    """A Listener on a MemoryNetwork. No PROXY header is read: whoever dials with `source` is whom a balancer names."""
 
     def __init__(self, network: MemoryNetwork) -> None:
         self._network = network
         self._bound: list[_Address] = []
 
-    async def listen(self, host: str, port: int, accepted: _Accepted) -> _Address:
+    async def listen(self, host: str, port: int, accepted: _Accepted, proxies: Sequence[str] = ()) -> _Address:
         bound = self._network.bind(host, port, accepted)
         self._bound.append(bound)
         return bound
@@ -160,6 +174,10 @@ class _Cable:
         return passed
 
 
+class _Sealed(bytes):
+    """In an inbox: octets that were written under TLS."""
+
+
 class _End(Struct, frozen=True):
     """In an inbox: the connection ends here."""
 
@@ -174,6 +192,7 @@ class MemoryConnection:
     def __init__(self, cable: _Cable, local: _Address, peer: _Address) -> None:
         self.local = local
         self.peer = peer
+        self.fingerprint = ""
         self._cable = cable
         self._network = cable.network
         self._receiver: Receiver | None = None
@@ -183,6 +202,7 @@ class MemoryConnection:
         self._end: _End | None = None
         self._why: Exception | None = None
         self._closed = self._lost = self._paused = self._full = self._shaking = self._has_tls = False
+        self._is_spoilt = False  # octets in clear came in where TLS must be
 
     # -- ports.Connection ---------------------------------------------------------------------------------------------
 
@@ -199,7 +219,7 @@ class MemoryConnection:
         was_cut = self._cable.is_cut
         passed = self._cable.let_pass(octets)
         if passed:
-            self.far.post(passed)
+            self.far.post(_Sealed(passed) if self._has_tls else passed)
         self.far._unread += len(octets)  # also what is stalled: it fills the window
         if self._cable.is_cut and not was_cut and self._cable.faults.reset_after is not None:
             for end in (self, self.far):
@@ -218,6 +238,7 @@ class MemoryConnection:
         if self._has_tls or self._shaking:
             raise LocalProtocolError("upgrade of a connection that has TLS already")
         self._shaking = True
+        self._is_spoilt = bool(self._arrived)
         asyncio.get_running_loop().call_later(2 * self._network.latency_s, self._finish_handshake, tls)
 
     def close(self) -> None:
@@ -259,6 +280,7 @@ class MemoryConnection:
             _, item = self._inbox.popleft()
             if isinstance(item, bytes):
                 self._arrived += item
+                self._is_spoilt |= self._shaking and not isinstance(item, _Sealed)
             elif self._end is None:
                 self._end = item
         while self._arrived and self._is_listening():
@@ -310,17 +332,18 @@ class MemoryConnection:
         if receiver is not None:
             receiver.lost(self._why)
 
-    def _finish_handshake(self, tls: TlsRequest) -> None:
+    def _finish_handshake(self, tls: TlsRequest | TlsService) -> None:
         conduct = self._cable.faults.tls
         if self._closed or self._cable.is_cut or conduct is TlsConduct.STALLED:
             return  # a reset is told by _pump, a stalled handshake never ends
         self._pump()
+        must_be_valid = isinstance(tls, TlsRequest) and tls.verified
         failure = ""
-        if self._arrived:
-            failure = "wrong version number"  # octets in clear where TLS must be
+        if self._is_spoilt:
+            failure = "wrong version number"
         elif conduct is TlsConduct.BROKEN:
             failure = "handshake failure"
-        elif tls.verified and conduct is TlsConduct.UNTRUSTED:
+        elif must_be_valid and conduct is TlsConduct.UNTRUSTED:
             failure = "certificate not valid: self-signed certificate"
         if self._closed:
             return
@@ -329,7 +352,8 @@ class MemoryConnection:
             self.far.post(_End(None))
             return
         self._shaking, self._has_tls = False, True
-        self._tell("secured", TlsFacts("TLSv1.3", "SIMULATED", tls.verified))
+        shown = "" if isinstance(tls, TlsRequest) else self.far.fingerprint
+        self._tell("secured", TlsFacts("TLSv1.3", "SIMULATED", must_be_valid, shown))
         self._pump()
 
     def _soon(self, call: Callable[..., None], *arguments: object) -> None:

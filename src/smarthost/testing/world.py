@@ -9,13 +9,15 @@ but what the store had committed; the world's own ledgers (`acknowledged`, what 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from msgspec import Struct
 
+from smarthost.accept.listeners import ListenerTerms, ReceptionTerms
 from smarthost.accept.policy import LOOPBACK, RelayPolicy
-from smarthost.accept.reception import Receptions, ReceptionTerms
+from smarthost.accept.reception import Reception
+from smarthost.accept.receptions import Receptions
 from smarthost.delivery import Delivery, DeliveryTerms
 from smarthost.mail.address import to_domain
 from smarthost.mail.errors import ConnectFailed, StoreError
@@ -30,7 +32,7 @@ from smarthost.route.plan import Planner, PlanTerms
 from smarthost.route.source import Speaker
 from smarthost.route.table import Route, RouteTable
 from smarthost.smtp.limits import Limits
-from smarthost.smtp.server import ServerSettings
+from smarthost.smtp.offer import ServerSettings
 from smarthost.testing.clients import CONTENT, Acknowledged, ScriptedClient
 from smarthost.testing.dns import ScriptedResolver, Zone
 from smarthost.testing.mortal import (
@@ -62,6 +64,8 @@ class WorldTerms(Struct, frozen=True, kw_only=True):
 
     hostname: str = "relay.example.org"
     default_route: Route | None = None
+    routes: dict[str, Route] = {}
+    sender_routes: dict[tuple[str, str], Route] = {}
     commit_delay_s: float = 0.002
     latency_s: float = 0.01
     sessions_per_lane: int = 20
@@ -326,17 +330,19 @@ class _Running:
         self._memory = memory
         self.delivery: Delivery
         self._receptions: Receptions
+        self._door: Callable[[Connection], Reception | None]
 
     async def open(self) -> None:
         await self.store.open()
         self.delivery = self._make_delivery()
         self._receptions = self._make_receptions()
+        self._door = self._make_door()
         await self.delivery.start()
         self._world.network.bind(*DOOR, self._accept)
 
     def _make_delivery(self) -> Delivery:
         world, terms = self._world, self._world.terms
-        table = RouteTable(terms.default_route)
+        table = RouteTable(terms.default_route, terms.routes, terms.sender_routes)
         plan_terms = PlanTerms(Speaker(terms.hostname), frozenset((DOOR,)), allow_private=True)
         return Delivery(
             DeliveryTerms(
@@ -362,14 +368,7 @@ class _Running:
         terms, store = self._world.terms, self.store
         return Receptions(
             ReceptionTerms(
-                settings=ServerSettings(
-                    hostname=terms.hostname,
-                    max_octets=terms.limits.message_octets,
-                    max_recipients=terms.limits.recipients,
-                    max_errors=terms.limits.errors,
-                ),
                 limits=terms.limits,
-                policy=RelayPolicy(LOOPBACK),
                 clock=self._clock,
                 sink=self._sink,
                 next_id=self.delivery.next_id,
@@ -379,10 +378,19 @@ class _Running:
             )
         )
 
-    def _accept(self, connection: Connection) -> MortalConnection:
+    def _make_door(self) -> Callable[[Connection], Reception | None]:
+        terms = self._world.terms
+        settings = ServerSettings(
+            hostname=terms.hostname,
+            max_octets=terms.limits.message_octets,
+            max_recipients=terms.limits.recipients,
+            max_errors=terms.limits.errors,
+        )
+        return self._receptions.door(ListenerTerms(settings=settings, policy=RelayPolicy(LOOPBACK)))
+
+    def _accept(self, connection: Connection) -> MortalConnection | None:
         mortal = MortalConnection(self._life, connection)
-        self._receptions.accept(mortal)
-        return mortal
+        return None if self._door(mortal) is None else mortal
 
     async def close(self, grace_s: float) -> None:
         """As assemble does."""
