@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """From an envelope to command octets: nothing in an address can become a command or a parameter."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smarthost.mail.envelope import Body
+from smarthost.mail.envelope import Body, DsnRequest, Notify
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.smtp.exchange import Exchange, Transaction, compose, encode_command
 from smarthost.smtp.extensions import Extensions
@@ -121,7 +123,7 @@ def test_pathological_path_is_judged_quickly() -> None:
 def test_groups_are_bounded(recipients: int, groups: list[int]) -> None:
     """With PIPELINING at most 100 recipients are outstanding, and DATA never travels alone."""
     exchange = Exchange([b"MAIL\r\n", *[b"RCPT\r\n"] * recipients, b"DATA\r\n"])
-    taken: list[tuple[bytes, list[Step]]] = []
+    taken: list[tuple[bytes, Sequence[Step]]] = []
 
     while not taken or taken[-1][1][-1] is not Step.DATA:
         taken.append(exchange.take_group(pipelining=True))
@@ -134,3 +136,142 @@ def test_a_transaction_cannot_end_unanswered() -> None:
     """There is no summary before MAIL has an answer."""
     with pytest.raises(LocalProtocolError):
         Exchange([b"MAIL\r\n", b"RCPT\r\n", b"DATA\r\n"]).summary(None)
+
+
+EVERYTHING = Extensions(
+    dsn=True, requiretls=True, binarymime=True, chunking=True, smtputf8=True, eight_bit_mime=True, size=0
+)
+WISHES = Transaction(
+    "a@b", ("c@d", "e@f"), 9, Body.EIGHT_BIT_MIME, False, ret="HDRS", envid="QQ+2B314", requires_tls=True,
+    requests=(DsnRequest(Notify.SUCCESS | Notify.DELAY, "rfc822;Bob+2Btag@example.org"), DsnRequest(Notify.NEVER)),
+)  # fmt: skip
+
+
+def lines(transaction: Transaction, extensions: Extensions) -> list[str]:
+    return [command.decode().removesuffix("\r\n") for command in compose(transaction, extensions)]
+
+
+def test_wishes_are_passed_on_to_a_host_that_offers_everything() -> None:
+    """RET, ENVID, NOTIFY, ORCPT as they were written, and REQUIRETLS (RFC 3461 5.2.1, RFC 8689)."""
+    assert lines(WISHES, EVERYTHING) == [
+        "MAIL FROM:<a@b> SIZE=9 BODY=8BITMIME REQUIRETLS RET=HDRS ENVID=QQ+2B314",
+        "RCPT TO:<c@d> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Bob+2Btag@example.org",
+        "RCPT TO:<e@f> NOTIFY=NEVER",
+        "DATA",
+    ]
+
+
+def test_a_host_without_dsn_hears_nothing_of_reports() -> None:
+    """The parameters are sent only where they are offered; anywhere else they would be refused (RFC 3461 5.2.2)."""
+    assert lines(WISHES, Extensions(requiretls=True)) == [
+        "MAIL FROM:<a@b> REQUIRETLS",
+        "RCPT TO:<c@d>",
+        "RCPT TO:<e@f>",
+        "DATA",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "parameters"),
+    [
+        (DsnRequest(), ""),
+        (DsnRequest(Notify.NEVER), " NOTIFY=NEVER"),
+        (DsnRequest(Notify.FAILURE), " NOTIFY=FAILURE"),
+        (DsnRequest(Notify.SUCCESS | Notify.FAILURE | Notify.DELAY), " NOTIFY=SUCCESS,FAILURE,DELAY"),
+        (DsnRequest(orcpt="x-own;"), " ORCPT=x-own;"),
+    ],
+)
+def test_notify_and_orcpt(request_: DsnRequest, parameters: str) -> None:
+    """Each only if it was given: to add NOTIFY=FAILURE would be to ask for what nobody asked."""
+    sent = Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, requests=(request_,))
+
+    assert lines(sent, EVERYTHING)[1] == f"RCPT TO:<c@d>{parameters}"
+
+
+@pytest.mark.parametrize(
+    "evil",
+    ["x\r\nRCPT TO:<y@z>", "x\n", "x\r", "x\0", "x y", "x NOTIFY=NEVER", "x=y", "+", "+4", "+zz", "+0D+0A", "+7F",
+     "\x7f", "\x1b[2J", "é", "\u2028", "\x85", "\ud800"],
+)  # fmt: skip
+def test_injection_is_refused_in_envid_and_orcpt(evil: str) -> None:
+    """Whatever is not xtext of printable ASCII never leaves, also not what a reader would decode to a line's end."""
+    for wishes in (
+        Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, envid=evil),
+        Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, ret=evil),
+        Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, requests=(DsnRequest(orcpt=f"rfc822;{evil}"),)),
+        Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, requests=(DsnRequest(orcpt=f"{evil};x"),)),
+    ):
+        if evil.startswith("+") and wishes.requests and wishes.requests[0].orcpt.startswith("+"):
+            continue  # an atom may hold it
+        with pytest.raises(LocalProtocolError) as caught:
+            compose(wishes, EVERYTHING)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("evil", ["rfc822", ";x", "rfc 822;x", "(c);x", '"rfc822";x', "rfc822;" + "x" * 494])
+def test_an_orcpt_that_is_none_is_refused(evil: str) -> None:
+    """Type, semicolon, address, at most 500 characters (RFC 3461 4.2)."""
+    with pytest.raises(LocalProtocolError):
+        compose(Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, requests=(DsnRequest(orcpt=evil),)), EVERYTHING)
+
+
+def test_an_envid_has_100_characters_at_most() -> None:
+    """RFC 3461 4.4."""
+    assert "ENVID" in lines(Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, envid="x" * 100), EVERYTHING)[0]
+    with pytest.raises(LocalProtocolError):
+        compose(Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, envid="x" * 101), EVERYTHING)
+
+
+def test_utf8_orcpt_goes_only_with_smtputf8() -> None:
+    """RFC 6533 3: an address in UTF-8 where both sides agreed on that, no line separator even then."""
+    requests = (DsnRequest(orcpt="utf-8;jörg@example.org"),)
+
+    commands = compose(Transaction("", ("c@d",), 1, Body.SEVEN_BIT, True, requests=requests), EVERYTHING)
+
+    assert commands[1] == "RCPT TO:<c@d> ORCPT=utf-8;jörg@example.org\r\n".encode()
+    for smtputf8, orcpt in ((False, "utf-8;jörg@x"), (True, "utf-8;j\u2028@x"), (True, "utf-8;j\x85@x")):
+        evil = (DsnRequest(orcpt=orcpt),)
+        with pytest.raises(LocalProtocolError):
+            compose(Transaction("", ("c@d",), 1, Body.SEVEN_BIT, smtputf8, requests=evil), EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(Transaction("", ("c@d", "e@f"), 1, Body.SEVEN_BIT, False, requests=(DsnRequest(),)), id="short"),
+        pytest.param(
+            Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, requests=(DsnRequest(), DsnRequest())), id="long"
+        ),
+        pytest.param(
+            Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, requests=(DsnRequest(Notify.NEVER | Notify.DELAY),)),
+            id="never-and-more",
+        ),
+    ],
+)
+def test_requests_that_make_no_sense_are_our_bug(sent: Transaction) -> None:
+    """One for each recipient or none at all, and NEVER stands alone: nobody gets another's wishes."""
+    with pytest.raises(LocalProtocolError):
+        compose(sent, EVERYTHING)
+
+
+def test_requiretls_is_a_demand() -> None:
+    """A host that does not offer it gets nothing (RFC 8689 4.2.1)."""
+    with pytest.raises(LocalProtocolError):
+        compose(Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, requires_tls=True), Extensions(dsn=True))
+
+
+def test_binary_content_has_no_data() -> None:
+    """It leaves in chunks, where both extensions are offered and nowhere else."""
+    sent = Transaction("", ("c@d",), 1, Body.BINARY_MIME, False)
+
+    assert lines(sent, EVERYTHING) == ["MAIL FROM:<> SIZE=1 BODY=BINARYMIME", "RCPT TO:<c@d>"]
+    for extensions in (Extensions(), Extensions(chunking=True), Extensions(binarymime=True)):
+        with pytest.raises(LocalProtocolError):
+            compose(sent, extensions)
+
+
+def test_pathological_orcpt_is_judged_quickly() -> None:
+    """The length is looked at first, and the check takes linear time."""
+    evil = (DsnRequest(orcpt="!" * 1_000_000),)
+    with pytest.raises(LocalProtocolError):
+        compose(Transaction("", ("c@d",), 1, Body.SEVEN_BIT, False, requests=evil), EVERYTHING)

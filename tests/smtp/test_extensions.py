@@ -19,7 +19,8 @@ def test_usual_offer_is_understood() -> None:
     """The answer of an ordinary host."""
     extensions = offered(
         "PIPELINING", "SIZE 52428800", "STARTTLS", "AUTH PLAIN LOGIN", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN",
-        "SMTPUTF8", "CHUNKING", "REQUIRETLS", "LIMITS RCPTMAX=100 MAILMAX=5", "XCLIENT NAME ADDR",
+        "SMTPUTF8", "CHUNKING", "REQUIRETLS", "BINARYMIME", "XCLIENT NAME ADDR",
+        "LIMITS RCPTMAX=100 MAILMAX=5 RCPTDOMAINMAX=2",
     )  # fmt: skip
 
     assert extensions == Extensions(
@@ -30,11 +31,13 @@ def test_usual_offer_is_understood() -> None:
         starttls=True,
         enhanced_status_codes=True,
         chunking=True,
+        binarymime=True,
         dsn=True,
         requiretls=True,
         auth=frozenset({"PLAIN", "LOGIN"}),
         most_recipients=100,
         most_transactions=5,
+        most_recipient_domains=2,
     )
 
 

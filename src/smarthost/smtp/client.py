@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The client side of SMTP as a sans-IO machine: replies in, commands and wire events out (RFC 5321, 2920, 3207, 4954).
+"""The client side of SMTP and LMTP as a sans-IO machine: replies in, commands and wire events out.
 
-`send.session` drives it: octets to `receive`, then `next_event` until None, then `take_output` to the connection. Each
-command that is written appends its Step to the replies that are due; _TAKERS says who takes each. A host's "no" is a
-Reply inside an event; what SMTP does not allow raises RemoteProtocolError and closes the machine. It decides nothing
-about mail (send.verdict does), and trusts no reply that was there before its command.
+RFC 5321, 2033, 2920, 3030, 3207, 4954. `send.session` drives it: octets to `receive`, then `next_event` until None,
+then `take_output` to the connection. Each command that is written appends its Step to the replies that are due; _TAKERS
+says who takes each. A host's "no" is a Reply inside an event; what SMTP does not allow raises RemoteProtocolError and
+closes the machine. It decides nothing about mail (send.verdict does).
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from smarthost.mail.errors import LocalProtocolError, RemoteProtocolError
 from smarthost.mail.hop import Credentials
 from smarthost.mail.reply import Reply
 from smarthost.smtp.auth import login_responses, plain_response
+from smarthost.smtp.dialogue import Dialogue
 from smarthost.smtp.dots import Stuffer
 from smarthost.smtp.exchange import Exchange, check_name, compose, encode_command
 from smarthost.smtp.exchange import Transaction as Transaction  # the driver's word for it comes from here
 from smarthost.smtp.extensions import Extensions, parse_extensions
-from smarthost.smtp.replies import ReplyParser
 from smarthost.smtp.steps import Step
 from smarthost.smtp.wire import (
     AuthAnswered,
@@ -31,66 +30,42 @@ from smarthost.smtp.wire import (
     TransactionEnded,
 )
 
+# Chunks written before their replies are read: enough to fill a long line, and little is wasted on a host that says no.
+CHUNK_WINDOW = 4
 _STARTTLS = encode_command("STARTTLS")
 _RSET = encode_command("RSET")
 _QUIT = encode_command("QUIT")
+_LAST = encode_command("BDAT 0 LAST")
+_IDLE, _CONTENT, _ONE_FINAL = Step.IDLE, Step.CONTENT, (Step.FINAL,)  # see smtp.dialogue
 _CONTENT_WANTED = ContentWanted()
 _NONE_OFFERED = Extensions()
+_BDAT_UNKNOWN = frozenset(
+    {500, 501, 502, 504}
+)  # RFC 5321 4.2.2: not understood, so its octets may be taken for commands
 
 
-class SmtpClient:
+class SmtpClient(Dialogue):
     """One session. Any octets in give events or RemoteProtocolError; after that, and after 421, it is closed."""
 
-    __slots__ = (
-        "_closed",
-        "_due",
-        "_exchange",
-        "_left",
-        "_name",
-        "_output",
-        "_premature",
-        "_replies",
-        "_reset_owed",
-        "_rest",
-        "_stuffer",
-        "extensions",
-    )
+    __slots__ = ("_exchange", "_is_lmtp", "_left", "_name", "_reset_owed", "_stuffer", "extensions")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_lmtp: bool = False) -> None:
+        super().__init__()
         self.extensions: Extensions | None = None
-        self._replies = ReplyParser()
-        self._output = b""
-        self._due: deque[Step] = deque((Step.BANNER,))  # the replies we wait for, in order
-        self._rest = Step.IDLE  # what it is when no reply is due: IDLE, TLS or CONTENT
-        self._closed = False
-        self._premature = False  # something was there before the command whose reply is next
+        self._is_lmtp = is_lmtp
         self._name = ""
         self._left: list[str] = []  # what the host may still ask for in AUTH, last one first
         self._exchange: Exchange | None = None  # the open transaction
         self._reset_owed = False  # the host may hold a transaction open that is over for us
-        self._stuffer = Stuffer()
+        self._stuffer: Stuffer | None = None  # None: the open content leaves in chunks
 
     # -- what the driver may ask --
 
     @property
-    def step(self) -> Step:
-        """Where the session stands; after an error, where it stood then."""
-        return self._due[0] if self._due else self._rest
-
-    @property
-    def has_buffered(self) -> bool:
-        """Are there octets from the host that no event accounts for?"""
-        return self._replies.has_buffered
-
-    @property
-    def is_idle(self) -> bool:
-        """Is the host waiting for a command of ours?"""
-        return not self._due and self._rest is Step.IDLE and not self._closed
-
-    @property
-    def is_closed(self) -> bool:
-        """Is the session over (421, QUIT answered, or an error)?"""
-        return self._closed
+    def takes_content(self) -> bool:
+        """May `content` be called now? In BDAT only for so many pieces; ContentWanted says when there is room again."""
+        has_room = self._stuffer is not None or len(self._due) < self._window
+        return has_room and self._rest is _CONTENT and not self._closed
 
     @property
     def heard(self) -> TransactionEnded | None:
@@ -101,50 +76,23 @@ class SmtpClient:
         exchange = self._exchange
         return None if exchange is None or exchange.mail is None else exchange.summary(None)
 
-    def take_output(self) -> bytes:
-        """Give the octets to write, and forget them."""
-        output, self._output = self._output, b""
-        return output
-
     # -- what the driver tells --
 
-    def receive(self, chunk: bytes) -> None:
-        """Take octets from the host; call next_event until it gives None. Ignored once closed."""
-        if not self._closed:
-            self._replies.feed(chunk)
-
-    def next_event(self) -> ClientEvent | None:
-        """Give the next event, or None when more octets are needed.
-
-        Raises: RemoteProtocolError: the host said what SMTP does not allow here; the machine is closed then.
-        """
-        if self._closed:
-            return None
-        try:
-            if self._rest is Step.TLS:
-                self._refuse_clear_text()
-            while (reply := self._replies.next_reply()) is not None:
-                event = self._take(reply) if self._due else self._take_unasked(reply)
-                if event is not None:
-                    return event
-        except RemoteProtocolError:
-            self._closed = True
-            self._output = b""  # nothing more is said to such a host
-            raise
-        return None
-
     def hello(self, name: str) -> None:
-        """Say EHLO, and HELO if that is refused (RFC 5321 3.2). `name` is a domain or an address literal."""
+        """Say EHLO, and HELO if that is refused (RFC 5321 3.2); in LMTP LHLO only (RFC 2033 4.1).
+
+        `name` is a domain or an address literal.
+        """
         self._require_idle("hello")
         self._name = check_name(name)
         self.extensions = None
         self._reset_owed = False  # EHLO resets (RFC 5321 4.1.4)
-        self._write(encode_command(f"EHLO {name}"), Step.EHLO)
+        self._write(encode_command(f"{'LHLO' if self._is_lmtp else 'EHLO'} {name}"), (Step.EHLO,))
 
     def starttls(self) -> None:
         """Ask for TLS. On 220 the driver must see that `has_buffered` is False, upgrade, and call `secured`."""
         self._require_greeted("starttls")
-        self._write(_STARTTLS, Step.STARTTLS)
+        self._write(_STARTTLS, (Step.STARTTLS,))
 
     def secured(self) -> None:
         """Forget what was learned in clear text (RFC 3207 4.2); hello() must follow.
@@ -154,7 +102,7 @@ class SmtpClient:
         if self._rest is not Step.TLS or self._closed:
             raise LocalProtocolError("secured() without a 220 to STARTTLS")
         self._refuse_clear_text()
-        self._rest = Step.IDLE
+        self._rest = _IDLE
         self.extensions = None
         self._reset_owed = False
 
@@ -174,72 +122,88 @@ class SmtpClient:
         else:
             raise LocalProtocolError("the host offers neither AUTH PLAIN nor AUTH LOGIN")
         self._left = left
-        self._write(encode_command(command), Step.AUTH)
+        self._write(encode_command(command), (Step.AUTH,))
 
     def begin(self, transaction: Transaction) -> None:
         """Begin a transaction: in one write where the host offers PIPELINING, else one command a reply.
 
-        Raises: LocalProtocolError: an address that cannot be sent here, no recipient, or more octets than the host
-        announced to take; nothing was written then.
+        Raises: LocalProtocolError: an address or parameter that cannot be sent here, no recipient, more octets than the
+        host announced to take, or a demand that it does not offer to meet; nothing was written then.
         """
         extensions = self._require_greeted("begin")
-        exchange = self._exchange = Exchange(compose(transaction, extensions))
+        exchange = self._exchange = Exchange(compose(transaction, extensions), transaction.is_chunked)
         if self._reset_owed:
             # Owed since the last transaction, paid here: it costs no round trip with PIPELINING (RFC 2920 3.1)
-            self._write(_RSET, Step.RSET)
+            self._write(_RSET, (Step.RSET,))
             if not extensions.pipelining:
                 return
         self._write_group(exchange, extensions)
 
     def content(self, chunks: Iterable[bytes]) -> list[bytes]:
-        """Give the buffers to write for these pieces of content, dot-stuffed; may be called again for more."""
-        if self._rest is not Step.CONTENT:
+        """Give the buffers to write for these pieces of content; may be called again for more.
+
+        Dot-stuffed; or each piece that is not empty as a chunk of its own, if `takes_content` (RFC 3030 2).
+        """
+        if self._rest is not _CONTENT:
             raise LocalProtocolError("content() before ContentWanted")
+        if self._stuffer is None:
+            return self._frame(chunks)
         stuff = self._stuffer.stuff
         return [stuff(chunk) for chunk in chunks]
 
     def content_end(self) -> None:
-        """Queue the final dot. From here on a lost connection leaves open whether the host has the message."""
-        if self._rest is not Step.CONTENT:
+        """Queue the final dot; or BDAT LAST, as soon as the host has taken all chunks.
+
+        Once that has left, `step` is FINAL and a lost connection leaves open whether the host has the message.
+        """
+        if self._rest is not _CONTENT:
             raise LocalProtocolError("content_end() before ContentWanted")
-        self._rest = Step.IDLE
-        self._write(self._stuffer.end(), Step.FINAL)
+        self._rest = _IDLE
+        if self._stuffer is not None:
+            self._write_end(self._stuffer.end())
+        elif not self._due:
+            self._write_end(_LAST)
 
     def quit(self) -> None:
         """Say goodbye; ClosingReceived follows, or the host just closes."""
         self._require_idle("quit")
-        self._write(_QUIT, Step.QUIT)
+        self._write(_QUIT, (Step.QUIT,))
 
     # -- writing --
 
-    def _write(self, octets: bytes, step: Step) -> None:
-        if not self._due:
-            self._premature = self._replies.has_buffered
-        self._output += octets
-        self._due.append(step)
-
     def _write_group(self, exchange: Exchange, extensions: Extensions) -> None:
-        if not self._due:
-            self._premature = self._replies.has_buffered
-        octets, steps = exchange.take_group(extensions.pipelining)
-        self._output += octets
-        self._due.extend(steps)
+        self._write(*exchange.take_group(extensions.pipelining))
 
-    def _require_idle(self, verb: str) -> None:
-        if self._due or self._rest is not Step.IDLE or self._closed:
-            raise LocalProtocolError(f"{verb}() while the session is {'closed' if self._closed else self.step}")
+    def _frame(self, chunks: Iterable[bytes]) -> list[bytes]:
+        buffers: list[bytes] = []
+        for chunk in chunks:
+            if not chunk:
+                continue  # "BDAT 0" without LAST says nothing, and some hosts refuse it
+            if len(self._due) >= self._window:
+                raise LocalProtocolError("more chunks than the host was given time to answer")
+            if not self._due:
+                self._premature = self._replies.has_buffered
+            self._due.append(Step.CHUNK)
+            buffers += encode_command(f"BDAT {len(chunk)}"), chunk
+        return buffers
+
+    def _write_end(self, octets: bytes) -> None:
+        finals: tuple[Step, ...] = _ONE_FINAL
+        if self._is_lmtp:
+            exchange = self._open_exchange()
+            exchange.finals = []
+            finals *= exchange.accepted  # RFC 2033 4.2: a reply for each
+        self._write(octets, finals)
+
+    @property
+    def _window(self) -> int:
+        return CHUNK_WINDOW if (self.extensions or _NONE_OFFERED).pipelining else 1
 
     def _require_greeted(self, verb: str) -> Extensions:
         self._require_idle(verb)
         if self.extensions is None:
             raise LocalProtocolError(f"{verb}() before a positive answer to hello()")
         return self.extensions
-
-    def _refuse_clear_text(self) -> None:
-        # RFC 3207 6: what was injected before the handshake must not be taken for something said inside TLS.
-        if self._replies.has_buffered:
-            self._closed = True
-            raise RemoteProtocolError("octets in clear text after the answer to STARTTLS")
 
     # -- hearing --
 
@@ -257,18 +221,14 @@ class SmtpClient:
             self._due.appendleft(step)
             raise
 
-    def _check_premature(self, step: Step, reply: Reply) -> None:
-        # A reply that was there before its command answers something else. To believe a 250 that came along with the
-        # 354 would drop a message the host never judged. Only a "no" to the content is an answer that early.
-        self._premature = False
-        if reply.code != 421 and not (step is Step.FINAL and reply.code >= 400):
-            raise RemoteProtocolError(f"the host answered before it was asked: {reply}")
-
     def _take_unasked(self, reply: Reply) -> ClientEvent:
-        if self._rest is Step.CONTENT and self._exchange is not None and reply.code >= 400:
+        if self._rest is _CONTENT and self._exchange is not None and reply.code >= 400:
             # The host refuses content whose end it has not seen, and may take the rest of it for commands.
             self._closed = True
-            return self._end(self._exchange, reply)
+            if self._stuffer is not None and not self._is_lmtp:
+                return self._end(self._exchange, reply)
+            self._exchange.data = reply
+            return self._end(self._exchange, None)
         if reply.code == 421:
             self._closed = True
             return ClosingReceived(reply)
@@ -279,20 +239,22 @@ class SmtpClient:
         exchange = self._exchange
         if exchange is None:
             return _TAKERS[step](self, reply)
+        if step is Step.FINAL:
+            return self._end_heard(exchange, reply)
         if step is Step.RCPT:
             exchange.hear_recipient(reply)
-        elif step is Step.DATA:
+        elif step is Step.DATA or step is Step.CHUNK:
             exchange.data = reply
         elif step is Step.MAIL or step is Step.RSET:
             exchange.mail = reply
-        return self._end(exchange, reply if step is Step.FINAL else None)
+        return self._end(exchange, None)
 
     def _take_banner(self, reply: Reply) -> ClientEvent:
         return BannerReceived(reply)
 
     def _take_ehlo(self, reply: Reply) -> ClientEvent | None:
-        if reply.is_permanent:
-            self._write(encode_command(f"HELO {self._name}"), Step.HELO)
+        if reply.is_permanent and not self._is_lmtp:
+            self._write(encode_command(f"HELO {self._name}"), (Step.HELO,))
             return None
         if reply.is_positive:
             self.extensions = parse_extensions(reply)
@@ -314,7 +276,7 @@ class SmtpClient:
             return AuthAnswered(reply)
         if not self._left:
             raise RemoteProtocolError(f"the host asks for more than AUTH has: {reply}")
-        self._write(encode_command(self._left.pop()), Step.AUTH)
+        self._write(encode_command(self._left.pop()), (Step.AUTH,))
         return None
 
     def _take_rset(self, reply: Reply) -> ClientEvent | None:
@@ -338,6 +300,9 @@ class SmtpClient:
         exchange = self._open_exchange()
         if exchange.is_hopeless:
             return self._end(exchange, None)
+        if exchange.is_asked:  # there is no DATA to wait for
+            self._stuffer = None
+            return self._want_content("RCPT")
         self._write_group(exchange, self.extensions or _NONE_OFFERED)
         return None
 
@@ -349,21 +314,51 @@ class SmtpClient:
         if reply.code >= 400:
             return self._end(exchange, None)
         if not exchange.is_accepting:
-            # RFC 2920 3.1: 354 although no recipient was accepted: the client SHOULD send a single dot
-            self._write(b".\r\n", Step.EMPTY)
-            return None
+            return self._end_unwanted(exchange)
+        self._stuffer = Stuffer()
+        return self._want_content("354")
+
+    def _want_content(self, after: str) -> ClientEvent:
         if self._replies.has_buffered:
             # Noticed here, before content is sent, another host may still be tried; after the dot it is ambiguous.
-            raise RemoteProtocolError("the host says more than 354 before it has seen any content")
-        self._stuffer = Stuffer()
-        self._rest = Step.CONTENT
+            raise RemoteProtocolError(f"the host says more after {after} before it has seen any content")
+        self._rest = _CONTENT
         return _CONTENT_WANTED
+
+    def _end_unwanted(self, exchange: Exchange) -> ClientEvent | None:
+        """End a DATA that was accepted although no recipient was."""
+        if self._is_lmtp:  # RFC 2033 4.2 forbids it, and no reply to a dot would be due: nothing to wait for
+            self._closed = True
+            return self._end(exchange, None)
+        self._write(b".\r\n", (Step.EMPTY,))  # RFC 2920 3.1: the client SHOULD send a single dot
+        return None
 
     def _take_empty(self, reply: Reply) -> ClientEvent:
         return self._end(self._open_exchange(), None)
 
-    def _take_final(self, reply: Reply) -> ClientEvent:
-        return self._end(self._open_exchange(), reply)
+    def _take_chunk(self, reply: Reply) -> ClientEvent | None:
+        exchange = self._open_exchange()
+        if exchange.data is None and reply.code >= 400:
+            exchange.data = reply
+            self._rest = _IDLE  # no more content
+            if reply.code in _BDAT_UNKNOWN:
+                self._closed = True
+                return self._end(exchange, None)
+        if exchange.data is not None:
+            # RFC 3030 2: chunks under way are discarded by the host, and each has its reply
+            return None if self._due else self._end(exchange, None)
+        if self._rest is _CONTENT:
+            return _CONTENT_WANTED
+        if not self._due:
+            self._write_end(_LAST)
+        return None
+
+    def _take_final(self, reply: Reply) -> ClientEvent | None:
+        exchange = self._open_exchange()
+        if self._due and exchange.finals is not None:
+            exchange.finals.append(reply)
+            return None
+        return self._end_heard(exchange, reply)
 
     def _take_quit(self, reply: Reply) -> ClientEvent:
         self._closed = True
@@ -374,10 +369,17 @@ class SmtpClient:
             raise LocalProtocolError("a reply to a transaction that was never begun")
         return self._exchange
 
+    def _end_heard(self, exchange: Exchange, final: Reply) -> TransactionEnded:
+        if exchange.finals is None:
+            return self._end(exchange, final)
+        exchange.finals.append(final)
+        return self._end(exchange, None)
+
     def _end(self, exchange: Exchange, final: Reply | None) -> TransactionEnded:
         self._exchange = None
-        self._rest = Step.IDLE
-        self._reset_owed = exchange.leaves_open
+        self._rest = _IDLE
+        # After a "no" to any BDAT the state is indeterminate (RFC 3030 2)
+        self._reset_owed = exchange.leaves_open and (final is None or final.code >= 300)
         return exchange.summary(final)
 
 
@@ -393,6 +395,7 @@ _TAKERS: dict[Step, Callable[[SmtpClient, Reply], ClientEvent | None]] = {
     Step.RCPT: SmtpClient._take_rcpt,
     Step.DATA: SmtpClient._take_data,
     Step.EMPTY: SmtpClient._take_empty,
+    Step.CHUNK: SmtpClient._take_chunk,
     Step.FINAL: SmtpClient._take_final,
     Step.QUIT: SmtpClient._take_quit,
 }

@@ -20,7 +20,8 @@ class Extensions(Struct, frozen=True, gc=False):
     """The extensions a host offered; all absent after HELO.
 
     `size`: None when SIZE was not offered, 0 when no (believable) maximum was named, else octets (RFC 1870).
-    `most_recipients`, `most_transactions`: RCPTMAX and MAILMAX (RFC 9422), or None.
+    `most_recipients`, `most_recipient_domains`: RCPTMAX and RCPTDOMAINMAX of a transaction (RFC 9422), or None.
+    `most_transactions`: MAILMAX of a session, or None.
     """
 
     pipelining: bool = False
@@ -30,11 +31,18 @@ class Extensions(Struct, frozen=True, gc=False):
     starttls: bool = False
     enhanced_status_codes: bool = False
     chunking: bool = False
+    binarymime: bool = False
     dsn: bool = False
     requiretls: bool = False
     auth: frozenset[str] = frozenset()
     most_recipients: int | None = None
     most_transactions: int | None = None
+    most_recipient_domains: int | None = None
+
+    @property
+    def takes_binary(self) -> bool:
+        """May content that is not in lines be sent? RFC 3030 3: BINARYMIME means nothing without CHUNKING."""
+        return self.binarymime and self.chunking
 
     def refuses_size(self, octets: int) -> bool:
         """Would the host refuse a message of that many octets by what it announced?"""
@@ -53,10 +61,15 @@ _FLAGS = {
     "STARTTLS": "starttls",
     "ENHANCEDSTATUSCODES": "enhanced_status_codes",
     "CHUNKING": "chunking",
+    "BINARYMIME": "binarymime",
     "DSN": "dsn",
     "REQUIRETLS": "requiretls",
 }
-_LIMITS = {"RCPTMAX": "most_recipients", "MAILMAX": "most_transactions"}
+_LIMITS = {
+    "RCPTMAX": "most_recipients",
+    "MAILMAX": "most_transactions",
+    "RCPTDOMAINMAX": "most_recipient_domains",
+}
 
 
 def parse_extensions(reply: Reply) -> Extensions:
@@ -81,6 +94,7 @@ def parse_extensions(reply: Reply) -> Extensions:
         auth=frozenset(mechanisms),
         most_recipients=limits.get("most_recipients"),
         most_transactions=limits.get("most_transactions"),
+        most_recipient_domains=limits.get("most_recipient_domains"),
         **flags,
     )
 

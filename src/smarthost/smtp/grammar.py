@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Reads the arguments of MAIL, RCPT, EHLO and HELO (RFC 5321 4.1, 6531 3.3, 1870, 6152): a value, or the Reply to give.
+"""Reads the arguments of MAIL, RCPT, EHLO and HELO (RFC 5321 4.1, 6531 3.3): a value, or the Reply to give.
 
 Strict where leniency is dangerous (octets, quoting, routes), lenient where only old clients are hurt; each leniency is
 marked. Works on bytes with ASCII-only patterns that cannot backtrack; whatever is in a local part stays opaque. Decides
-nothing about who may send what. Called by smtp.server only; pure.
+nothing about who may send what. smtp.parameters reads what follows a path. Called by smtp.server, accept.inject; pure.
 """
 
 import re
@@ -16,7 +16,9 @@ from msgspec import Struct
 from smarthost.mail.address import Address, Domain, to_domain
 from smarthost.mail.envelope import Body
 from smarthost.mail.reply import Reply, reply
-from smarthost.smtp.limits import DOMAIN_OCTETS, LOCAL_PART_OCTETS, PATH_OCTETS, SIZE_DIGITS
+from smarthost.smtp.limits import DOMAIN_OCTETS, LOCAL_PART_OCTETS, PATH_OCTETS
+from smarthost.smtp.offer import NOTHING, Offer
+from smarthost.smtp.parameters import PARAMETER_SYNTAX, parse_mail_parameters, parse_rcpt_parameters
 from smarthost.smtp.wire import MailReceived, RcptReceived
 
 # RFC 5321 4.1.2, with RFC 6531 3.3: UTF8-non-ascii is added to atext, qtextSMTP and sub-domain (%x80-FF here; whether
@@ -40,12 +42,9 @@ _MAILBOX = rb"(" + _LOCAL_PART + rb"@(" + _DOMAIN + rb"))"
 #   rcpt     = "RCPT TO:" ( "<Postmaster@" Domain ">" / "<Postmaster>" / Forward-path ) [SP Rcpt-parameters] CRLF
 #   Path     = "<" [ A-d-l ":" ] Mailbox ">"                                A-d-l: refused, see _explain
 # Deviation: one space after the colon, which RFC 5321 3.3 forbids and too many devices send.
-_PARAMETERS = rb"(?: ([!-~]++(?: [!-~]++)*+))?+"
+_PARAMETERS = rb"(?: ([!-~\x80-\xff]++(?: [!-~\x80-\xff]++)*+))?+"
 _match_mail = re.compile(rb"(?i:FROM:) ?+<(?:" + _MAILBOX + rb")?+>" + _PARAMETERS).fullmatch
 _match_rcpt = re.compile(rb"(?i:TO:) ?+<(?:" + _MAILBOX + rb"|((?i:postmaster)))>" + _PARAMETERS).fullmatch
-
-#   esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")      esmtp-value = 1*(%d33-60 / %d62-126)
-_match_parameter = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]++))?+").fullmatch
 
 _find_control = re.compile(rb"[\x00-\x1f\x7f]").search
 
@@ -61,10 +60,7 @@ NO_ARGUMENT = reply(501, "5.5.4", "This command takes no argument")
 HELLO_SYNTAX = reply(501, "5.5.4", "Syntax: EHLO your-host-name")
 MAIL_SYNTAX = reply(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
 RCPT_SYNTAX = reply(501, "5.5.4", "Syntax: RCPT TO:<address>")
-PARAMETER_SYNTAX = reply(501, "5.5.4", "A parameter is malformed or given twice")
-PARAMETER_UNKNOWN = reply(555, "5.5.4", "A parameter that is not offered here")
 UTF8_UNDECLARED = reply(553, "5.6.7", "An address beyond ASCII needs MAIL with SMTPUTF8")
-TOO_LARGE = reply(552, "5.3.4", "The declared size is larger than what is accepted here")
 
 
 class _Side(Struct, frozen=True):
@@ -98,7 +94,6 @@ def _side(keyword: bytes, path: bytes, syntax: Reply, status: str, role: str) ->
 
 _REVERSE = _side(b"FROM:", rb"<(?:" + _MAILBOX + rb")?+>", MAIL_SYNTAX, "5.1.7", "sender")
 _FORWARD = _side(b"TO:", rb"<(?:" + _MAILBOX + rb"|(?i:postmaster))>", RCPT_SYNTAX, "5.1.3", "recipient")
-_NULL = (None, Body.SEVEN_BIT, False)
 
 
 def parse_hello(argument: bytes) -> str | Reply:
@@ -107,39 +102,49 @@ def parse_hello(argument: bytes) -> str | Reply:
     return name.decode("ascii") if _match_hello(name) else HELLO_SYNTAX
 
 
-def parse_mail(argument: bytes, max_octets: int) -> MailReceived | Reply:
-    """Read what follows "MAIL "; refuses a declared size above `max_octets`."""
+def parse_mail(argument: bytes, max_octets: int, offer: Offer = NOTHING) -> MailReceived | Reply:
+    """Read what follows "MAIL "; refuses a declared size above `max_octets`, and parameters that are not offered."""
     match = _match_mail(argument)
     if match is None:
         trimmed = argument.rstrip(b" \t")  # RFC 5321 4.1.1: SHOULD tolerate trailing white space
-        return parse_mail(trimmed, max_octets) if trimmed != argument else _explain(argument, _REVERSE)
+        return parse_mail(trimmed, max_octets, offer) if trimmed != argument else _explain(argument, _REVERSE)
     mailbox, domain, text = match.groups()
-    if text is None:
-        size, body, smtputf8 = _NULL
-    else:
-        parameters = _parse_mail_parameters(text, max_octets)
-        if isinstance(parameters, Reply):
-            return parameters
-        size, body, smtputf8 = parameters
+    if text is not None:
+        return _parse_long_mail(mailbox, domain, text, max_octets, offer)
     if mailbox is None:
-        return MailReceived(None, size, body, smtputf8)
-    address = _read_mailbox(mailbox, domain, smtputf8, _REVERSE)
-    return MailReceived(address, size, body, smtputf8) if isinstance(address, Address) else address
+        return MailReceived(None, None, Body.SEVEN_BIT, False)
+    address = _read_mailbox(mailbox, domain, False, _REVERSE)
+    return MailReceived(address, None, Body.SEVEN_BIT, False) if isinstance(address, Address) else address
+
+
+def _parse_long_mail(
+    mailbox: bytes | None, domain: bytes, text: bytes, max_octets: int, offer: Offer
+) -> MailReceived | Reply:
+    said = parse_mail_parameters(text, max_octets, offer)
+    if isinstance(said, Reply):
+        return said
+    address = None if mailbox is None else _read_mailbox(mailbox, domain, said.smtputf8, _REVERSE)
+    if isinstance(address, Reply):
+        return address
+    return MailReceived(
+        address, said.size, said.body, said.smtputf8, said.ret, said.envid, said.requires_tls, said.auth
+    )
 
 
 def parse_rcpt(argument: bytes, smtputf8: bool) -> RcptReceived | Reply:
-    """Read what follows "RCPT "; `smtputf8`: MAIL declared it. No parameter is offered yet."""
+    """Read what follows "RCPT "; `smtputf8`: MAIL declared it."""
     match = _match_rcpt(argument)
     if match is None:
         trimmed = argument.rstrip(b" \t")
         return parse_rcpt(trimmed, smtputf8) if trimmed != argument else _explain(argument, _FORWARD)
     mailbox, domain, postmaster, text = match.groups()
-    if text is not None:
-        return _refuse_parameters(text)
+    request = None if text is None else parse_rcpt_parameters(text, smtputf8)
+    if isinstance(request, Reply):
+        return request
     if mailbox is None:
-        return RcptReceived(Address(postmaster.decode("ascii"), Domain("")))
+        return RcptReceived(Address(postmaster.decode("ascii"), Domain("")), request)
     address = _read_mailbox(mailbox, domain, smtputf8, _FORWARD)
-    return RcptReceived(address) if isinstance(address, Address) else address
+    return RcptReceived(address, request) if isinstance(address, Address) else address
 
 
 def find_forbidden(line: bytes) -> Reply | None:
@@ -195,44 +200,6 @@ def _check_literal(text: str) -> None:
         IPv6Address(rest)
     elif not rest or not tag.replace("-", "").isalnum() or tag.endswith("-"):
         raise ValueError("not an address literal")
-
-
-def _parse_mail_parameters(text: bytes, max_octets: int) -> tuple[int | None, Body, bool] | Reply:
-    size, body, smtputf8 = _NULL
-    seen: list[bytes] = []
-    for parameter in text.split(b" "):
-        match = _match_parameter(parameter)
-        if match is None:
-            return PARAMETER_SYNTAX
-        keyword, value = match.groups()
-        keyword = keyword.upper()
-        if keyword in seen:
-            return PARAMETER_SYNTAX
-        seen.append(keyword)
-        if keyword == b"SIZE":
-            if value is None or not value.isdigit() or len(value) > SIZE_DIGITS:
-                return PARAMETER_SYNTAX
-            size = int(value)
-        elif keyword == b"BODY":
-            if value is None or (declared := _BODIES.get(value.upper())) is None:
-                return PARAMETER_SYNTAX
-            body = declared
-        elif keyword == b"SMTPUTF8":
-            if value is not None:
-                return PARAMETER_SYNTAX
-            smtputf8 = True
-        else:
-            return PARAMETER_UNKNOWN
-    return TOO_LARGE if size is not None and size > max_octets else (size, body, smtputf8)
-
-
-_BODIES = {b"7BIT": Body.SEVEN_BIT, b"8BITMIME": Body.EIGHT_BIT_MIME}  # BINARYMIME comes with CHUNKING (RFC 3030)
-
-
-def _refuse_parameters(text: bytes) -> Reply:
-    if all(_match_parameter(parameter) for parameter in text.split(b" ")):
-        return PARAMETER_UNKNOWN
-    return PARAMETER_SYNTAX
 
 
 def _explain(argument: bytes, side: _Side) -> Reply:

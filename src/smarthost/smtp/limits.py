@@ -30,6 +30,13 @@ MESSAGE_OCTETS_FLOOR = 64 * KIBIBYTE  # 4.5.3.1.7
 MESSAGE_OCTETS_CEILING = 10**18  # SIZE has 20 digits (RFC 1870 3); the store counts octets in 63 bits
 RECIPIENTS_FLOOR = 100  # 4.5.3.1.8
 SIZE_DIGITS = 20  # RFC 1870 3
+ENVID_OCTETS = 100  # RFC 3461 4.4, as written
+ORCPT_OCTETS = 500  # RFC 3461 4.2, as written; the same for AUTH= of MAIL (RFC 4954 3)
+SASL_LINE_OCTETS = 12288  # RFC 4954 4.5
+USERNAME_OCTETS = 255  # RFC 4616 2 demands as many of an authcid
+# A refused chunk is read to its end, for its octets are on their way; not one that is larger than this and than any
+# message taken here. Exchange Online sends messages of at most 150 MB, each as one chunk.
+REFUSED_CHUNK_OCTETS = 256 * MEBIBYTE
 
 # Patience with a client
 

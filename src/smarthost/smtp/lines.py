@@ -18,7 +18,7 @@ TOO_LARGE = reply(552, "5.3.4", "The message is larger than what is accepted her
 
 _END = b"\r\n.\r\n"
 # Chunks that wait before they are joined: each costs some 40 octets more, which is much if a client sends two at once.
-_PARTS = 256
+PARTS = 256
 # A dot that begins a line, where all LFs are known to end one. 5 KiB: re 2.0 us, `b"\r\n." in` 3.3.
 _search_line_dot = re.compile(rb"\n\.").search
 
@@ -58,11 +58,11 @@ class InputBuffer:
         self._let_go()
         self._later.clear()
 
-    def take_line(self) -> bytes | Fault | None:
-        """Give the next line without its CRLF and free of LF; None: not complete yet."""
+    def take_line(self, limit: int = COMMAND_LINE_OCTETS) -> bytes | Fault | None:
+        """Give the next line, of at most `limit` octets, without its CRLF and free of LF; None: not complete yet."""
         at = self._at
         if not self._is_discarding:
-            end = self._octets.find(b"\r\n", at, at + COMMAND_LINE_OCTETS)
+            end = self._octets.find(b"\r\n", at, at + limit)
             if end >= 0:
                 self._at = end + 2
                 line = self._octets[at:end]
@@ -71,7 +71,7 @@ class InputBuffer:
                 self._let_go()
                 return None  # all was read: the usual state between two commands
         self._join()
-        return self._discard() if self._is_discarding else self._take_slowly()
+        return self._discard(limit) if self._is_discarding else self._take_slowly(limit)
 
     def unread(self) -> tuple[bytes, int]:
         """Give octets and the index from which they are unread; `consume` says how far they were used."""
@@ -95,10 +95,10 @@ class InputBuffer:
             self._at = 0
             self._later = bytearray()
 
-    def _take_slowly(self) -> bytes | Fault | None:
+    def _take_slowly(self, limit: int) -> bytes | Fault | None:
         """Take the line if the octets just joined complete it, else see whether it can still become one."""
         octets, at = self._octets, self._at
-        window = at + COMMAND_LINE_OCTETS
+        window = at + limit
         end = octets.find(b"\r\n", at, window)
         if end >= 0:
             self._at = end + 2
@@ -114,7 +114,7 @@ class InputBuffer:
             return Fault.OVERLONG
         return None
 
-    def _discard(self) -> bytes | Fault | None:
+    def _discard(self, limit: int) -> bytes | Fault | None:
         octets, at = self._octets, self._at
         window = at + DISCARD_OCTETS - self._discarded
         end = octets.find(b"\r\n", at, window)
@@ -122,7 +122,7 @@ class InputBuffer:
             self._at = end + 2
             self._is_discarding = False
             self._discarded = 0
-            return self.take_line()
+            return self.take_line(limit)
         if len(octets) >= window:
             return Fault.ENDLESS
         end = len(octets) - octets.endswith(b"\r")  # the CR may be half of the CRLF
@@ -136,14 +136,20 @@ class ContentReader:
     """Reads the content of one transaction: finds its end, removes the stuffed dots, notices what is wrong with it.
 
     `defect` is the reply that must be given at the end, None as long as nothing is wrong. Once something is, nothing
-    more is kept or given out.
+    more is kept or given out. `normalises_newlines`: a bare CR or LF becomes a CRLF instead of a defect. That is done
+    to content already cut out, before its dots are unstuffed, so it can neither end the data nor hide their end.
     """
 
-    __slots__ = ("_at_line_start", "_given", "_held", "_max_octets", "_parts", "_tail", "defect")
+    # fmt: off
+    __slots__ = (
+        "_at_line_start", "_given", "_held", "_max_octets", "_normalises_newlines", "_parts", "_tail", "defect",
+    )
+    # fmt: on
 
-    def __init__(self, max_octets: int) -> None:
+    def __init__(self, max_octets: int, normalises_newlines: bool = False) -> None:
         self.defect: Reply | None = None
         self._max_octets = max_octets
+        self._normalises_newlines = normalises_newlines
         self._parts: list[bytes | memoryview] = []  # read, dots still stuffed, not yet given out
         self._held = 0
         self._at_line_start = True  # of the first octet held
@@ -183,7 +189,7 @@ class ContentReader:
         self._parts = [b"\r"] if kept else []
         self._held = int(kept)
         piece = self._clean(raw[:end])
-        self._at_line_start = raw.endswith(b"\r\n", 0, end)
+        self._at_line_start = raw.endswith(b"\n", 0, end)
         return piece
 
     def take_rest(self) -> bytes:
@@ -196,7 +202,7 @@ class ContentReader:
         if self.defect is None:
             self._parts.append(octets)
             self._held += len(octets)
-            if len(self._parts) > _PARTS:
+            if len(self._parts) > PARTS:
                 self._parts = [b"".join(self._parts)]
 
     def _hold_last(self, octets: bytes, at: int, end: int) -> None:
@@ -216,6 +222,9 @@ class ContentReader:
     def _clean(self, raw: bytes) -> bytes:
         """Give whole lines or parts of lines with their dots unstuffed (RFC 5321 4.5.2); b"" and a defect if unfit."""
         defect = find_defect(raw)
+        if defect is BARE_NEWLINE and self._normalises_newlines:
+            raw = normalise_newlines(raw)
+            defect = NUL_OCTET if b"\0" in raw else None
         if defect is not None:
             return self._refuse(defect)
         if self._at_line_start and raw[0] == 0x2E:
@@ -238,3 +247,8 @@ def find_defect(octets: bytes) -> Reply | None:
     if octets.replace(b"\r", b"").replace(b"\n", b"\r\n") != octets:
         return BARE_NEWLINE
     return NUL_OCTET if b"\0" in octets else None
+
+
+def normalise_newlines(octets: bytes) -> bytes:
+    """Make a CRLF of each CR, LF and CRLF; `octets` do not end within one."""
+    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

@@ -20,6 +20,7 @@ class Step(StrEnum):
     RCPT = "rcpt"
     DATA = "data"
     EMPTY = "empty"  # the reply to a lone dot, which ends a DATA that nobody needed
-    CONTENT = "content"  # at rest: 354 came, content() and content_end() must follow
-    FINAL = "final"  # the final dot was queued: from here on the host may have the message
+    CONTENT = "content"  # at rest: content() and content_end() must follow
+    CHUNK = "chunk"  # the reply to a BDAT that is not the last; more content may follow
+    FINAL = "final"  # the final dot or BDAT LAST was queued: from here on the host may have the message
     QUIT = "quit"

@@ -90,7 +90,7 @@ class ContentEnded(Struct, frozen=True, gc=False):
     """The final dot. `defect` is the reply that must be given if the content is not acceptable, else None.
 
     Takes one reply: 250 only after the store has committed. In LMTP the machine says it once for each recipient. The
-    end of the last BDAT is one, too.
+    end of the last BDAT is one, too; with a defect, the end of any chunk is: the rest is not wanted.
     """
 
     defect: Reply | None
