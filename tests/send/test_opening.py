@@ -13,7 +13,7 @@ from smarthost.mail.result import AttemptResult
 from smarthost.ports import Connection, Receiver
 from smarthost.route.broken import HealthState
 from smarthost.route.health import HostHealth
-from smarthost.send.opening import PATIENCE_S, PROBE_PATIENCE_S, PROBES_ASIDE
+from smarthost.send.opening import PATIENCE_S, PROBE_PATIENCE_S, PROBES_ASIDE, Effort
 from smarthost.testing.network import Faults, TlsConduct
 from smarthost.testing.peers import PeerSession, ScriptedExchanger
 from smarthost.testing.simulation import Simulation, run_simulation
@@ -266,3 +266,30 @@ async def test_a_plans_caveat_stands_in_the_record(simulation: Simulation) -> No
     result = await rig.attempt(plan=replace(plan_for(BEST), caveat="DNS does not answer: MX example.net is 3 h old"))
 
     assert ("DNS does not answer: MX example.net is 3 h old",) == result.walk
+
+
+def test_a_line_of_the_walk_is_clean_and_short() -> None:
+    """What a certificate or a host says may hold anything, of any length; a record is one line for people."""
+    effort = Effort()
+
+    effort.tried("mx", BEST, "not valid for 'a\r\nb\x1b[31m'")
+    effort.tried("mx", BEST, "x" * 70_000)
+
+    assert "mx [192.0.2.1]: not valid for 'a??b?[31m'" == effort.lines[0]
+    assert len(effort.lines[1]) < 600
+
+
+@in_simulation
+async def test_tls_that_breaks_at_one_port_is_not_given_up_at_another(simulation: Simulation) -> None:
+    """Two programs at one address: only the one that breaks TLS is spoken to in clear."""
+    rig = SendRig(simulation)
+    rig.network.faults[BEST, 25] = Faults(tls=TlsConduct.BROKEN)
+    hosts = [ScriptedExchanger(extensions=("STARTTLS",), replies={"starttls": "220 go"}) for _ in range(2)]
+    for port, host in zip((25, 2525), hosts, strict=True):
+        await rig.network.listener().listen(BEST, port, host.accept)
+
+    broken = await rig.attempt()
+    sound = await rig.attempt(plan=plan_for(BEST, port=2525))
+
+    assert (broken.tls, sound.tls is not None) == (None, True)
+    assert () == sound.walk

@@ -10,18 +10,27 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from smarthost.mail.content import Content
-from smarthost.mail.hop import Host, TlsFacts
+from smarthost.mail.envelope import SenderTls
+from smarthost.mail.errors import ConnectionLost, SmarthostError, TlsFailed
+from smarthost.mail.hop import Host, SessionPolicy, TlsFacts, TlsLevel
 from smarthost.mail.lease import Lease
 from smarthost.mail.plan import Plan
+from smarthost.mail.reply import Reply
 from smarthost.mail.result import AttemptResult, Outcome, Timings, Verdict
 from smarthost.ports import Refused
 from smarthost.send import verdict
+from smarthost.send.offer import Allowance, Needs, Rendition, Unfit, demanded_policy, dsn_duty, share_out
 from smarthost.send.opening import AttemptTerms, Effort, Opener
 from smarthost.send.session import Session, SetupFailed, TransactionLost
 from smarthost.smtp.client import Transaction
+from smarthost.smtp.extensions import Extensions
+from smarthost.smtp.steps import Step
 from smarthost.smtp.wire import TransactionEnded
 
 DIALS_PER_ATTEMPT = 5  # Postfix's smtp_mx_address_limit; at 10 s each a dead site costs a slot 50 s at most
+CROWDED_S = 30.0  # until content that had no room to be converted is tried again: a large message takes about as long
+
+_NO_WISH, _REQUIRED, _OPTIONAL = SenderTls.DEFAULT, SenderTls.REQUIRED, SenderTls.OPTIONAL  # cheaper to ask for
 
 Stop: TypeAlias = tuple[Host, str]  # of the walk: a host and one of its addresses
 
@@ -32,6 +41,7 @@ class Sender:
     def __init__(self, terms: AttemptTerms) -> None:
         self.terms = terms
         self.opener = Opener(terms)
+        self.allowance = Allowance()
 
     async def close(self) -> None:
         """End what goes on aside."""
@@ -47,23 +57,30 @@ class Sender:
             content = await self.terms.read_content(lease.id)
         walk = _Walk(self, lease, plan, content)
         stops = _stops(plan)
-        for index, (host, address) in enumerate(stops):
-            if not walk.pending or walk.effort.dials >= DIALS_PER_ATTEMPT:
-                break
-            await walk.visit(host, address, stops[index + 1 :])
-        await walk.visit_anew()
+        try:
+            for index, (host, address) in enumerate(stops):
+                if not walk.pending or walk.effort.dials >= DIALS_PER_ATTEMPT:
+                    break
+                await walk.visit(host, address, stops[index + 1 :])
+            await walk.visit_anew()
+        finally:
+            walk.needs.close()
         return walk.result()
 
 
 def _stops(plan: Plan) -> list[Stop]:
-    """Give all addresses in the order of the plan, each once: two names may lead to the same machine."""
+    """Give all addresses in the order of the plan, each once: two names may lead to the same machine.
+
+    Another port, or another password, makes it another stop.
+    """
     hosts = plan.hosts
     if len(hosts) == 1 and len(hosts[0].addresses) == 1:
         return [(hosts[0], hosts[0].addresses[0])]
-    found: dict[str, Stop] = {}
+    found: dict[tuple[str, SessionPolicy], Stop] = {}
     for host in hosts:
+        policy = plan.policy_of(host)
         for address in host.addresses:
-            found.setdefault(address, (host, address))
+            found.setdefault((address, policy), (host, address))
     return list(found.values())
 
 
@@ -71,7 +88,6 @@ class _Walk:
     """One attempt's way along the hosts; it knows who still needs a verdict."""
 
     __slots__ = (
-        "_content",
         "_lease",
         "_plan",
         "_queued_s",
@@ -82,6 +98,7 @@ class _Walk:
         "_uncounted",
         "_verdicts",
         "effort",
+        "needs",
         "pending",
     )
 
@@ -89,73 +106,121 @@ class _Walk:
         self._sender = sender
         self._lease = lease
         self._plan = plan
-        self._content = content
         self._queued_s = sender.terms.clock.wall() - lease.received_at
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
         self._tls: TlsFacts | None = None
         self._transfer_s = 0.0
         self._refused: list[Stop] = []
         self._uncounted: list[tuple[Refused, str, str]] = []
+        self.needs = Needs(lease, content, sender.allowance)
         self.pending = list(range(len(lease.recipients)))
         self.effort = Effort()
         if plan.caveat:
             self.effort.lines.append(plan.caveat)
 
+    def _policy_for(self, host: Host) -> SessionPolicy:
+        if self._lease.tls is _NO_WISH:
+            return self._plan.policy_of(host)
+        return demanded_policy(self._lease, self._plan, host)
+
     async def visit(self, host: Host, address: str, ahead: Sequence[Stop]) -> None:
         """Try one address of one host for the recipients that still need a verdict; `ahead` is what would follow."""
-        key = self._sender.opener.key_for(host, address, self._plan.policy)
-        if key[2].tls is not self._plan.policy.tls:
+        opener, pool = self._sender.opener, self._sender.terms.pool
+        policy = self._policy_for(host)
+        key = opener.key_for(host, address, policy)
+        if policy.tls is not key[2].tls:
             self.effort.tried(host.name, address, "in clear, because TLS broke there within the last hour")
-        session = self._sender.terms.pool.take(key)
-        if session is not None and await self._use(session, host.name, address, is_stale_tolerable=True):
-            return
-        opener = self._sender.opener
-        opened = opener.refusal(self._plan.policy, address) or await opener.open(
-            key, self.effort, hurry=self._has_other(ahead)
-        )
-        if isinstance(opened, Refused):
-            self._refuse(opened, host, address)
-        elif isinstance(opened, SetupFailed):
-            self._judge_setup(opened, host.name, address)
-        else:
-            await self._use(opened, host.name, address, is_stale_tolerable=False)
+        if self._lease.tls is _OPTIONAL and policy.tls is not self._plan.policy_of(host).tls:
+            self.effort.tried(host.name, address, "no valid TLS is demanded, as the sender wishes (TLS-Required: No)")
+        left = self.pending
+        session = pool.take(key)
+        if session is not None:
+            left = await self._use(session, host.name, address, left, is_stale_tolerable=True)
+        while left:
+            dials = self.effort.dials
+            opened = opener.refusal(key[2], address) or await opener.open(
+                key, self.effort, hurry=self._has_other(ahead)
+            )
+            if isinstance(opened, Refused):
+                self._refuse(opened, host, address)
+                return
+            if isinstance(opened, SetupFailed):
+                self._judge_setup(opened, host, address, left)
+                return
+            left = await self._use(opened, host.name, address, left, is_stale_tolerable=False)
+            if left:  # it has taken as much as it takes in a session: the bound on dials is for those that take nothing
+                self.effort.dials = dials
 
     async def visit_anew(self) -> None:
         """Go back to hosts that were refused and work now: a probe may have found that while this walk went on."""
         for host, address in tuple(self._refused):
             if not self.pending or self.effort.dials >= DIALS_PER_ATTEMPT:
                 return
-            if self._sender.opener.refusal(self._plan.policy, address) is None:
+            if self._sender.opener.refusal(self._policy_for(host), address) is None:
                 await self.visit(host, address, ())
 
     def _has_other(self, ahead: Sequence[Stop]) -> bool:
         """Is another host at hand, so that nobody need wait long for this one?"""
         if self.effort.dials + 1 >= DIALS_PER_ATTEMPT:
             return False
-        opener, policy = self._sender.opener, self._plan.policy
-        return any(opener.refusal(policy, address) is None for _, address in ahead)
+        opener = self._sender.opener
+        return any(opener.refusal(self._policy_for(host), address) is None for host, address in ahead)
 
-    async def _use(self, session: Session, host: str, address: str, *, is_stale_tolerable: bool) -> bool:
-        """Run the transaction in this session; False: the session had died while idle, which is nobody's attempt."""
-        asked = self._judge_offer(session, host, address)
-        if asked:
-            ended = await self._transact(session, asked)
-            if is_stale_tolerable and isinstance(ended, TransactionLost) and ended.was_stale:
-                return False
-            self._tls = session.tls
-            self._judge_transaction(ended, asked, host, address)
-        self._sender.terms.pool.keep(session)
-        return True
+    async def _use(
+        self, session: Session, host: str, address: str, asked: list[int], *, is_stale_tolerable: bool
+    ) -> list[int]:
+        """Ask for these recipients in this session; give those for whom it takes another one with the same host.
 
-    async def _transact(self, session: Session, asked: list[int]) -> TransactionEnded | TransactionLost:
-        lease, clock = self._lease, self._sender.terms.clock
-        recipients = tuple([lease.recipients[index].address for index in asked])
+        That is all of them, if the session had died while idle, which is nobody's attempt.
+        """
+        try:
+            asked = self._judge_offer(session, host, address, asked)
+            if not asked:
+                return []
+            fit = self.needs.fit(session.extensions)
+            if fit is None and await self.needs.convert(self._sender.terms.clock.sleep):
+                fit = self.needs.fit(session.extensions)
+            if not isinstance(fit, Rendition) or fit.is_converted:
+                fit = self._judge_fit(fit, session, host, address, asked)
+                if fit is None:
+                    return []
+            shares = share_out(self._lease, asked, session.extensions)
+            rest: list[int] = []
+            for number, share in enumerate(shares):
+                if number and not session.is_reusable:  # MAILMAX
+                    return rest
+                rest = [index for later in shares[number + 1 :] for index in later] if len(shares) > 1 else []
+                ended = await self._transact(session, share, fit)
+                if isinstance(ended, TransactionLost) and ended.was_stale and (is_stale_tolerable or number):
+                    return share + rest
+                self._tls = session.tls
+                if self._judge_transaction(ended, share, rest, session, host, address):
+                    break
+            return []
+        finally:
+            self._sender.terms.pool.keep(session)
+
+    async def _transact(
+        self, session: Session, asked: list[int], rendition: Rendition
+    ) -> TransactionEnded | TransactionLost:
+        lease, clock, offered = self._lease, self._sender.terms.clock, session.extensions
+        recipients = [lease.recipients[index] for index in asked]
+        utf8 = self.needs.needs_utf8(recipients)
+        takes_dsn = offered is not None and offered.dsn
         transaction = Transaction(
-            lease.reverse_path, recipients, lease.octets + len(lease.prefix), lease.body, lease.smtputf8
+            lease.reverse_path,
+            tuple([recipient.address for recipient in recipients]),
+            rendition.octets,
+            rendition.body,
+            utf8,
+            lease.ret,
+            lease.envid,
+            lease.tls is _REQUIRED,
+            self.needs.requests(recipients, utf8=utf8) if takes_dsn else (),
         )
         started = clock.monotonic()
         try:
-            return await session.transact(transaction, self._content, lease.prefix)
+            return await session.transact(transaction, rendition.content, rendition.prefix)
         finally:
             self._transfer_s += clock.monotonic() - started
 
@@ -175,34 +240,60 @@ class _Walk:
                 self._verdicts[index] = verdict.combine(self._verdicts[index], postponed)
         self._uncounted.clear()
 
-    def _judge_setup(self, failed: SetupFailed, host: str, address: str) -> None:
+    def _judge_setup(self, failed: SetupFailed, host: Host, address: str, asked: list[int]) -> None:
         self._count_refusals()
-        judged = verdict.after_session_failure(failed.step, failed.said, host, address)
-        self.effort.tried(host, address, f"at {failed.step}: {failed.said}")
-        if judged.alarm:
+        self.effort.tried(host.name, address, f"at {failed.step}: {failed.said}")
+        is_required = self._lease.tls is _REQUIRED
+        if is_required and failed.step is Step.STARTTLS and isinstance(failed.said, TlsFailed):
+            one = verdict.for_requiretls_missing(
+                "does not offer STARTTLS", host.name, address, self._sender.terms.soft_bounce
+            )
+            self._take_verdicts(asked, (one,) * len(asked))
+            return
+        judged = verdict.after_session_failure(failed.step, failed.said, host.name, address)
+        # What a sender demands of a host and it does not meet is not for the operator to mend.
+        if judged.alarm and not (is_required and self._plan.policy_of(host).tls is not TlsLevel.VERIFIED):
             self._sender.terms.sink.note(
                 "error",
                 "host refuses our sessions",
-                host=host,
+                host=host.name,
                 address=address,
                 step=failed.step,
                 why=judged.verdict.why,
             )
-        for index in self.pending:
+        for index in asked:
             self._verdicts[index] = verdict.combine(self._verdicts[index], judged.verdict)
 
     def _judge_transaction(
-        self, ended: TransactionEnded | TransactionLost, asked: list[int], host: str, address: str
-    ) -> None:
-        soft_bounce = self._sender.terms.soft_bounce
+        self,
+        ended: TransactionEnded | TransactionLost,
+        asked: list[int],
+        rest: list[int],
+        session: Session,
+        host: str,
+        address: str,
+    ) -> bool:
+        """Judge the recipients asked for, and the `rest` that a later transaction would ask for, where it is the same
+        for them. True: this host need not be asked for them."""
+        soft_bounce, dsn = self._sender.terms.soft_bounce, dsn_duty(session.extensions, is_lmtp=session.key[2].is_lmtp)
         if isinstance(ended, TransactionLost):
             judged = verdict.after_lost_transaction(
-                ended.step, ended.error, ended.heard, len(asked), host, address, soft_bounce
+                ended.step, ended.error, ended.heard, len(asked), host, address, soft_bounce, dsn
             )
             self.effort.tried(host, address, f"lost at {ended.step}: {ended.error}")
+            self._take_verdicts(asked, judged)
+            error: SmarthostError = ended.error
         else:
-            judged = verdict.after_transaction(ended, len(asked), host, address, soft_bounce)
-        self._take_verdicts(asked, judged)
+            if ended.mail.code >= 300:
+                asked, rest = asked + rest, []
+            self._take_verdicts(asked, verdict.after_transaction(ended, len(asked), host, address, soft_bounce, dsn))
+            if not rest or (closing := _closing_reply(ended)) is None:
+                return not rest
+            error = ConnectionLost(f"the host closed the session: {closing}", step=Step.MAIL)
+        if rest:
+            unasked = verdict.after_lost_transaction(Step.MAIL, error, None, len(rest), host, address, soft_bounce)
+            self._take_verdicts(rest, unasked)
+        return True
 
     def _take_verdicts(self, indices: list[int], judged: Sequence[verdict.RecipientVerdict]) -> None:
         """Join what this host said with what better hosts said; who may not go on leaves the walk."""
@@ -219,32 +310,64 @@ class _Walk:
                 )
         self.pending = [index for index in self.pending if index not in done]
 
-    def _judge_offer(self, session: Session, host: str, address: str) -> list[int]:
+    def _judge_offer(self, session: Session, host: str, address: str, asked: list[int]) -> list[int]:
         """Judge what this host cannot take before anything is sent to it; give the recipients it can be asked for."""
         offered, lease = session.extensions, self._lease
-        asked = self.pending
         if offered is None:  # it has ended the session; the transaction will say so
             return asked
-        soft_bounce = self._sender.terms.soft_bounce
-        if offered.size is not None and offered.refuses_size(octets := lease.octets + len(lease.prefix)):
-            one = verdict.for_oversize(octets, offered.size, host, address, soft_bounce)
+        if lease.tls is _REQUIRED and not (offered.requiretls and session.tls is not None):
+            one = verdict.for_requiretls_missing(
+                "does not offer REQUIRETLS", host, address, self._sender.terms.soft_bounce
+            )
             self._take_verdicts(asked, (one,) * len(asked))
             return []
-        if lease.smtputf8 and not offered.smtputf8:
+        if not self._judge_size(offered, lease.octets + len(lease.prefix), host, address, asked):
+            return []
+        if not offered.smtputf8 and self.needs.needs_utf8([lease.recipients[index] for index in asked]):
             return self._judge_smtputf8(asked, host, address)
         return asked
 
+    def _judge_size(self, offered: Extensions, octets: int, host: str, address: str, asked: list[int]) -> bool:
+        """Say whether the host takes that many octets; if not, that is judged."""
+        if not offered.refuses_size(octets):
+            return True
+        one = verdict.for_oversize(octets, offered.size or 0, host, address, self._sender.terms.soft_bounce)
+        self._take_verdicts(asked, (one,) * len(asked))
+        return False
+
     def _judge_smtputf8(self, asked: list[int], host: str, address: str) -> list[int]:
-        lease, able = self._lease, []
+        lease, able, header = self._lease, [], self.needs.header_needs_utf8
         for index in asked:
             judged = verdict.for_smtputf8_missing(
-                lease.reverse_path, lease.recipients[index].address, host, address, self._sender.terms.soft_bounce
+                lease.reverse_path,
+                lease.recipients[index].address,
+                host,
+                address,
+                self._sender.terms.soft_bounce,
+                header,
             )
             if judged is None:
                 able.append(index)
             else:
                 self._take_verdicts([index], (judged,))
         return able
+
+    def _judge_fit(
+        self, fit: Rendition | Unfit | None, session: Session, host: str, address: str, asked: list[int]
+    ) -> Rendition | None:
+        """Give the converted form; None: there is none that the host would take, and that is judged."""
+        terms, offered = self._sender.terms, session.extensions
+        if isinstance(fit, Rendition):
+            if offered is not None and not self._judge_size(offered, fit.octets, host, address, asked):
+                return None
+            self.effort.tried(host, address, f"converted to 7-bit for {host}")
+            return fit
+        if fit is None:
+            one = verdict.for_crowded_conversion(host, address, terms.clock.wall() + CROWDED_S)
+        else:
+            one = verdict.for_unfit_content(fit.lacks, host, address, terms.soft_bounce)
+        self._take_verdicts(asked, (one,) * len(asked))
+        return None
 
     def result(self) -> AttemptResult:
         """Give the verdicts of all recipients."""
@@ -260,6 +383,12 @@ class _Walk:
             lane=self._plan.lane,
             walk=tuple(self.effort.lines),
         )
+
+
+def _closing_reply(ended: TransactionEnded) -> Reply | None:
+    """Give the 421 with which the host ended the session, or None."""
+    replies = (ended.data, ended.final, *ended.recipients, *ended.finals)
+    return next((reply for reply in replies if reply is not None and reply.code == 421), None)
 
 
 _NO_HOST = Verdict(Outcome.DEFERRED, "4.4.1", "no host was left to try")

@@ -31,6 +31,7 @@ SLOW_FACTOR = 3.0  # a host that once took long may take so many times as long
 PROBES_ASIDE = 200  # a descriptor each
 CLEAR_MEMORY_S = 3600.0  # how long a host whose opportunistic handshake failed is spoken to in clear
 REMEMBERED_HOSTS = 10_000
+_SAID_CHARACTERS = 500  # of what went wrong at one stop of a walk: a reply may have 64 KiB
 _HOST_STEPS = (Step.CONNECT, Step.BANNER, Step.EHLO, Step.HELO)
 
 
@@ -59,7 +60,11 @@ class Effort:
         self.lines: list[str] = []
 
     def tried(self, host: str, address: str, what: str) -> None:
-        """Note one stop of the walk for the record."""
+        """Note one stop of the walk for the record. `what` may be a host's or a TLS library's own words."""
+        if len(what) > _SAID_CHARACTERS:
+            what = f"{what[:_SAID_CHARACTERS]}..."
+        if not what.isprintable():
+            what = "".join([c if c.isprintable() else "?" for c in what])
         self.lines.append(f"{host} [{address}]: {what}")
 
 
@@ -68,8 +73,8 @@ class Opener:
 
     def __init__(self, terms: AttemptTerms) -> None:
         self._terms = terms
-        self._clear_until: dict[str, float] = {}
-        self._greets_in: dict[str, float] = {}  # seconds from dial to ready, of hosts that are slow
+        self._clear_until: dict[tuple[str, int], float] = {}  # by address and port, as the next
+        self._greets_in: dict[tuple[str, int], float] = {}  # seconds from dial to ready, of hosts that are slow
         self._lines: dict[tuple[str, str], tuple[Refused, str]] = {}
         self._egress = EgressWatch(terms.sink)
         self._probes: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
@@ -83,7 +88,7 @@ class Opener:
     def key_for(self, host: Host, address: str, policy: SessionPolicy) -> SessionKey:
         """Give the key of the session that is wanted with this host, in clear where TLS is known to break."""
         if self._clear_until and policy.tls is TlsLevel.OPPORTUNISTIC:
-            until = self._clear_until.get(address)
+            until = self._clear_until.get((address, policy.port))
             if until is not None and until > self._terms.clock.monotonic():
                 policy = replace(policy, tls=TlsLevel.NONE)
         return (host.name, address, policy)
@@ -109,7 +114,7 @@ class Opener:
             return permits
         if hurry and permits.is_probe and len(self._probes) < PROBES_ASIDE:
             return self._probe_aside(key, permits)
-        patience_s = max(self._terms.patience_s, self._greets_in.get(address, 0.0)) if hurry else None
+        patience_s = max(self._terms.patience_s, self._greets_in.get(_service(key), 0.0)) if hurry else None
         return await self._open_with(key, effort, permits, patience_s)
 
     def _admit(self, address: str, policy: SessionPolicy) -> "_Permits | Refused":
@@ -142,8 +147,8 @@ class Opener:
 
     def _watch(self, key: SessionKey, permits: "_Permits") -> Deadline:
         """A host alone has the RFC's times; nobody else need hang on it meanwhile, and an operator should see it."""
-        name, address, _ = key
-        soon_s = max(self._terms.patience_s, self._greets_in.get(address, 0.0))
+        name = key[0]
+        soon_s = max(self._terms.patience_s, self._greets_in.get(_service(key), 0.0))
         return self._terms.clock.deadline(soon_s, lambda: permits.stall(f"no answer within {soon_s:.0f} s", name))
 
     # Probes aside
@@ -169,7 +174,7 @@ class Opener:
         return self.refusal(policy, address) or Refused(self._terms.clock.wall(), "a probe is under way")
 
     async def _probe(self, key: SessionKey, permits: "_Permits") -> None:
-        patience_s = max(PROBE_PATIENCE_S, self._greets_in.get(key[1], 0.0))
+        patience_s = max(PROBE_PATIENCE_S, self._greets_in.get(_service(key), 0.0))
         opened = await self._open_with(key, Effort(), permits, patience_s)
         if isinstance(opened, Session):
             self._terms.pool.keep(opened)
@@ -196,7 +201,7 @@ class Opener:
         if policy.tls is not TlsLevel.OPPORTUNISTIC or policy.implicit_tls or is_stalled:
             return opened
         effort.tried(name, address, f"TLS failed ({opened.said}), again in clear")
-        self._remember_clear(address)
+        self._remember_clear(key)
         return await self._open((name, address, replace(policy, tls=TlsLevel.NONE)), effort, patience_s)
 
     async def _open(self, key: SessionKey, effort: Effort, patience_s: float | None) -> Session | SetupFailed:
@@ -220,21 +225,26 @@ class Opener:
         effort.handshake_s += ready - connected
         if failure is not None:
             return failure
-        self._remember_pace(address, ready - started)
+        self._remember_pace(key, ready - started)
         return session
 
-    def _remember_clear(self, address: str) -> None:
+    def _remember_clear(self, key: SessionKey) -> None:
         if len(self._clear_until) >= REMEMBERED_HOSTS:
             self._clear_until.clear()
-        self._clear_until[address] = self._terms.clock.monotonic() + CLEAR_MEMORY_S
+        self._clear_until[_service(key)] = self._terms.clock.monotonic() + CLEAR_MEMORY_S
 
-    def _remember_pace(self, address: str, took_s: float) -> None:
+    def _remember_pace(self, key: SessionKey, took_s: float) -> None:
         """Learn who is slow, but alive: it has its time the next time, and is not taken for dead again."""
         if took_s * SLOW_FACTOR <= self._terms.patience_s:
             return
         if len(self._greets_in) >= REMEMBERED_HOSTS:
             self._greets_in.clear()
-        self._greets_in[address] = min(took_s * SLOW_FACTOR, limits.BANNER_S)
+        self._greets_in[_service(key)] = min(took_s * SLOW_FACTOR, limits.BANNER_S)
+
+
+def _service(key: SessionKey) -> tuple[str, int]:
+    """Say which service a session is with: another port at that address may be another program."""
+    return key[1], key[2].port
 
 
 class _Permits:

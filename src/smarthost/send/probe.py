@@ -89,8 +89,8 @@ def _describe_tls(tls: TlsFacts | None) -> str:
 
 
 def _offered(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """Give the keywords of the last EHLO's answer, of which the first line is a greeting."""
-    said = [number for number, line in enumerate(lines) if line.startswith("> EHLO ")]
+    """Give the keywords of the last answer to EHLO (LHLO in LMTP), of which the first line is a greeting."""
+    said = [number for number, line in enumerate(lines) if line.startswith(("> EHLO ", "> LHLO "))]
     if not said:
         return ()
     answer = [line[6:] for line in lines[said[-1] + 1 :] if line.startswith(("< 250-", "< 250 "))]

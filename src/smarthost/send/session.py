@@ -7,16 +7,24 @@ A crash in the middle leaves the recipients deferred in the store.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeAlias
 
 from msgspec import Struct
 
-from smarthost.mail.content import Content, InlineContent
-from smarthost.mail.errors import ConnectionLost, DeadlinePassed, RemoteProtocolError, SmarthostError, TlsFailed
+from smarthost.mail.content import Content
+from smarthost.mail.errors import (
+    ConnectionLost,
+    DeadlinePassed,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SmarthostError,
+    TlsFailed,
+)
 from smarthost.mail.hop import SessionPolicy, TlsFacts, TlsLevel
 from smarthost.mail.reply import Reply
 from smarthost.ports import Clock, Connection, TlsRequest
+from smarthost.send.outgoing import Outgoing
 from smarthost.send.transcript import Transcript
 from smarthost.smtp import limits
 from smarthost.smtp.client import SmtpClient, Transaction
@@ -36,6 +44,9 @@ from smarthost.smtp.wire import (
 # MAIL to 354 in all. Each reply may take its RFC time (a host that verifies addresses takes seconds for each of 100),
 # but not all of them together: a host that drips would hold a slot for hours.
 ENVELOPE_S = 1800.0
+FINALS_S = 1800.0  # in LMTP, from the final dot to the last recipient's reply: as ENVELOPE_S; must exceed FINAL_DOT_S
+
+_IDLE, _TLS, _MAIL, _CONTENT, _FINAL = Step.IDLE, Step.TLS, Step.MAIL, Step.CONTENT, Step.FINAL  # see smtp.dialogue
 
 SessionKey: TypeAlias = tuple[str, str, SessionPolicy]  # host name (certificates are judged by it), address, policy
 
@@ -73,15 +84,14 @@ class Session:
         self._connection = connection
         self._clock = clock
         self._host, _, self._policy = key
-        self._machine = SmtpClient()
+        self._machine = SmtpClient(is_lmtp=self._policy.is_lmtp)
         self._step = Step.BANNER
         self._wanted: asyncio.Future[SetupFailed | None] | None = None
         self._ended: asyncio.Future[TransactionEnded | TransactionLost] | None = None
-        self._content: Iterator[bytes] | None = None
-        self._inline: tuple[bytes, bytes] | None = None
+        self._outgoing: Outgoing | None = None  # content that is still to be sent
         self._heard = False
         self._set_up_ends: float | None = None  # monotonic
-        self._envelope_ends = 0.0  # monotonic
+        self._patience_ends = 0.0  # monotonic; of the envelope, in LMTP then of the final replies
         self._entered_at = clock.monotonic()  # the step
         self._is_lost = False
         self._retire: Callable[[Session], None] | None = None
@@ -97,7 +107,12 @@ class Session:
 
     @property
     def is_reusable(self) -> bool:
-        return not self._is_lost and self._machine.is_idle
+        """Is it alive, idle, and below the number of transactions that the host announced to take (RFC 9422 4)?"""
+        if self._is_lost or not self._machine.is_idle:
+            return False
+        offered = self._machine.extensions
+        most = None if offered is None else offered.most_transactions
+        return most is None or self.transactions < most
 
     # Set-up
 
@@ -107,17 +122,25 @@ class Session:
         `patience_s`: for all of it, below what each step may take by the RFC.
         """
         assert self._wanted is None, "a session is set up once"
-        self._wanted = asyncio.get_running_loop().create_future()
+        if self._is_lost:  # before anybody asked
+            return SetupFailed(self._step, ConnectionLost(f"connection lost at {self._step}", step=self._step))
+        wanted: asyncio.Future[SetupFailed | None] = asyncio.get_running_loop().create_future()
+        self._wanted = wanted
         if patience_s is not None:
             self._set_up_ends = self._clock.monotonic() + patience_s
             self._enter(self._step, limits.BANNER_S)
         if self._policy.implicit_tls:
-            self._start_tls()
+            self._guard(self._begin_in_tls)
         try:
-            return await self._wanted
+            return await wanted
         except asyncio.CancelledError:
             self._connection.abort()
             raise
+
+    def _begin_in_tls(self) -> None:
+        if self._machine.has_buffered:  # or what was said in clear would be the beginning of the banner
+            raise RemoteProtocolError("octets in clear text where TLS is to begin")
+        self._start_tls()
 
     def _start_tls(self) -> None:
         self._enter(Step.TLS, limits.TLS_HANDSHAKE_S)
@@ -207,7 +230,7 @@ class Session:
         self._machine.auth_plain(credentials)
 
     def _ready(self) -> None:
-        self._enter(Step.IDLE, limits.MAIL_S)
+        self._enter(_IDLE, limits.MAIL_S)
         wanted, self._wanted = self._wanted, None
         if wanted is not None and not wanted.done():
             wanted.set_result(None)
@@ -222,21 +245,26 @@ class Session:
     async def transact(
         self, transaction: Transaction, content: Content, prefix: bytes
     ) -> TransactionEnded | TransactionLost:
-        """Run one transaction; safe to cancel: the connection is aborted then."""
+        """Run one transaction; safe to cancel: the connection is aborted then.
+
+        Raises: LocalProtocolError: it cannot be sent to this host (SmtpClient.begin); nothing was written, the session
+        stays as it was.
+        """
         assert self._ended is None, "one transaction at a time"
         self._retire = None
         if self._is_lost:
             return TransactionLost(
                 Step.MAIL, ConnectionLost("the host closed the idle session", step=Step.MAIL), None, True
             )
+        if transaction.requires_tls and self.tls is None:
+            raise LocalProtocolError("REQUIRETLS in clear text")  # whatever the host offered there (RFC 8689 4.1)
+        self._machine.begin(transaction)
         self.transactions += 1
         self._heard = False
-        self._envelope_ends = self._clock.monotonic() + ENVELOPE_S
+        self._patience_ends = self._clock.monotonic() + ENVELOPE_S
         self._ended = asyncio.get_running_loop().create_future()
-        self._inline = (prefix, content.body) if isinstance(content, InlineContent) else None
-        self._content = _with_prefix(prefix, content)
-        self._enter(Step.MAIL, limits.MAIL_S)
-        self._machine.begin(transaction)
+        self._outgoing = Outgoing(prefix, content, transaction.is_chunked)
+        self._enter(_MAIL, limits.MAIL_S)
         self._flush()
         try:
             return await self._ended
@@ -245,15 +273,14 @@ class Session:
             raise
         finally:
             self._ended = None
-            self._content = self._inline = None
+            self._outgoing = None
 
     def _advance_transaction(self, event: ClientEvent) -> None:
         match event:
             case ContentWanted():
-                self._enter(Step.CONTENT, limits.CONTENT_BLOCK_S)
                 self._send_content()
             case TransactionEnded():
-                self._enter(Step.IDLE, limits.MAIL_S)
+                self._enter(_IDLE, limits.MAIL_S)
                 if self._ended is not None and not self._ended.done():
                     self._ended.set_result(event)
             case ClosingReceived(reply):
@@ -262,27 +289,22 @@ class Session:
                 self._fail(RemoteProtocolError(f"unexpected {type(event).__name__} at {self._step}"))
 
     def _send_content(self) -> None:
-        content, machine = self._content, self._machine
-        assert content is not None, "content is sent inside a transaction"
-        if self._inline is not None:  # small content and its final dot leave in one write
-            buffers = machine.content(self._inline)
-            self._content = None
-            self._enter(Step.FINAL, limits.FINAL_DOT_S)
-            machine.content_end()
-            buffers.append(machine.take_output())
-            self._connection.write(buffers)
-            return
-        for chunk in content:
-            if not self._connection.write(self._machine.content((chunk,))):
-                self._deadline.restart(limits.CONTENT_BLOCK_S)
-                return  # goes on in `writable`
-        self._content = None
-        self._enter(Step.FINAL, limits.FINAL_DOT_S)
-        self._machine.content_end()
+        assert self._outgoing is not None, "content is sent inside a transaction"
+        self._outgoing.send(self._machine, self._connection, self._transcript)
+        if self._machine.step is _FINAL:
+            self._enter_final()
+        else:
+            self._enter(_CONTENT, limits.CONTENT_BLOCK_S)
+
+    def _enter_final(self) -> None:
+        self._enter(_FINAL, limits.FINAL_DOT_S)
+        if self._policy.is_lmtp:
+            self._patience_ends = self._entered_at + FINALS_S
 
     def writable(self) -> None:
         """Go on with content that the connection could not take at once."""
-        if self._content is not None and self._step is Step.CONTENT and not self._is_lost:
+        if self._outgoing is not None and self._step is _CONTENT and not self._is_lost:
+            self._outgoing.writable()
             self._guard(self._send_content)
             self._flush()
 
@@ -295,9 +317,22 @@ class Session:
             self._transcript.heard(chunk)
         self._machine.receive(chunk)
         self._guard(self._advance)
-        if self._step is Step.MAIL and self._ended is not None and not self._is_lost:
-            self._deadline.restart(min(limits.RCPT_S, max(0.0, self._envelope_ends - self._clock.monotonic())))
+        if self._ended is not None and self._step is not _IDLE and not self._is_lost:
+            self._extend_patience()
         self._flush()
+
+    def _extend_patience(self) -> None:
+        """Give the next reply its own time, where several follow each other without an event between them."""
+        step = self._step
+        if step is _MAIL:
+            self._restart(limits.RCPT_S)
+        elif step is _CONTENT and self._machine.step is _FINAL:
+            self._enter_final()
+        elif step is _FINAL and self._policy.is_lmtp:
+            self._restart(limits.FINAL_DOT_S)
+
+    def _restart(self, timeout_s: float) -> None:
+        self._deadline.restart(min(timeout_s, max(0.0, self._patience_ends - self._clock.monotonic())))
 
     def _advance(self) -> None:
         machine = self._machine
@@ -308,7 +343,7 @@ class Session:
                 self._advance_setup(event)
             else:  # 421 upon an idle session, or the answer to QUIT
                 self._fail(ConnectionLost("the host ended the idle session", step=Step.IDLE))
-            if self._is_lost or self._step is Step.TLS:
+            if self._is_lost or self._step is _TLS:
                 return
 
     def _guard(self, step: Callable[[], None]) -> None:
@@ -386,9 +421,3 @@ class Session:
         self._is_lost = True
         self._deadline.cancel()
         self._connection.close()
-
-
-def _with_prefix(prefix: bytes, content: Content) -> Iterator[bytes]:
-    if prefix:
-        yield prefix
-    yield from content.chunks()

@@ -9,7 +9,11 @@ Next host, by reason (421 anywhere is the session's end: yes; 5xx is the message
     MAIL, DATA 4xx                    yes: load, disk, rate: the host's state; no content was spent on it
     RCPT, content 4xx                 only if the reply blames the host (RFC 3463 x.3.z, x.4.z; bare 451): greylisting,
                                       full mailboxes, too many recipients and policy are the same at every host
-    503, 530, 534, 535, 538           yes, deferred, with an alarm: about our session, not the mail (Deviation: 5xx)
+    503, 530, 534, 535, 538;          yes, deferred, with an alarm: about our session, not the mail (Deviation: 5xx)
+    500, 502 to DATA or BDAT
+    an extension is not offered       yes: SMTPUTF8, REQUIRETLS, 8-bit content that cannot be converted; a bounce if
+                                      none of the hosts offers it. SIZE too small: no
+A chunk (BDAT) that is refused counts as DATA, the last as the content. In LMTP each recipient has its own last word.
 """
 
 from msgspec import Struct
@@ -26,7 +30,7 @@ from smarthost.mail.errors import (
 )
 from smarthost.mail.plan import NoPlan
 from smarthost.mail.reply import Reply
-from smarthost.mail.result import Outcome, Verdict
+from smarthost.mail.result import DsnDuty, Outcome, Verdict
 from smarthost.ports import Refused
 from smarthost.smtp.steps import Step
 from smarthost.smtp.wire import TransactionEnded
@@ -51,6 +55,8 @@ class HostVerdict(Struct, frozen=True, gc=False):
 # RFC 5321 bad sequence; RFC 3207 and RFC 4954: STARTTLS or AUTH is needed, too weak, or failed. A host that says so
 # to MAIL or RCPT speaks of how the session was set up: a rotated password must not bounce the queue.
 _SESSION_CODES = frozenset({503, 530, 534, 535, 538})
+# RFC 5321 unknown or not implemented: who offers CHUNKING and does not know BDAT (or DATA) has not judged the mail.
+_UNKNOWN_COMMAND = frozenset({500, 502})
 # Default status where the host gave no enhanced code (RFC 3463, RFC 5248).
 _STEP_STATUS = {
     Step.CONNECT: "4.4.1",
@@ -73,11 +79,19 @@ _LOCAL_STATUS = "4.3.0"  # other or undefined mail system status: ours
 
 
 def after_transaction(
-    ended: TransactionEnded, n_recipients: int, host: str, address: str, soft_bounce: bool
+    ended: TransactionEnded,
+    n_recipients: int,
+    host: str,
+    address: str,
+    soft_bounce: bool,
+    dsn: DsnDuty = DsnDuty.RELAYED,
 ) -> tuple[RecipientVerdict, ...]:
-    """Judge a transaction that ended with the host's word: one verdict for each recipient, in order."""
+    """Judge a transaction that ended with the host's word: one verdict for each recipient, in order.
+
+    `dsn`: who tells of a success there.
+    """
     unheard = _unheard(ended, host, address)
-    return _judge_all(ended, unheard, n_recipients, host, address, soft_bounce)
+    return _judge_all(ended, unheard, n_recipients, host, address, soft_bounce, dsn)
 
 
 def after_lost_transaction(
@@ -88,6 +102,7 @@ def after_lost_transaction(
     host: str,
     address: str,
     soft_bounce: bool,
+    dsn: DsnDuty = DsnDuty.RELAYED,
 ) -> tuple[RecipientVerdict, ...]:
     """Judge a transaction that ended without the host's word. `step` and `heard` are SmtpClient's at that moment.
 
@@ -102,7 +117,7 @@ def after_lost_transaction(
         unheard = _failed(step, error, host, address)
     if heard is None or isinstance(error, RemoteProtocolError):
         return (unheard,) * n_recipients
-    return _judge_all(heard, unheard, n_recipients, host, address, soft_bounce)
+    return _judge_all(heard, unheard, n_recipients, host, address, soft_bounce, dsn)
 
 
 def after_session_failure(step: str, failure: Reply | SmarthostError, host: str, address: str) -> HostVerdict:
@@ -149,17 +164,47 @@ def for_oversize(octets: int, limit: int, host: str, address: str, soft_bounce: 
 
 
 def for_smtputf8_missing(
-    reverse_path: str, recipient: str, host: str, address: str, soft_bounce: bool
+    reverse_path: str, recipient: str, host: str, address: str, soft_bounce: bool, header_needs: bool = False
 ) -> RecipientVerdict | None:
-    """Judge a recipient whose envelope needs SMTPUTF8 at a host without it; None: it does not need it.
+    """Judge a recipient whose mail needs SMTPUTF8 at a host without it; None: it does not need it.
 
-    The next host may be tried: it may offer what this one does not (RFC 6531 3.2).
+    `header_needs`: the header section is beyond ASCII. The next host may be tried: it may offer what this one does not
+    (RFC 6531 3.2).
     """
-    if reverse_path.isascii() and recipient.isascii():
+    if not header_needs and reverse_path.isascii() and recipient.isascii():
         return None
-    needs = recipient if not recipient.isascii() else reverse_path
+    needs = recipient if not recipient.isascii() else reverse_path if not reverse_path.isascii() else "the header"
     why = f"{_place(host, address)} does not offer SMTPUTF8, which {needs} needs"
-    judged = _permanent("5.6.7", why, None, host, address, soft_bounce)
+    return _not_offered("5.6.7", why, host, address, soft_bounce)
+
+
+def for_requiretls_missing(why: str, host: str, address: str, soft_bounce: bool) -> RecipientVerdict:
+    """Judge a message whose sender demands REQUIRETLS at a host that cannot give it (RFC 8689 4.2.1, 5).
+
+    `why` says what the host lacks, after its name: "does not offer STARTTLS".
+    """
+    why = f"{_place(host, address)} {why}; the sender demands TLS on all hops (REQUIRETLS)"
+    return _not_offered("5.7.30", why, host, address, soft_bounce)
+
+
+def for_unfit_content(lacks: str, host: str, address: str, soft_bounce: bool) -> RecipientVerdict:
+    """Judge content that the host cannot take as it is, and that cannot be converted (RFC 6152 3, RFC 3030 3).
+
+    `lacks` names the extension that it would need: "8BITMIME".
+    """
+    why = f"{_place(host, address)} does not offer {lacks}, and the content cannot be converted to 7-bit"
+    return _not_offered("5.6.3", why, host, address, soft_bounce)
+
+
+def for_crowded_conversion(host: str, address: str, until: float) -> RecipientVerdict:
+    """Judge content that would have to be converted while too much is being converted: nothing was tried."""
+    why = f"{_place(host, address)} needs it converted to 7-bit, and as much as memory allows is being converted"
+    verdict = Verdict(Outcome.POSTPONED, "4.3.1", why, None, host, address, until=until)
+    return RecipientVerdict(verdict, try_next_host=True)
+
+
+def _not_offered(status: str, why: str, host: str, address: str, soft_bounce: bool) -> RecipientVerdict:
+    judged = _permanent(status, why, None, host, address, soft_bounce)
     return RecipientVerdict(judged.verdict, try_next_host=True)
 
 
@@ -193,35 +238,50 @@ def _clearer(better: Verdict, worse: Verdict) -> Verdict:
 
 
 def _judge_all(
-    ended: TransactionEnded, unheard: RecipientVerdict | None, n_recipients: int, host: str, address: str, soft: bool
+    ended: TransactionEnded,
+    unheard: RecipientVerdict | None,
+    n_recipients: int,
+    host: str,
+    address: str,
+    soft: bool,
+    dsn: DsnDuty,
 ) -> tuple[RecipientVerdict, ...]:
     if ended.mail.code >= 300 or ended.mail.code < 200:
         return (_judge(Step.MAIL, ended.mail, host, address, soft),) * n_recipients
-    accepted = _judge_accepted(ended, unheard, host, address, soft)
-    replies = ended.recipients
-    if n_recipients == 1 and len(replies) == 1 and (only := replies[0]) is not None and only.code < 300:
-        return (accepted,)
+    accepted = _judge_accepted(ended, ended.final, unheard, host, address, soft, dsn)
+    replies, finals = ended.recipients, ended.finals
+    if n_recipients == 1 and len(replies) == 1 and not finals:
+        only = replies[0]
+        if only is not None and 200 <= only.code < 300:
+            return (accepted,)
     verdicts = []
     for n in range(n_recipients):
         reply = replies[n] if n < len(replies) else None
         if reply is None:
             verdicts.append(unheard or _unknown(host, address))
-        elif 200 <= reply.code < 300:
-            verdicts.append(accepted)
-        else:
+        elif not 200 <= reply.code < 300:
             verdicts.append(_judge(Step.RCPT, reply, host, address, soft))
+        elif n < len(finals):  # LMTP
+            verdicts.append(_judge_accepted(ended, finals[n], unheard, host, address, soft, dsn))
+        else:
+            verdicts.append(accepted)
     return tuple(verdicts)
 
 
 def _judge_accepted(
-    ended: TransactionEnded, unheard: RecipientVerdict | None, host: str, address: str, soft: bool
+    ended: TransactionEnded,
+    final: Reply | None,
+    unheard: RecipientVerdict | None,
+    host: str,
+    address: str,
+    soft: bool,
+    dsn: DsnDuty,
 ) -> RecipientVerdict:
     """Judge the recipients whose RCPT was accepted: the last word on the content is theirs."""
-    final = ended.final
     if final is not None:
         if 200 <= final.code < 300:
             status = final.enhanced if final.enhanced.startswith("2.") else "2.0.0"
-            verdict = Verdict(Outcome.RELAYED, status, _RELAYED_WHY, final, host, address)
+            verdict = Verdict(Outcome.RELAYED, status, _RELAYED_WHY, final, host, address, dsn=dsn)
             return RecipientVerdict(verdict, try_next_host=False)
         return _judge(Step.FINAL, final, host, address, soft)
     if ended.data is not None and ended.data.code >= 400:
@@ -235,7 +295,9 @@ _RELAYED_WHY = "the host took responsibility for it"
 def _judge(step: Step, reply: Reply, host: str, address: str, soft: bool) -> RecipientVerdict:
     """Judge a reply that is not 2xx, for whomever it concerns."""
     why = f"{_place(host, address)} answered {_WHAT[step]} with {reply}"
-    if reply.code in _SESSION_CODES and step is not Step.FINAL:
+    if step is not Step.FINAL and (
+        reply.code in _SESSION_CODES or (step is Step.DATA and reply.code in _UNKNOWN_COMMAND)
+    ):
         verdict = Verdict(Outcome.DEFERRED, _soften(reply.enhanced) or "4.7.0", why, reply, host, address)
         return RecipientVerdict(verdict, try_next_host=True, alarm=True)
     if reply.code == 552 and step is Step.RCPT:
@@ -250,7 +312,7 @@ def _judge(step: Step, reply: Reply, host: str, address: str, soft: bool) -> Rec
     return RecipientVerdict(verdict, _blames_host(step, reply))
 
 
-_WHAT = {Step.MAIL: "MAIL", Step.RCPT: "RCPT", Step.DATA: "DATA", Step.FINAL: "the content"}
+_WHAT = {Step.MAIL: "MAIL", Step.RCPT: "RCPT", Step.DATA: "DATA or BDAT", Step.FINAL: "the content"}
 
 
 def _blames_host(step: Step, reply: Reply) -> bool:
