@@ -1,136 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Reception: what a client sees on the wire, and what reaches the store."""
 
-from collections.abc import Callable, Iterator, Sequence
-
 import pytest
+from tests.accept.desk import ENVELOPE, Desk, Wire
 
-from smarthost.accept.policy import RelayPolicy
-from smarthost.accept.reception import Receptions, ReceptionTerms
 from smarthost.mail.errors import StoreError, StoreFull
-from smarthost.mail.identity import IdSource
-from smarthost.mail.message import Message
-from smarthost.mail.record import Record
 from smarthost.smtp.limits import Limits
-from smarthost.smtp.server import ServerSettings
 from smarthost.testing.clock import FakeClock
-
-ENVELOPE = b"EHLO client.example\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n"
-
-
-class Wire:
-    """A Connection as the client's side sees it."""
-
-    def __init__(self, client: str = "127.0.0.1") -> None:
-        self.peer = (client, 40000)
-        self.local = ("127.0.0.1", 25)
-        self.written: list[bytes] = []
-        self.is_closed = self.is_paused = False
-        self.takes = True
-
-    def attach(self, receiver: object) -> None: ...
-
-    def write(self, buffers: Sequence[bytes]) -> bool:
-        self.written.append(b"".join(buffers))
-        return self.takes
-
-    def pause(self) -> None:
-        self.is_paused = True
-
-    def resume(self) -> None:
-        self.is_paused = False
-
-    def upgrade(self, tls: object) -> None: ...
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    abort = close
-
-
-class Shelf:
-    """A Draft that remembers."""
-
-    def __init__(self) -> None:
-        self.body = bytearray()
-        self.is_discarded = False
-        self.failure: StoreError | None = None
-
-    def write(self, octets: bytes) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.body += octets
-
-    def finish(self) -> "Shelf":
-        return self
-
-    def discard(self) -> None:
-        self.is_discarded = True
-
-    @property
-    def octets(self) -> int:
-        return len(self.body)
-
-    def chunks(self) -> Iterator[bytes]:
-        yield bytes(self.body)
-
-
-class Desk:
-    """A reception with everything around it in the hands of the test: it commits when the test says so."""
-
-    def __init__(
-        self, *, client: str = "127.0.0.1", limits: Limits | None = None, postmaster: str | None = None
-    ) -> None:
-        self.clock = FakeClock()
-        self.adding: list[tuple[Message, Callable[[Exception | None], None]]] = []
-        self.refusal: Exception | None = None
-        self.shelves: list[Shelf] = []
-        self.notes: list[str] = []
-        self.records: list[Record] = []
-        limits = limits or Limits()
-        settings = ServerSettings(
-            hostname="relay.example.org",
-            max_octets=limits.message_octets,
-            max_recipients=limits.recipients,
-            max_errors=limits.errors,
-        )
-        terms = ReceptionTerms(
-            settings=settings,
-            limits=limits,
-            policy=RelayPolicy(("127.0.0.0/8",), postmaster),
-            clock=self.clock,
-            sink=self,
-            next_id=IdSource(self.clock.wall, 1).next,
-            add=lambda message, filed: self.adding.append((message, filed)),
-            draft=self._draft,
-            refusal=lambda: self.refusal,
-        )
-        self.receptions = Receptions(terms)
-        self.wire = Wire(client)
-        self.reception = self.receptions.accept(self.wire)
-
-    def record(self, record: Record) -> None:
-        self.records.append(record)
-
-    def note(self, level: str, what: str, **facts: object) -> None:
-        self.notes.append(what)
-
-    def _draft(self) -> Shelf:
-        self.shelves.append(Shelf())
-        return self.shelves[-1]
-
-    def say(self, octets: bytes) -> bytes:
-        """Send octets as the client and give what comes back."""
-        before = len(self.wire.written)
-        self.reception.received(octets)
-        return b"".join(self.wire.written[before:])
-
-    def commit(self, failure: Exception | None = None) -> bytes:
-        """Let the oldest add end and give what the client hears."""
-        before = len(self.wire.written)
-        _, filed = self.adding.pop(0)
-        filed(failure)
-        return b"".join(self.wire.written[before:])
 
 
 def test_250_is_said_only_after_the_store_committed() -> None:
@@ -198,7 +74,7 @@ def test_a_store_that_cannot_take_mail_says_so_in_the_banner() -> None:
     desk.refusal = StoreError("broken")
 
     wire = Wire()
-    desk.receptions.accept(wire)
+    desk.accept(wire)
 
     assert wire.written[0].startswith(b"421 4.3.0")
     assert wire.is_closed
@@ -406,7 +282,7 @@ def test_connections_are_limited_for_one_client_and_in_all() -> None:
     second, third, other, too_many = Wire(), Wire(), Wire("127.0.0.2"), Wire("127.0.0.3")
 
     for wire in (second, third, other, too_many):
-        desk.receptions.accept(wire)
+        desk.accept(wire)
 
     assert second.written[0].startswith(b"220")
     assert third.written[0].startswith(b"421 4.7.0")
@@ -420,7 +296,7 @@ def test_a_connection_that_ended_makes_room() -> None:
     desk.reception.lost(None)
     wire = Wire()
 
-    desk.receptions.accept(wire)
+    desk.accept(wire)
 
     assert wire.written[0].startswith(b"220")
 

@@ -10,6 +10,9 @@ from smarthost.mail.reply import Reply
 NAMED = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
 BUILT = {
     "relay_denied": replies.relay_denied("2001:0db8:1111:2222:3333:4444:5555:6666"),
+    "sender_denied_to_user": replies.sender_denied_to_user("x\r\n" + "é" * 900, "al\nice" * 90),
+    "sender_denied_to_network": replies.sender_denied_to_network("\x1b[31m@example.org", "192.0.2.1"),
+    "chunk_taken": replies.chunk_taken(10**18),
     "store_failed": replies.for_store_failure(StoreError("disk /dev/sda1 is on fire")),
 }
 EVERY = {**NAMED, **BUILT}
@@ -49,6 +52,19 @@ def test_all_the_replies_that_others_rely_on_are_there() -> None:
         "STORE_FULL": "452 4.3.1",
         "STORE_FAILED_AT_BANNER": "421 4.3.0",
         "STORE_FULL_AT_BANNER": "421 4.3.1",
+        "TLS_FIRST": "530 5.7.0",
+        "TLS_UNAVAILABLE": "454 4.7.0",
+        "AUTH_FIRST": "530 5.7.0",
+        "AUTH_OK": "235 2.7.0",
+        "AUTH_FAILED": "535 5.7.8",
+        "AUTH_UNAVAILABLE": "454 4.7.0",
+        "AUTH_BANNED": "454 4.7.0",
+        "TOO_MANY_LOGINS": "421 4.7.0",
+        "TOO_MANY_MESSAGES": "450 4.7.1",
+        "TOO_MANY_RECIPIENTS": "452 4.7.1",
+        "TOO_MANY_ERRORS": "421 4.7.0",
+        "TOO_SLOW": "421 4.4.2",
+        "NULL_SENDER_DENIED": "550 5.7.1",
         "MAIL_LOOP": "554 5.4.6",
         "NO_POSTMASTER": "550 5.1.1",
         "NO_DOMAIN": "553 5.1.3",

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smarthost.accept.trace import HEADER_OCTETS, ReceivedStamp, count_received
+from smarthost.accept.trace import HEADER_OCTETS, ReceivedStamp, survey
 from smarthost.mail.address import Address, Domain
+from smarthost.mail.hop import TlsFacts
 
 ID = "0123456789abcdef"
 AT = 1_700_000_000.75  # Tue, 14 Nov 2023 22:13:20 UTC
@@ -64,26 +65,83 @@ def test_client_address_is_written_as_a_literal(client: str, literal: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    ("extended", "secured", "authenticated", "smtputf8", "keyword"),
+    ("kind", "smtputf8", "keyword"),
     [
-        (False, False, False, False, b"SMTP"),
-        (False, True, True, False, b"SMTP"),
-        (True, False, False, False, b"ESMTP"),
-        (True, True, False, False, b"ESMTPS"),
-        (True, False, True, False, b"ESMTPA"),
-        (True, True, True, False, b"ESMTPSA"),
-        (True, False, False, True, b"UTF8SMTP"),
-        (True, True, True, True, b"UTF8SMTPSA"),
+        ("", False, b"SMTP"),
+        ("SA", False, b"SMTP"),
+        ("E", False, b"ESMTP"),
+        ("ES", False, b"ESMTPS"),
+        ("EA", False, b"ESMTPA"),
+        ("ESA", False, b"ESMTPSA"),
+        ("E", True, b"UTF8SMTP"),
+        ("ES", True, b"UTF8SMTPS"),
+        ("EA", True, b"UTF8SMTPA"),
+        ("ESA", True, b"UTF8SMTPSA"),
+        ("LE", False, b"LMTP"),
+        ("LES", False, b"LMTPS"),
+        ("LEA", False, b"LMTPA"),
+        ("LESA", False, b"LMTPSA"),
+        ("LE", True, b"UTF8LMTP"),
+        ("LES", True, b"UTF8LMTPS"),
+        ("LEA", True, b"UTF8LMTPA"),
+        ("LESA", True, b"UTF8LMTPSA"),
     ],
 )
-def test_with_keyword_tells_the_kind_of_session(
-    extended: bool, secured: bool, authenticated: bool, smtputf8: bool, keyword: bytes
-) -> None:
-    """The keyword is that of RFC 3848 and RFC 6531."""
-    received = ReceivedStamp("192.0.2.1", "relay.example")
-    received.greeted("c.example", extended=extended, secured=secured, authenticated=authenticated)
+def test_with_keyword_tells_the_kind_of_session(kind: str, smtputf8: bool, keyword: bytes) -> None:
+    """The keyword is that of RFC 3848 and RFC 6531: Lmtp, Extended, Secured, Authenticated."""
+    received = ReceivedStamp("192.0.2.1", "relay.example", is_lmtp="L" in kind)
+    if "S" in kind:
+        received.secured(TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", False))
+    received.greeted("c.example", extended="E" in kind)
+    if "A" in kind:
+        received.authenticated()
 
     assert b" with " + keyword + b" id " in received.write(ID, AT, (BOB,), smtputf8=smtputf8)
+
+
+def test_tls_is_told_in_a_comment() -> None:
+    """Version and cipher stand where Postfix has them; nothing in them can end the comment or the field."""
+    received = ReceivedStamp("192.0.2.1", "relay.example")
+    received.secured(TlsFacts("TLSv1.3", "A)B\r\nX: y", True))
+    received.greeted("c.example", extended=True)
+
+    field = received.write(ID, AT, (BOB,), smtputf8=False)
+
+    assert field.startswith(
+        b"Received: from c.example ([192.0.2.1])\r\n (using TLSv1.3 with cipher A?B??X:?y)\r\n by relay.example with "
+    )
+    assert all(line[:1] in (b"R", b" ", b"") for line in field.split(b"\r\n"))
+
+
+def test_tls_makes_the_trace_forget_what_was_said_before() -> None:
+    """RFC 3207 4.2: a name said in clear text and an AUTH in clear text are gone."""
+    received = ReceivedStamp("192.0.2.1", "relay.example")
+    received.greeted("before.example", extended=True)
+    received.authenticated()
+    received.secured(TlsFacts("TLSv1.3", "X", False))
+
+    field = received.write(ID, AT, (BOB,), smtputf8=False)
+
+    assert b"before.example" not in field
+    assert b" with ESMTPS id " in field
+
+
+@pytest.mark.parametrize(
+    ("header", "asked"),
+    [
+        (b"TLS-Required: No\r\nSubject: x", True),
+        (b"Subject: x\r\ntls-required:no", True),
+        (b"Subject: x\r\nTLS-REQUIRED:\r\n \tNO (never)\r\nTo: y", True),
+        (b"Subject: x\r\nTLS-Required: Nope", False),
+        (b"Subject: x\r\nTLS-Required: Yes", False),
+        (b"Subject: x\r\nX-TLS-Required: No", False),
+        (b"Subject: see\r\n TLS-Required: No", False),
+        (b"Subject: x\r\n\r\nTLS-Required: No", False),
+    ],
+)
+def test_tls_required_no_is_found_in_the_header_section_only(header: bytes, asked: bool) -> None:
+    """RFC 8689 5: the field says No, in any case; anything else says nothing."""
+    assert survey(header + b"\r\n\r\nbody\r\n")[1] is asked
 
 
 def test_second_greeting_replaces_the_first() -> None:
@@ -198,7 +256,7 @@ def test_any_name_and_recipient_give_one_sound_field(
     assert field.count(ID.encode()) >= 1
 
 
-# -- count_received --------------------------------------------------------------------------------
+# -- survey --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,7 +278,7 @@ def test_any_name_and_recipient_give_one_sound_field(
 )
 def test_only_fields_of_the_header_section_count(content: bytes, n: int) -> None:
     """A body full of quoted traces is no loop."""
-    assert count_received(content) == n
+    assert survey(content)[0] == n
 
 
 @settings(deadline=None)
@@ -233,7 +291,7 @@ def test_count_equals_that_of_a_line_by_line_reading(lines: list[bytes]) -> None
             break
         plain += line.lower().startswith(b"received:")
 
-    assert count_received(b"".join(line + b"\r\n" for line in lines)) == plain
+    assert survey(b"".join(line + b"\r\n" for line in lines))[0] == plain
 
 
 @pytest.mark.parametrize("shape", [b"Received: x\r\n", b"\r", b"R", b"a: b\r\n"])
@@ -241,9 +299,9 @@ def test_endless_header_costs_bounded_time(shape: bytes) -> None:
     """A header section of megabytes is looked at in its first 256 KiB only."""
     content = shape * (4 * HEADER_OCTETS // len(shape))
 
-    assert count_received(content) <= HEADER_OCTETS // len(b"Received: x\r\n") + 1
+    assert survey(content)[0] <= HEADER_OCTETS // len(b"Received: x\r\n") + 1
 
 
 def test_our_own_stamps_are_counted() -> None:
     """What we write is what we count: fifty turns round a loop are fifty."""
-    assert count_received(stamp() * 50 + b"Subject: x\r\n\r\n") == 50
+    assert survey(stamp() * 50 + b"Subject: x\r\n\r\n")[0] == 50

@@ -15,7 +15,7 @@ from smarthost.accept import replies, trace
 from smarthost.accept.intake import FILING_S
 from smarthost.mail.address import Address
 from smarthost.mail.content import InlineContent
-from smarthost.mail.envelope import NULL_REVERSE_PATH, Body, Envelope
+from smarthost.mail.envelope import NULL_REVERSE_PATH, Body, Envelope, SenderTls
 from smarthost.mail.errors import StoreError, SubmissionRefused
 from smarthost.mail.message import Message
 from smarthost.mail.reply import Reply, reply
@@ -34,7 +34,11 @@ class Receipt(Struct, frozen=True):
 
 
 class Injection:
-    """Takes messages from code. `add` is that of the journey: it calls back once the message is durable."""
+    """Takes messages from code.
+
+    `add` is that of the journey: it calls back once the message is durable. `sign` comes before it, as in
+    ReceptionTerms.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Injection:
         add: Callable[[Message, Callable[[Exception | None], None]], None],
         route_recipient: Callable[[Address], Address],
         refuse_recipient: Callable[[Address], Reply | None],
+        sign: Callable[[Message, Callable[[Message], None]], None] | None = None,
     ) -> None:
         self._hostname = hostname
         self._limits = limits
@@ -54,6 +59,7 @@ class Injection:
         self._add = add
         self._route_recipient = route_recipient
         self._refuse_recipient = refuse_recipient
+        self._sign = sign
 
     async def submit(
         self, octets: bytes, reverse_path: str, recipients: Sequence[str], *, client: str = "local"
@@ -62,7 +68,7 @@ class Injection:
 
         Raises: SubmissionRefused, StoreError.
         """
-        self._check_content(octets)
+        tls = self._check_content(octets)
         sender = _read_reverse_path(reverse_path, self._limits.message_octets)
         addresses = self._read_recipients(recipients)
         is_utf8 = not (reverse_path.isascii() and all(address.text.isascii() for address in addresses))
@@ -72,23 +78,27 @@ class Injection:
         message = Message(
             id,
             now,
-            Envelope(sender, addresses, body, is_utf8),
+            Envelope(sender, addresses, body, is_utf8, tls=tls),
             stamp,
             InlineContent(octets),
             client,
             sender or client,
+            signs=True,
         )
         await self._file(message)
         return Receipt(id)
 
-    def _check_content(self, octets: bytes) -> None:
+    def _check_content(self, octets: bytes) -> SenderTls:
+        """Give what the content asks of TLS (RFC 8689 5). Raises: SubmissionRefused."""
+        hops, tls_optional = trace.survey(octets)
         defect = lines.find_defect(octets)
         if defect is None and len(octets) > self._limits.message_octets:
             defect = lines.TOO_LARGE
-        if defect is None and trace.count_received(octets) >= trace.RECEIVED_LIMIT:
+        if defect is None and hops >= trace.RECEIVED_LIMIT:
             defect = replies.MAIL_LOOP
         if defect is not None:
             raise SubmissionRefused(defect)
+        return SenderTls.OPTIONAL if tls_optional else SenderTls.DEFAULT
 
     def _read_recipients(self, recipients: Sequence[str]) -> tuple[Address, ...]:
         if not recipients:
@@ -120,7 +130,10 @@ class Injection:
         late = StoreError(f"not committed after {FILING_S:.0f} s; it may be yet")
         deadline = self._clock.deadline(FILING_S, lambda: filed(late))
         try:
-            self._add(message, filed)
+            if self._sign is None:
+                self._add(message, filed)
+            else:
+                self._sign(message, lambda signed: self._add(signed, filed))
             await durable
         finally:
             deadline.cancel()

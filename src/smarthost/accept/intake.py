@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The content of one transaction as it comes in: small in memory, from the second piece on in a draft of the store.
 
-Pure; reception gives it the pieces and takes the whole. A draft that cannot be written to is remembered as `failure`,
+Pure; reception gives it the pieces and takes the whole. The first piece is all of small content and at least the first
+64 KiB of large content, and is what gets looked through. A draft that cannot be written to is remembered as `failure`,
 and the rest is read and forgotten: the client hears of it after the final dot. A crash leaves an orphan file, which
 the store sweeps.
 """
 
 from collections.abc import Callable
 
-from smarthost.accept import trace
+from smarthost.accept import submission, trace
 from smarthost.mail.content import Content, Draft, InlineContent
 from smarthost.mail.errors import StoreError
 
@@ -18,50 +19,55 @@ FILING_S = 300.0
 
 
 class Intake:
-    """Content under way. `hops`: Received: fields counted in its first piece."""
+    """Content under way. `hops`, `tls_optional`: what its header section says, as far as it is in the first piece."""
 
-    __slots__ = ("_begin_draft", "_draft", "_piece", "failure", "hops")
+    __slots__ = ("_begin_draft", "_draft", "_piece", "failure", "hops", "tls_optional")
 
     def __init__(self, begin_draft: Callable[[], Draft]) -> None:
         self._begin_draft = begin_draft
-        self._piece: bytes | None = None
+        self._piece = b""  # the first
         self._draft: Draft | None = None
         self.failure: StoreError | None = None
         self.hops = 0
+        self.tls_optional = False
 
     def take(self, octets: bytes) -> None:
         """Take the next piece."""
-        if self.failure is not None:
-            return
-        if self._piece is None and self._draft is None:
-            self.hops = trace.count_received(octets)
+        if not self._piece:
+            self.hops, self.tls_optional = trace.survey(octets)
             self._piece = octets
+            return
+        if self.failure is not None:
             return
         try:
             if self._draft is None:
                 self._draft = self._begin_draft()
-                assert self._piece is not None, "the first piece was kept"
                 self._draft.write(self._piece)
-                self._piece = None
             self._draft.write(octets)
         except StoreError as failure:
             self.failure = failure
+
+    def missing_fields(self, now: float, id: str, hostname: str) -> bytes:
+        """Give the fields that a submission must have and this one lacks (accept.submission)."""
+        return submission.missing_fields(self._piece, now, id, hostname, is_whole=self._draft is None)
 
     def hand_over(self) -> Content:
         """Give the whole and forget it: a draft is the store's business from here on.
 
         Raises: StoreError: the draft cannot be finished.
         """
-        draft, piece = self._draft, self._piece
-        content: Content = InlineContent(piece or b"") if draft is None else draft.finish()
-        self._draft = self._piece = None
+        draft = self._draft
+        content: Content = InlineContent(self._piece) if draft is None else draft.finish()
+        self._draft = None
+        self._piece = b""
         return content
 
     def drop(self) -> None:
         """Forget everything, the draft's file included; ready for the next transaction."""
-        self._piece = None
+        self._piece = b""
         self.failure = None
         self.hops = 0
+        self.tls_optional = False
         draft, self._draft = self._draft, None
         if draft is not None:
             draft.discard()

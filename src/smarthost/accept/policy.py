@@ -2,8 +2,8 @@
 """Who may relay. The verdict is a Reply, or None for yes.
 
 Pure. Only clients in the configured networks may hand us mail for others; what a recipient address looks like changes
-nothing (`%`, `!`, quotes and our own name in it are opaque). How many connections a client may have is counted by
-accept.reception, how long its commands may be by smtp.server.
+nothing (`%`, `!`, quotes and our own name in it are opaque). How much a client may ask is counted by accept.clients,
+which reverse-paths it may use is in accept.senders, how long its commands may be is for smtp.server.
 """
 
 import ipaddress
@@ -17,8 +17,30 @@ from smarthost.mail.reply import Reply
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+class Networks:
+    """A set of networks (CIDR) to ask for client addresses. Immutable. Raises: ConfigError: names `key`."""
+
+    __slots__ = ("_holds", "_networks")
+
+    def __init__(self, networks: Iterable[str], key: str) -> None:
+        self._networks = tuple(parse_network(text, key) for text in networks)
+        self._holds: Callable[[str], bool] = lru_cache(maxsize=1024)(self._look_up)  # 0.1 us instead of 2
+
+    def __contains__(self, client: str) -> bool:
+        return self._holds(client)
+
+    @property
+    def are_everyone(self) -> bool:
+        """Is there a network of all addresses among them?"""
+        return any(network.prefixlen == 0 for network in self._networks)
+
+    def _look_up(self, client: str) -> bool:
+        address = parse_address(client)
+        return address is not None and any(address in network for network in self._networks)
 
 
 class RelayPolicy:
@@ -27,30 +49,20 @@ class RelayPolicy:
     Immutable; shared by all sessions. Raises: ConfigError: names `relay_from` or `postmaster`.
     """
 
-    __slots__ = ("_is_trusted", "_networks", "_postmaster")
+    __slots__ = ("_networks", "_postmaster")
 
     def __init__(self, networks: Iterable[str] = LOOPBACK, postmaster: str | None = None) -> None:
-        self._networks = tuple(_parse_network(text) for text in networks)
+        self._networks = Networks(networks, "relay_from")
         self._postmaster = _parse_postmaster(postmaster) if postmaster else None
-        self._is_trusted: Callable[[str], bool] = lru_cache(maxsize=1024)(self._parse_client)  # 0.1 us instead of 2
 
     @property
     def is_open(self) -> bool:
         """May everybody relay? True for a network of all addresses: legal, but a doctor should shout about it."""
-        return any(network.prefixlen == 0 for network in self._networks)
+        return self._networks.are_everyone
 
     def may_relay(self, client: str) -> bool:
         """May this client address relay? An IPv4-mapped one is its IPv4 address; what is no address may not."""
-        return self._is_trusted(client)
-
-    def _parse_client(self, client: str) -> bool:
-        try:
-            address = ipaddress.ip_address(client)
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._networks)
+        return client in self._networks
 
     def refuse_recipient(self, recipient: Address, client: str, *, may_relay: bool) -> Reply | None:
         """Refuse a recipient, or give None. `may_relay` is the answer given for this client.
@@ -80,12 +92,26 @@ def _deny(client: str) -> Reply:
     return replies.relay_denied(client)
 
 
-def _parse_network(text: str) -> _Network:
-    """Parse a CIDR; host bits must be zero, or a typing error would open more or less than was meant."""
+def parse_address(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read a client address; an IPv4-mapped one is its IPv4 address, what is no address is None."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def parse_network(text: str, key: str) -> Network:
+    """Parse a CIDR; host bits must be zero, or a typing error would open more or less than was meant.
+
+    Raises: ConfigError: names `key`.
+    """
     try:
         network = ipaddress.ip_network(text.strip())
     except ValueError as error:
-        raise ConfigError(f"not a network such as 10.0.0.0/8: {error}", key="relay_from") from error
+        raise ConfigError(f"not a network such as 10.0.0.0/8: {error}", key=key) from error
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
         mapped = network.network_address.ipv4_mapped
         return ipaddress.IPv4Network((int(mapped or 0), network.prefixlen - 96))

@@ -2,7 +2,8 @@
 """Drives smtp.server over a connection: mail comes in, policy answers, and 250 goes out only after the store committed.
 
 The one function that says 250 after data is `Reception._filed`. Any local failure is 4xx here, whatever it was; that is
-why this edge may catch Exception. Knows neither queue nor routes: `add` and `draft` are handed in.
+why this edge may catch Exception. Knows neither queue nor routes: `add` and `draft` are handed in. Who may do what is
+decided by accept.standing, what a message is by accept.transaction, how guessing is slowed by accept.authentication.
 A crash before the commit leaves nothing but an orphan file, which the store sweeps; after it, the message is ours.
 """
 
@@ -11,18 +12,24 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from smarthost.accept import replies, trace
-from smarthost.accept.intake import FILING_S, Intake
-from smarthost.accept.policy import RelayPolicy
-from smarthost.mail.address import Address
-from smarthost.mail.content import Draft
-from smarthost.mail.envelope import NULL_REVERSE_PATH, Envelope
+from smarthost.accept.authentication import CHECK_S, SESSION_FAILURES, Decision, LoginGuard
+from smarthost.accept.clients import Clients
+from smarthost.accept.intake import FILING_S
+from smarthost.accept.listeners import ReceptionTerms
+from smarthost.accept.recent import Seldom
+from smarthost.accept.session import Session
+from smarthost.accept.standing import Door, Standing
+from smarthost.accept.transaction import Transaction
 from smarthost.mail.errors import StoreError
+from smarthost.mail.hop import TlsFacts
 from smarthost.mail.message import Message
 from smarthost.mail.reply import Reply
-from smarthost.ports import Clock, Connection, Sink
-from smarthost.smtp.limits import Limits
-from smarthost.smtp.server import ServerSettings, SmtpServer
+from smarthost.mail.user import User
+from smarthost.ports import Connection
 from smarthost.smtp.wire import (
+    AuthReceived,
+    BdatReceived,
+    ChunkEnded,
     ContentEnded,
     ContentReceived,
     DataReceived,
@@ -33,221 +40,83 @@ from smarthost.smtp.wire import (
     RcptReceived,
     ResetReceived,
     ServerEvent,
+    StarttlsReceived,
+    XclientReceived,
 )
-
-BUFFERED_OCTETS = 256 * 1024  # what a client may pipeline while it waits for a reply
-DRAIN_STEP_S = 0.02
+from smarthost.smtp.xclient import TEMPORARILY_UNAVAILABLE, UNAVAILABLE
 
 
-class ReceptionTerms(Struct, frozen=True):
-    """What all receptions of one listener share.
+class Lobby(Struct, frozen=True):
+    """What all receptions have in common.
 
-    `add` files a message and calls back with None once it is durable, or with what prevented it. `refusal` says why new
-    mail cannot be taken now, or None.
+    `readmit` says whether a session is still welcome that turned out to be another client's (former, new address).
     """
 
-    settings: ServerSettings
-    limits: Limits
-    policy: RelayPolicy
-    clock: Clock
-    sink: Sink
-    next_id: Callable[[], str]
-    add: Callable[[Message, Callable[[Exception | None], None]], None]
-    draft: Callable[[], Draft]
-    refusal: Callable[[], Exception | None]
+    terms: ReceptionTerms
+    clients: Clients
+    guard: LoginGuard
+    seldom: Seldom
+    readmit: Callable[[str, str], Reply | None]
+    forget: Callable[["Reception", str], None]
 
 
-class Receptions:
-    """All open sessions with clients, and how many there may be; in all and for one client address."""
+class _Login(Struct):
+    """An AUTH that is not answered yet; `reply` is what will be said, once its delay is over."""
 
-    def __init__(self, terms: ReceptionTerms) -> None:
-        self.terms = terms
-        self.greeting = replies.greeting(terms.settings.hostname)
-        self._open: dict[Reception, None] = {}  # not a set: its order is reproducible
-        self._by_client: dict[str, int] = {}
-        self._is_closing = False
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def accept(self, connection: Connection) -> "Reception":
-        """Begin a session; it greets, or explains why not and closes."""
-        client = connection.peer[0]
-        refusal = self._refusal(client)
-        reception = Reception(connection, self, refusal)
-        self._open[reception] = None
-        self._by_client[client] = self._by_client.get(client, 0) + 1
-        reception.begin()
-        return reception
-
-    def _refusal(self, client: str) -> Reply | None:
-        limits = self.terms.limits
-        if self._is_closing:
-            return replies.SHUTTING_DOWN
-        if len(self._open) >= limits.connections:
-            return replies.TOO_BUSY
-        if self._by_client.get(client, 0) >= limits.connections_per_client:
-            return replies.TOO_MANY_CONNECTIONS
-        failure = self.terms.refusal()
-        return None if failure is None else replies.for_store_failure(failure, at_banner=True)
-
-    def forget(self, reception: "Reception", client: str) -> None:
-        """A session is over."""
-        self._open.pop(reception, None)
-        left = self._by_client.get(client, 0) - 1
-        if left > 0:
-            self._by_client[client] = left
-        else:
-            self._by_client.pop(client, None)
-
-    async def drain(self, grace_s: float) -> None:
-        """Greet nobody any more, send 421 to who is between transactions, wait for the others at most `grace_s`."""
-        self._is_closing = True
-        clock = self.terms.clock
-        until = clock.monotonic() + grace_s
-        for reception in list(self._open):
-            reception.leave()
-        while self._open and clock.monotonic() < until:
-            await clock.sleep(DRAIN_STEP_S)
-        for reception in list(self._open):
-            reception.drop()
+    reply: Reply | None = None
 
 
-class Reception:
+class Reception(Session):
     """One session with one client."""
 
-    def __init__(self, connection: Connection, receptions: Receptions, refusal: Reply | None) -> None:
-        terms = receptions.terms
-        self._connection = connection
-        self._receptions = receptions
-        self._terms = terms
-        self._refused_with = refusal
-        self._client = connection.peer[0]
-        self._may_relay = terms.policy.may_relay(self._client)
-        self._machine = SmtpServer(terms.settings)
-        self._stamp = trace.ReceivedStamp(self._client, terms.settings.hostname)
-        self._mail: MailReceived | None = None
-        self._recipients: list[Address] = []
-        self._intake = Intake(terms.draft)
+    def __init__(self, connection: Connection, door: Door, lobby: Lobby) -> None:
+        standing = Standing(door, lobby.clients, connection.peer[0], connection.local[0])
+        super().__init__(connection, door, standing, lobby.terms, lobby.seldom)
+        settings = door.terms.settings
+        self._lobby = lobby
+        self._stamp = trace.ReceivedStamp(standing.client, settings.hostname, is_lmtp=settings.is_lmtp)
+        self._claimed_name = ""  # as a trusted proxy heard it in EHLO
+        self._transaction = Transaction(lobby.terms.draft)
         self._filing: Message | None = None  # whose final dot is not answered yet
-        self._transaction_ends = 0.0
-        self._is_over = False
-        self._is_paused = False
-        self._is_leaving = False
-        self._command_timeout_s = terms.limits.command_timeout_s
-        self._deadline = terms.clock.deadline(self._command_timeout_s, self._timed_out)
+        self._login: _Login | None = None
+        self._failed_logins = 0
 
     def __repr__(self) -> str:
-        return f"<Reception from {self._client}>"
+        return f"<Reception from {self._standing.client}>"
 
-    def begin(self) -> None:
-        """Attach to the connection and greet."""
-        self._connection.attach(self)
-        if self._refused_with is not None:
-            self._machine.greet(self._refused_with)
-            self._hang_up()
-            return
-        self._machine.greet(self._receptions.greeting)
-        self._flush()
+    # What becomes of the session
 
-    # What the connection says
+    def _begin_anew(self, facts: TlsFacts) -> None:
+        self._transaction.forget()
+        self._claimed_name = ""
+        self._stamp.secured(facts)
+        try:
+            self._standing.secured(facts)
+        except StoreError as failure:
+            self._seldom.note("error", "users cannot be read", "", why=str(failure))
 
-    def received(self, chunk: bytes) -> None:
-        """Take octets from the client."""
-        if self._is_over:
-            return
-        machine = self._machine
-        machine.receive(chunk)
-        has_moved = self._advance()
-        if self._is_over:
-            return
-        if machine.is_receiving_content:
-            left = self._transaction_ends - self._terms.clock.monotonic()
-            self._deadline.restart(max(0.0, min(self._terms.limits.content_timeout_s, left)))
-        elif machine.is_waiting:
-            if machine.buffered > BUFFERED_OCTETS and not self._is_paused:
-                self._is_paused = True
-                self._connection.pause()
-        elif has_moved:  # an octet now and then is no command: it does not keep a session alive
-            self._deadline.restart(self._command_timeout_s)
-
-    def writable(self) -> None:
-        """The client reads its replies again."""
-        self._resume()
-        self._advance()
-
-    def secured(self, facts: object) -> None:
-        """Never called: TLS towards clients comes with the listeners' modes."""
-        raise AssertionError("no listener offers TLS yet")
-
-    def lost(self, why: Exception | None) -> None:
-        """The client is gone; a message not yet complete is forgotten, one being filed is filed all the same."""
-        self._is_over = True
-        self._deadline.cancel()
-        self._intake.drop()
-        self._receptions.forget(self, self._client)
-
-    def _timed_out(self) -> None:
+    def _end_waiting(self) -> bool:
         if self._filing is not None:
             self._filed(self._filing, StoreError(f"not committed after {FILING_S:.0f} s; it may be yet"))
-            return
-        self._machine.reply_unasked(replies.TIMED_OUT)
-        self._hang_up()
+        elif self._login is not None:
+            self._answer_login(self._login.reply or replies.AUTH_UNAVAILABLE)
+        else:
+            return False
+        return True
 
-    def leave(self) -> None:
-        """Say 421 and close, at once or after the transaction under way."""
-        self._is_leaving = True
-        if not self._machine.in_transaction and not self._machine.is_waiting and not self._is_over:
-            self._machine.reply_unasked(replies.SHUTTING_DOWN)
-            self._hang_up()
-
-    def drop(self) -> None:
-        """End the session at once; a message being filed is filed all the same, its client never hears so."""
-        self._is_over = True
-        self._connection.abort()
-
-    def _hang_up(self) -> None:
-        self._is_over = True
-        self._deadline.cancel()
-        self._flush()
-        self._connection.close()
+    def _leave_nothing(self) -> None:
+        self._login = None
+        self._transaction.forget()
+        self._lobby.forget(self, self._standing.client)
 
     # The conversation
 
-    def _advance(self) -> bool:
-        """Answer what has come in; True if there was anything to answer."""
-        machine = self._machine
-        has_moved = False
-        while not self._is_over and (event := machine.next_event()) is not None:
-            has_moved = True
-            try:
-                self._answer(event)
-            except Exception as failure:  # noqa: BLE001 - reception's edge: what broke here is ours, and temporary
-                self._broke(failure)
-        if self._is_leaving:
-            self.leave()
-        return self._flush() or has_moved
-
-    def _flush(self) -> bool:
-        output = self._machine.take_output()
-        if not output:
-            return False
-        if not self._connection.write((output,)) and not self._is_paused:
-            self._is_paused = True  # the client does not read its replies: hear nothing more from it until it does
-            self._connection.pause()
-        return True
-
-    def _resume(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
-            self._connection.resume()
-
     def _answer(self, event: ServerEvent) -> None:
         match event:
-            case RcptReceived(recipient):
-                self._answer_rcpt(recipient)
+            case RcptReceived():
+                self._answer_rcpt(event)
             case ContentReceived(octets):
-                self._intake.take(octets)
+                self._transaction.intake.take(octets)
             case ContentEnded(defect):
                 self._answer_content(defect)
             case MailReceived():
@@ -255,38 +124,54 @@ class Reception:
             case DataReceived():
                 self._answer_data()
             case HelloReceived(extended, name):
-                self._stamp.greeted(name, extended=extended)
+                self._stamp.greeted(self._claimed_name or name, extended=extended)
+                self._machine.offer = self._standing.offer  # what is offered counts from here on, and only there
                 self._machine.accept_hello()
+            case BdatReceived():
+                self._content_ends = self._terms.clock.monotonic() + self._terms.limits.content_total_s
+            case ChunkEnded(octets):
+                self._answer_chunk(octets)
             case ResetReceived():
-                self._forget_transaction()
+                self._transaction.forget()
             case QuitReceived():
                 self._hang_up()
+            case AuthReceived():
+                self._answer_auth(event)
+            case StarttlsReceived():
+                self._answer_starttls()
+            case XclientReceived():
+                self._answer_xclient(dict(event.attributes))
             case HangUp(why):
-                self._terms.sink.note("warning", "client hung up upon", client=self._client, why=why)
+                self._note("client hung up upon", why=why)
                 self._hang_up()
 
     def _answer_mail(self, mail: MailReceived) -> None:
-        self._forget_transaction()
+        self._transaction.forget()
+        terms = self._terms
+        failure = terms.refusal()
         if self._is_leaving:
-            self._machine.reply(replies.SHUTTING_DOWN)
-            return
-        failure = self._terms.refusal()
-        if failure is not None:
-            self._machine.reply(replies.for_store_failure(failure))
-            return
-        self._mail = mail
-        self._machine.reply_encoded(replies.MAIL_OK_OCTETS, True)
-
-    def _answer_rcpt(self, recipient: Address) -> None:
-        policy = self._terms.policy
-        refusal = policy.refuse_recipient(recipient, self._client, may_relay=self._may_relay)
+            refusal: Reply | None = replies.SHUTTING_DOWN
+        elif failure is not None:
+            refusal = replies.for_store_failure(failure)
+        else:
+            refusal = self._standing.refuse_mail(mail.reverse_path, terms.clock.monotonic())
+            if refusal is not None and refusal.enhanced != "5.7.0":  # "log in first" is said to every honest client
+                sender = "" if mail.reverse_path is None else mail.reverse_path.text
+                self._note("sender refused", reverse_path=sender, reply=str(refusal))
         if refusal is not None:
-            self._terms.sink.note(
-                "warning", "recipient refused", client=self._client, recipient=recipient.text, reply=str(refusal)
-            )
             self._machine.reply(refusal)
             return
-        self._recipients.append(policy.route_recipient(recipient))
+        self._transaction.begin(mail)
+        self._machine.reply_encoded(replies.MAIL_OK_OCTETS, True)
+
+    def _answer_rcpt(self, rcpt: RcptReceived) -> None:
+        recipient = rcpt.recipient
+        refusal = self._standing.refuse_recipient(recipient, self._terms.clock.monotonic())
+        if refusal is not None:
+            self._note("recipient refused", recipient=recipient.text, reply=str(refusal))
+            self._machine.reply(refusal)
+            return
+        self._transaction.add(self._door.terms.policy.route_recipient(recipient), rcpt.request)
         self._machine.reply_encoded(replies.RCPT_OK_OCTETS, True)
 
     def _answer_data(self) -> None:
@@ -294,43 +179,58 @@ class Reception:
         if failure is not None:
             self._machine.reply(replies.for_store_failure(failure))
             return
-        self._transaction_ends = self._terms.clock.monotonic() + self._terms.limits.content_total_s
+        self._content_ends = self._terms.clock.monotonic() + self._terms.limits.content_total_s
         self._machine.accept_data()
 
+    def _answer_chunk(self, octets: int) -> None:
+        """Answer a chunk that is not the last: go on, or stop sending what will not be taken."""
+        failure = self._transaction.intake.failure or self._terms.refusal()
+        if self._terms.clock.monotonic() > self._content_ends:
+            self._refuse_content(replies.TOO_SLOW)
+        elif failure is not None:
+            self._refuse_content(replies.for_store_failure(failure))
+        else:
+            self._machine.reply(replies.chunk_taken(octets))
+
     def _answer_content(self, defect: Reply | None) -> None:
-        if self._intake.failure is not None:
-            self._refuse_content(replies.for_store_failure(self._intake.failure))
+        intake = self._transaction.intake
+        if intake.failure is not None:
+            self._refuse_content(replies.for_store_failure(intake.failure))
         elif defect is not None:
             self._refuse_content(defect)
-        elif self._intake.hops >= trace.RECEIVED_LIMIT:
+        elif intake.hops >= trace.RECEIVED_LIMIT:
             self._refuse_content(replies.MAIL_LOOP)
         else:
             self._file()
 
     def _refuse_content(self, reply: Reply) -> None:
-        mail = self._mail
-        reverse_path = mail.reverse_path.text if mail is not None and mail.reverse_path is not None else ""
-        self._terms.sink.note(
-            "warning", "content refused", client=self._client, reverse_path=reverse_path, reply=str(reply)
-        )
-        self._forget_transaction()
+        self._note("content refused", reverse_path=self._transaction.reverse_path, reply=str(reply))
+        self._transaction.forget()
         self._machine.reply(reply)
 
     def _file(self) -> None:
-        terms, mail = self._terms, self._mail
-        assert mail is not None, "content follows MAIL"
-        recipients = tuple(self._recipients)
-        now = terms.clock.wall()
-        id = terms.next_id()
-        reverse_path = mail.reverse_path.text if mail.reverse_path is not None else NULL_REVERSE_PATH
-        content = self._intake.hand_over()
-        envelope = Envelope(reverse_path, recipients, mail.body, mail.smtputf8)
-        prefix = self._stamp.write(id, now, recipients, smtputf8=mail.smtputf8)
-        message = Message(id, now, envelope, prefix, content, self._client, reverse_path or self._client)
-        self._forget_transaction()
+        terms, standing = self._terms, self._standing
+        user = standing.user
+        message = self._transaction.to_message(
+            terms.next_id(),
+            terms.clock.wall(),
+            self._stamp,
+            client=standing.client,
+            user="" if user is None else user.name,
+            signs=standing.may_relay,
+            submits=self._door.submits_to,
+        )
+        self._transaction.forget()
         self._filing = message
         self._deadline.restart(FILING_S)  # what we wait for now is ours to be late with
-        terms.add(message, lambda failure: self._filed(message, failure))
+
+        def filed(failure: Exception | None) -> None:
+            self._filed(message, failure)
+
+        if terms.sign is None or not message.signs:
+            terms.add(message, filed)
+        else:
+            terms.sign(message, lambda signed: terms.add(signed, filed))
 
     def _filed(self, message: Message, failure: Exception | None) -> None:
         """Answer the final dot: the one place that says 250 after data, and only after the store committed."""
@@ -341,24 +241,81 @@ class Reception:
         if failure is None:
             self._machine.reply_encoded(replies.queued(message.id), True)
         else:
-            self._terms.sink.note("error", "message not filed", id=message.id, client=self._client, why=str(failure))
+            client = self._standing.client
+            self._terms.sink.note("error", "message not filed", id=message.id, client=client, why=str(failure))
             self._machine.reply(replies.for_store_failure(failure))
         self._resume()
         self._advance()
 
     def _broke(self, failure: Exception) -> None:
-        self._filing = None
-        self._terms.sink.note("error", "reception failed", client=self._client, why=repr(failure))
-        self._intake.drop()
+        self._filing = self._login = None
+        self._terms.sink.note("error", "reception failed", client=self._standing.client, why=repr(failure))
+        self._transaction.intake.drop()
         if self._machine.is_waiting:
             self._machine.reply(replies.STORE_FAILED)
         else:
             self._machine.reply_unasked(replies.LOCAL_ERROR)
             self._hang_up()
 
-    # What a transaction leaves behind
+    # Who the client is
 
-    def _forget_transaction(self) -> None:
-        self._mail = None
-        self._recipients = []
-        self._intake.drop()
+    def _answer_starttls(self) -> None:
+        if not self._door.can_secure:
+            self._machine.reply(replies.TLS_UNAVAILABLE)
+            return
+        self._machine.accept_starttls()
+        self._flush()
+        if not self._machine.is_closed:
+            self._shake_hands()
+
+    def _answer_auth(self, claim: AuthReceived) -> None:
+        users = self._door.terms.users
+        assert users is not None, "AUTH is offered only where there are users"
+        login = self._login = _Login()
+        name = claim.username
+        self._deadline.restart(CHECK_S)
+        self._lobby.guard.check(
+            users, claim, self._standing.network, lambda decision: self._judged(login, decision, name)
+        )
+
+    def _judged(self, login: _Login, decision: Decision, name: str) -> None:
+        """Take a decision, unless the client is gone or was answered; a failure has to wait."""
+        if self._login is not login:
+            return
+        if decision.user is not None:
+            self._standing.became(decision.user)
+            self._stamp.authenticated()
+        if not decision.delay_s:
+            self._answer_login(decision.reply)
+            return
+        self._note("login failed", user=replies.clean(name))
+        login.reply = decision.reply
+        self._deadline.restart(decision.delay_s)
+
+    def _answer_login(self, reply: Reply) -> None:
+        self._login = None
+        self._deadline.restart(self._command_timeout_s)
+        machine = self._machine
+        machine.reply(reply)
+        if not reply.is_positive:
+            self._failed_logins += 1
+            if self._failed_logins >= SESSION_FAILURES and not machine.is_closed:
+                machine.reply_unasked(replies.TOO_MANY_LOGINS)
+                self._hang_up()
+        self._resume()
+        self._advance()
+
+    def _answer_xclient(self, attributes: dict[str, str]) -> None:
+        """Take a trusted proxy's word for who the client is; the session begins anew."""
+        known = {name: text for name, text in attributes.items() if text not in (UNAVAILABLE, TEMPORARILY_UNAVAILABLE)}
+        standing = self._standing
+        former, client = standing.client, known.get("ADDR", standing.client)
+        login = known.get("LOGIN")
+        # The proxy has checked who that is, and what he may send is its business, too.
+        standing.came_from(client, None if login is None else User(login, ("*",)))
+        self._transaction.forget()
+        self._stamp.came_from(client)
+        if login is not None:
+            self._stamp.authenticated()
+        self._claimed_name = known.get("HELO", "")
+        self._machine.reply(self._lobby.readmit(former, client) or self._door.greeting)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from smarthost.mail.address import Address
+from smarthost.mail.hop import TlsFacts
 
 LINE_OCTETS = 78  # RFC 5322 2.1.1: lines should be no longer
 _ID_OCTETS = 16  # mail.identity.ID_LENGTH
@@ -26,30 +27,76 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 # Extended-Domain = Domain / address-literal (RFC 5321 4.4), the underscore being common and harmless
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?|\[[A-Za-z0-9:.]+\]")
+# RFC 8689 5: "TLS-Required:" [CFWS] "No" [CFWS], comments not looked into; the section is in lower case by then
+_find_tls_required_no = re.compile(
+    rb"(?:\A|\r\n)tls-required:(?:[ \t]|\r\n[ \t])*+no(?:[ \t]|\r\n[ \t])*+(?:\r\n|\()"
+).search
 _NOT_IN_COMMENT = re.compile(r"[^!-'*-\[\]-~]")  # visible ASCII but "(", ")" and "\" (RFC 5322 3.2.2: ctext)
 
 
 class ReceivedStamp:
     """Writes the Received: fields of one session. `client` and `hostname` are trusted, the greeted name is not."""
 
-    __slots__ = ("_client", "_head", "_head_utf8", "_hostname", "_name", "_protocol", "_suffix")
+    __slots__ = (
+        "_client",
+        "_head",
+        "_head_utf8",
+        "_hostname",
+        "_is_authenticated",
+        "_is_extended",
+        "_is_lmtp",
+        "_name",
+        "_tls",
+    )
 
-    def __init__(self, client: str, hostname: str) -> None:
+    def __init__(self, client: str, hostname: str, *, is_lmtp: bool = False) -> None:
         self._client = _to_literal(client)
         self._hostname = hostname
-        self.greeted("", extended=True)
-
-    def greeted(self, name: str, *, extended: bool, secured: bool = False, authenticated: bool = False) -> None:
-        """Take what the client said in EHLO (`extended`) or HELO, and what its session is like by now."""
-        self._name = name
-        self._protocol = "ESMTP" if extended else "SMTP"
-        self._suffix = ("S" if secured else "") + ("A" if authenticated else "") if extended else ""  # RFC 3848 2
+        self._is_lmtp = is_lmtp
+        self._name = ""
+        self._is_extended = True
+        self._is_authenticated = False
+        self._tls = ""
         self._head = self._head_utf8 = ""  # prepared by the first message that needs it: 2 us, often the only one
 
+    def greeted(self, name: str, *, extended: bool) -> None:
+        """Take what the client said in EHLO (`extended`) or HELO; what was learned of its session before stays."""
+        self._name = name
+        self._is_extended = extended
+        self._head = self._head_utf8 = ""
+
+    def authenticated(self) -> None:
+        """The client proved by AUTH who it is, which never shows: that is between him and us."""
+        self._is_authenticated = True
+        self._head = self._head_utf8 = ""
+
+    def secured(self, facts: TlsFacts) -> None:
+        """The session is inside TLS; what the client said before is forgotten (RFC 3207 4.2)."""
+        words = ("using", facts.version, "with", "cipher", facts.cipher)
+        self._tls = " ".join([_NOT_IN_COMMENT.sub("?", word) for word in words])
+        self._is_authenticated = False
+        self.greeted("", extended=True)
+
+    def came_from(self, client: str) -> None:
+        """A trusted proxy named another client (XCLIENT)."""
+        self._client = _to_literal(client)
+        self._is_authenticated = False
+        self.greeted("", extended=True)
+
+    @property
+    def _protocol(self) -> str:
+        """The keyword after "with", but for what SMTPUTF8 makes of it."""
+        if self._is_lmtp:
+            return "LMTP"
+        return "ESMTP" if self._is_extended else "SMTP"
+
     def _prepare(self, smtputf8: bool) -> str:
-        # A client that said HELO cannot have asked for SMTPUTF8 (RFC 6531 4.3): UTF8SMTP implies EHLO
-        protocol = ("UTF8SMTP" if smtputf8 else self._protocol) + self._suffix
-        head = _describe_hop(self._name, self._client, self._hostname, protocol)
+        suffix = ("S" if self._tls else "") + ("A" if self._is_authenticated else "")  # RFC 3848 2
+        if smtputf8:  # RFC 6531 4.3; a client that said HELO cannot have asked for it: UTF8SMTP implies EHLO
+            protocol = ("UTF8LMTP" if self._is_lmtp else "UTF8SMTP") + suffix
+        else:
+            protocol = self._protocol + (suffix if self._is_extended else "")
+        head = _describe_hop(self._name, self._client, self._hostname, protocol, self._tls)
         if smtputf8:
             self._head_utf8 = head
         else:
@@ -65,27 +112,43 @@ class ReceivedStamp:
         if len(recipients) == 1:
             text = recipients[0].text
             if _may_be_named(text, smtputf8):
-                return f"{head}{id}\r\n for <{text}>;\r\n {_format_date(int(now))}\r\n".encode()
-        return f"{head}{id};\r\n {_format_date(int(now))}\r\n".encode()
+                return f"{head}{id}\r\n for <{text}>;\r\n {format_date(int(now))}\r\n".encode()
+        return f"{head}{id};\r\n {format_date(int(now))}\r\n".encode()
 
 
-def count_received(octets: bytes) -> int:
-    """Count the Received: fields in the header section of `octets`, which are content or its first piece.
+def survey(octets: bytes) -> tuple[int, bool]:
+    """Look through the header section of `octets`, which are content or its first piece.
 
-    Looks at 256 KiB at most. 1 us for a usual message: the case is folded on the header section alone.
+    Gives how many Received: fields there are, and whether it says "TLS-Required: No" (RFC 8689 5). Looks at 256 KiB at
+    most. 1 us for a usual message: the case is folded on the header section alone.
     """
     if octets.startswith(b"\r\n"):
-        return 0
+        return 0, False
     end = octets.find(b"\r\n\r\n", 0, HEADER_OCTETS)
     header = octets[: HEADER_OCTETS if end < 0 else end].lower()
-    return header.count(b"\r\nreceived:") + header.startswith(b"received:")
+    tls_optional = b"tls-required:" in header and _find_tls_required_no(header + b"\r\n") is not None
+    return header.count(b"\r\nreceived:") + header.startswith(b"received:"), tls_optional
+
+
+def header_section(octets: bytes, *, is_whole: bool) -> bytes | None:
+    """Give the header section without the empty line behind it; None: it does not end within what is looked at.
+
+    `octets` are content or, unless `is_whole`, its first piece. Looks at 256 KiB at most.
+    """
+    if octets.startswith(b"\r\n"):
+        return b""
+    end = octets.find(b"\r\n\r\n", 0, HEADER_OCTETS)
+    if end >= 0:
+        return octets[:end]
+    return octets if is_whole and len(octets) <= HEADER_OCTETS else None
 
 
 @lru_cache(maxsize=1024)  # clients come again and say the same name: 0.2 us instead of 3
-def _describe_hop(name: str, client: str, hostname: str, protocol: str) -> str:
+def _describe_hop(name: str, client: str, hostname: str, protocol: str, tls: str) -> str:
     source = _fold(("Received:", "from", *_describe_client(name, client)))
     line = _fold(("", "by", hostname, "with", protocol, "id", "#" * _ID_OCTETS + ";"))
-    return f"{source}\r\n{line[: -_ID_OCTETS - 1]}"
+    comment = f"\r\n ({tls})" if tls else ""
+    return f"{source}{comment}\r\n{line[: -_ID_OCTETS - 1]}"
 
 
 def _may_be_named(text: str, smtputf8: bool) -> bool:
@@ -122,7 +185,7 @@ def _fold(words: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=4)  # all messages of a second share it: 0.1 us instead of 2
-def _format_date(second: int) -> str:
+def format_date(second: int) -> str:
     """RFC 5322 3.3 date-time in UTC; strftime would speak the locale's language."""
     at = datetime.fromtimestamp(second, UTC)
     return f"{_DAYS[at.weekday()]}, {at.day:02d} {_MONTHS[at.month - 1]} {at:%Y %H:%M:%S} +0000"

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""All sessions with clients, at all listeners together: who may begin one, how many there may be, and how they end.
+
+Each listener gets a door. Limits are over all doors. A client that is refused hears why, but not behind a door that
+begins with TLS: a handshake costs us more than it costs the client, so there it is dropped. Nothing survives a restart.
+"""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from smarthost.accept import replies
+from smarthost.accept.authentication import LoginGuard
+from smarthost.accept.clients import Clients, NetworkTerms
+from smarthost.accept.listeners import ListenerTerms, ReceptionTerms
+from smarthost.accept.recent import Seldom
+from smarthost.accept.reception import Lobby, Reception
+from smarthost.accept.standing import Door
+from smarthost.mail.reply import Reply
+from smarthost.ports import Connection
+
+DRAIN_STEP_S = 0.02
+# Sessions at a time that only hear why they are not welcome: they do not use up the room of others, and cost a
+# descriptor for as long as closing takes. Who comes beyond them is dropped without a word.
+TURNED_AWAY = 100
+
+
+class Receptions:
+    """All open sessions. Raises: ConfigError: networks or senders of `terms.clients` are none."""
+
+    def __init__(self, terms: ReceptionTerms) -> None:
+        self.terms = terms
+        clients = terms.clients
+        if clients.others is None:
+            clients = replace(clients, others=NetworkTerms(connections=terms.limits.connections_per_client))
+        self._clients = Clients(clients, terms.clock.monotonic)
+        self._seldom = Seldom(terms.sink, terms.clock)
+        self._lobby = Lobby(
+            terms=terms,
+            clients=self._clients,
+            guard=LoginGuard(terms.clock, self._seldom),
+            seldom=self._seldom,
+            readmit=self._readmit,
+            forget=self._forget,
+        )
+        self._open: dict[Reception, bool] = {}  # in the order they came; was it greeted, or is it only told why not?
+        self._turned_away = 0  # of these
+        self._is_closing = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def door(self, terms: ListenerTerms) -> Callable[[Connection], Reception | None]:
+        """Give what a listener calls for each connection. Raises: ConfigError: `xclient_from` is no networks."""
+        door = Door(terms)
+        return lambda connection: self._accept(connection, door)
+
+    def _accept(self, connection: Connection, door: Door) -> Reception | None:
+        """Begin a session: it greets, or explains why not and closes; None: it is dropped."""
+        client = connection.peer[0]
+        refusal = self._admit(client)
+        why = ""
+        if refusal is not None and (door.begins_with_tls or self._turned_away >= TURNED_AWAY):
+            why = str(refusal)
+        elif door.begins_with_tls and not door.can_secure:
+            why = "there is no certificate"
+        if why:
+            self._clients.leave(client)
+            self._seldom.note("warning", "connection dropped", client, client=client, why=why)
+            return None
+        reception = Reception(connection, door, self._lobby)
+        self._open[reception] = refusal is None
+        self._turned_away += refusal is not None
+        reception.begin(refusal)
+        return reception
+
+    def _admit(self, client: str) -> Reply | None:
+        """Count a client's connection and say whether it is welcome; in any case _clients.leave must follow."""
+        is_within = self._clients.enter(client)
+        if self._is_closing:
+            return replies.SHUTTING_DOWN
+        if len(self._open) - self._turned_away >= self.terms.limits.connections:
+            return replies.TOO_BUSY
+        if not is_within:
+            self._seldom.note("warning", "too many connections", self._clients.find(client).network, client=client)
+            return replies.TOO_MANY_CONNECTIONS
+        failure = self.terms.refusal()
+        return None if failure is None else replies.for_store_failure(failure, at_banner=True)
+
+    def _readmit(self, former: str, client: str) -> Reply | None:
+        """A session turns out to be another client's; say whether that one is welcome."""
+        self._clients.leave(former)
+        return None if self._clients.enter(client) else replies.TOO_MANY_CONNECTIONS
+
+    def _forget(self, reception: Reception, client: str) -> None:
+        was_greeted = self._open.pop(reception, None)
+        if was_greeted is not None:
+            self._turned_away -= not was_greeted
+            self._clients.leave(client)
+
+    async def drain(self, grace_s: float) -> None:
+        """Greet nobody any more, send 421 to who is between transactions, wait for the others at most `grace_s`."""
+        self._is_closing = True
+        clock = self.terms.clock
+        until = clock.monotonic() + grace_s
+        for reception in list(self._open):
+            reception.leave()
+        while self._open and clock.monotonic() < until:
+            await clock.sleep(DRAIN_STEP_S)
+        for reception in list(self._open):
+            reception.drop()
