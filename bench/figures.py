@@ -75,6 +75,21 @@ class Summary(Struct, frozen=True, kw_only=True):
     to_ceiling: float | None
 
 
+class Storm(Struct, frozen=True, kw_only=True):
+    """One system, one round: a good client's 250 beside a kept load, before a storm of handshakes and amid it."""
+
+    system: str
+    round: int
+    failed: str | None = None
+    clients: int = 0
+    handshake_rate: float = 0.0  # a second, done
+    refused: int = 0  # connections of the storm that came to nothing
+    calm: Latency | None = None
+    amid: Latency | None = None
+    calm_accept_rate: float | None = None  # messages/s of the load beside it
+    amid_accept_rate: float | None = None
+
+
 class Report(Struct, frozen=True, kw_only=True):
     """Everything of one benchmark; the JSON file."""
 
@@ -87,3 +102,4 @@ class Report(Struct, frozen=True, kw_only=True):
     budget: tuple[Stage, ...]
     runs: tuple[Run, ...]
     verdicts: tuple[Verdict, ...]
+    storms: tuple[Storm, ...] = ()

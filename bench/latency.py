@@ -36,11 +36,22 @@ def summarize(replies: Sequence[tuple[float, float]], since: float, until: float
 class RunningProbe:
     """A probe that is connected and waits for `go`."""
 
-    def __init__(self, scratch: Scratch, port: int, sessions: int, octets: int, count: int = 0) -> None:
+    def __init__(
+        self,
+        scratch: Scratch,
+        port: int,
+        sessions: int,
+        octets: int,
+        count: int = 0,
+        *,
+        tls: bool = False,
+        auth: str = "",
+    ) -> None:
         self._scratch = scratch
         self._output = scratch.path / "probe.out"
         numbers = {"--port": port, "--sessions": sessions, "--octets": octets, "--count": count}
         flags = [text for name, number in numbers.items() for text in (name, str(number))]
+        flags += [*(["--tls"] if tls else []), *(["--auth", auth] if auth else [])]
         with self._output.open("wb") as out:
             command: list[str | Path] = [sys.executable, Path(probe.__file__), *flags]
             self._child: Child = scratch.start("probe", command, stdout=out, stdin=True)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Postfix's smtp-source as load: `sessions` at once, a fresh connection per message or kept ones."""
+"""Postfix's smtp-source as load, or, inside TLS, tls_load.py: a fresh connection per message or kept ones."""
 
+import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from msgspec import Struct
 
+from bench import tls_load
 from bench.children import Child, Scratch
 from bench.failure import RunFailed
 from bench.programs import require_program
@@ -12,9 +16,10 @@ from bench.sink import CounterFile
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """How smtp-source is to push.
+    """How to push.
 
     `kept`: -d, sessions stay open. `numbered`: -N, each recipient differs. `counted`: -c, it tells what was accepted.
+    `tls`: STARTTLS, and then AUTH PLAIN as `auth`, NAME:PASSWORD, if that is not empty; neither numbered nor counted.
     """
 
     messages: int
@@ -24,6 +29,8 @@ class Load(Struct, frozen=True, kw_only=True):
     numbered: bool = False
     recipient: str = "to@sink.test"
     counted: bool = False
+    tls: bool = False
+    auth: str = ""
 
 
 def source_command(load: Load, port: int, program: str) -> list[str]:
@@ -34,13 +41,28 @@ def source_command(load: Load, port: int, program: str) -> list[str]:
     return [program, "-4", *flags, *sizes, *addresses, f"127.0.0.1:{port}"]
 
 
+def tls_command(load: Load, port: int) -> list[str]:
+    """Compose the command line of tls_load.py."""
+    assert not load.numbered, "tls_load.py cannot"
+    assert not load.counted, "tls_load.py cannot"
+    numbers = {"--port": port, "--sessions": load.sessions, "--messages": load.messages, "--octets": load.octets}
+    flags = [text for name, number in numbers.items() for text in (name, str(number))]
+    flags += [*(["--kept"] if load.kept else []), *(["--auth", load.auth] if load.auth else [])]
+    return [sys.executable, str(Path(tls_load.__file__)), *flags]
+
+
+def _command(load: Load, port: int) -> Sequence[str]:
+    return tls_command(load, port) if load.tls else source_command(load, port, require_program("smtp-source"))
+
+
 class RunningLoad:
-    """A smtp-source at work; `started` is monotonic."""
+    """A load at work; `started` is monotonic."""
 
     def __init__(self, scratch: Scratch, load: Load, port: int, name: str = "source") -> None:
         self._scratch = scratch
         self.load = load
-        command = source_command(load, port, require_program("smtp-source"))
+        self._program = "tls_load.py" if load.tls else "smtp-source"
+        command = _command(load, port)
         self.started = time.monotonic()
         self._output = scratch.path / f"{name}.out"
         with self._output.open("wb") as out:
@@ -49,16 +71,16 @@ class RunningLoad:
     def await_end(self, timeout_s: float) -> float:
         """Wait until every message was answered 250 and give the monotonic time of that.
 
-        Raises: RunFailed: it was refused, or did not end in time; smtp-source gives up at the first bad reply.
+        Raises: RunFailed: it was refused, or did not end in time; the load gives up at the first bad reply.
         """
         code = self.child.wait(timeout_s)
         ended = time.monotonic()
         if code is None:
             self.child.kill_group()
-            raise RunFailed(f"smtp-source did not end within {timeout_s:.0f} s")
+            raise RunFailed(f"{self._program} did not end within {timeout_s:.0f} s")
         self.child.kill_group()
         if code != 0:
-            raise RunFailed(f"smtp-source ended with {code}: {self.child.complaint()}")
+            raise RunFailed(f"{self._program} ended with {code}: {self.child.complaint()}")
         return ended
 
     def accepted(self) -> int:

@@ -10,8 +10,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from bench.modes import MODES
+
 SYSTEMS = ("ceiling", "postfix", "smarthost")  # also the order within a round
-MODES = ("fresh", "kept")
+STORM = "storm"  # a measurement of its own: bench/storm.py
+ASPECTS = (*MODES, STORM)
+QUICK = ("fresh", "kept", "tls", "auth", STORM)
 QUICK_MESSAGES = 2000
 
 
@@ -19,7 +23,8 @@ class Options(Struct, frozen=True, kw_only=True):
     """One run of the benchmark."""
 
     systems: tuple[str, ...] = SYSTEMS
-    modes: tuple[str, ...] = MODES
+    modes: tuple[str, ...] = tuple(MODES)
+    storm: bool = True
     messages: int = 10_000
     octets: int = 5120
     rounds: int = 3
@@ -40,9 +45,11 @@ def read_options(argv: Sequence[str]) -> Options:
     asked = _parser().parse_args(argv)
     rounds = asked.rounds if asked.rounds is not None else (1 if asked.quick else 3)
     messages = asked.messages if asked.messages is not None else (QUICK_MESSAGES if asked.quick else 10_000)
+    wanted = asked.mode or (QUICK if asked.quick else ASPECTS)
     return Options(
         systems=tuple(s for s in SYSTEMS if not asked.only or s in asked.only),
-        modes=tuple(m for m in MODES if not asked.mode or m in asked.mode),
+        modes=tuple(m for m in MODES if m in wanted),
+        storm=STORM in wanted,
         messages=messages,
         octets=asked.octets,
         rounds=rounds,
@@ -79,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     say = parser.add_argument
     say("--quick", action="store_true", help=f"1 round of {QUICK_MESSAGES} messages, for CI")
     say("--only", action="append", choices=SYSTEMS, help="measure this alone (repeatable)")
-    say("--mode", action="append", choices=MODES, help="fresh connections or kept ones alone (repeatable)")
+    say("--mode", action="append", choices=ASPECTS, help="measure this way alone (repeatable)")
     say("--messages", type=at_least_one, help="per timed run (10000)")
     say("--rounds", type=at_least_one, help="interleaved rounds (3)")
     say("--sessions", type=at_least_one, default=20, help="parallel sessions of smtp-source (20)")

@@ -10,10 +10,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from bench.certificate import Certificate
 from bench.children import Scratch
 from bench.failure import RunFailed
 from bench.network import await_banner, free_port
 from bench.programs import require_program
+from bench.system import StartSystem, System
 
 # Tuned where it costs nothing in safety; each was tried beside the default, and none made Postfix slower end to end.
 # in_flow_delay: its default of 1 s throttles accepting. Concurrency starts at its limit instead of feeling its way up
@@ -61,6 +63,18 @@ discard unix - - n - - discard
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
+"""
+# Session caches as shipped: none in files, but tickets for clients that want them, which is what tlsmgr is for.
+TLS_CF = """\
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = {certificate}
+smtpd_tls_key_file = {key}
+smtp_tls_security_level = may
+smtp_tls_connection_reuse = yes
+"""
+TLS_MASTER_CF = """\
+tlsmgr unix - - n 1000? 1 tlsmgr
+tlsproxy unix - - n - 0 tlsproxy
 """
 _QUEUES = ("incoming", "active", "deferred", "maildrop", "corrupt", "hold")
 
@@ -114,3 +128,15 @@ def _daemons() -> Path:
 def start_postfix(scratch: Scratch, home: Path, sink_port: int) -> Postfix:
     """Start a scratch instance with its state in `home`."""
     return Postfix(scratch, home, sink_port)
+
+
+def postfix_starter(certificate: Certificate | None) -> StartSystem:
+    """Give what starts a scratch instance; with a certificate it speaks TLS on both sides."""
+    if certificate is None:
+        return start_postfix
+    tls_cf = TLS_CF.format(certificate=certificate.certificate, key=certificate.key)
+
+    def start(scratch: Scratch, home: Path, sink_port: int) -> System:
+        return Postfix(scratch, home, sink_port, MAIN_CF + tls_cf, MASTER_CF + TLS_MASTER_CF)
+
+    return start

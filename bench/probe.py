@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """An independent small SMTP client that times the 250 after data; plain blocking sockets, a thread per session.
 
-Run as a program of its own (`python bench/probe.py --port N --sessions N --octets N --count N`), so that it shares
+Run as a program of its own (`python bench/probe.py --port N --sessions N --octets N --count N [--tls] [--auth
+NAME:PASSWORD]`; the password only inside TLS), so that it shares
 nothing with the relay nor with the benchmark; imports only the standard library. It says `connected` when every session
 is greeted, starts at a line on stdin, sends one message after another on each, and ends after --count messages of a
 session or when stdin ends. Then it prints one JSON object: `replies` as pairs (monotonic second of the reply,
@@ -9,8 +10,10 @@ microseconds from the first octet of content to 250), and `error`, a text or nul
 """
 
 import argparse
+import base64
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -25,7 +28,7 @@ class Refusal(Exception):
 class Session:
     """One kept connection that sends messages one after another."""
 
-    def __init__(self, port: int, octets: int) -> None:
+    def __init__(self, port: int, octets: int, tls: bool = False, auth: str = "") -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), 30)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
@@ -34,9 +37,22 @@ class Session:
         try:
             self._expect(b"220")
             self._ask(b"EHLO probe.bench.test\r\n", b"250")
+            if tls:
+                self._begin_tls(auth)
         except Refusal:
             self._socket.close()
             raise
+
+    def _begin_tls(self, auth: str) -> None:
+        self._ask(b"STARTTLS\r\n", b"220")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self._socket = context.wrap_socket(self._socket)
+        self._ask(b"EHLO probe.bench.test\r\n", b"250")
+        if auth:
+            claim = b"\0" + auth.encode().replace(b":", b"\0", 1)
+            self._ask(b"AUTH PLAIN " + base64.b64encode(claim) + b"\r\n", b"235")
 
     def send(self) -> tuple[float, float]:
         """Send one message; give the monotonic second of its 250 and the microseconds that took."""
@@ -81,8 +97,8 @@ class Session:
 class Probe:
     """All sessions and what they measured."""
 
-    def __init__(self, port: int, sessions: int, octets: int) -> None:
-        self._sessions = [Session(port, octets) for _ in range(sessions)]
+    def __init__(self, port: int, sessions: int, octets: int, tls: bool, auth: str) -> None:
+        self._sessions = [Session(port, octets, tls, auth) for _ in range(sessions)]
         self._over = threading.Event()
         self.replies: list[tuple[float, float]] = []
         self.error: str | None = None
@@ -117,8 +133,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--port", "--sessions", "--octets", "--count"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--auth", default="")
     asked = parser.parse_args()
-    probe = Probe(asked.port, asked.sessions, asked.octets)
+    probe = Probe(asked.port, asked.sessions, asked.octets, asked.tls, asked.auth)
     print("connected", flush=True)
     if sys.stdin.readline():
         probe.run(asked.count)

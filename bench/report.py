@@ -5,12 +5,12 @@ from pathlib import Path
 
 import msgspec
 
-from bench.figures import Report, Run, Stage, Summary
+from bench.figures import Report, Run, Stage, Storm, Summary
 from bench.flames import top_functions
 
 _PROFILE_LINES = 25
 _COLUMNS = (
-    ("mode", 6), ("system", 10), ("rounds", 7), ("accept/s", 9), ("end2end/s", 10), ("xPostfix", 9), ("%ceiling", 9),
+    ("mode", 9), ("system", 10), ("rounds", 7), ("accept/s", 9), ("end2end/s", 10), ("xPostfix", 9), ("%ceiling", 9),
     ("idle p50", 9), ("p99 ms", 8), ("busy p50", 9), ("p99 ms", 8), ("RSS MiB", 8), ("PSS MiB", 8), ("CPU us/msg", 11),
 )  # fmt: skip
 
@@ -24,7 +24,14 @@ def show_report(report: Report) -> str:
         f"{found.cores} x {found.cpu}, Linux {found.kernel}, Python {found.python}, Postfix {found.postfix}",
         f"{found.file_system}, fdatasync {found.fdatasync_us:.0f} us, load average {found.load_average:.2f} at first",
     ]
-    parts = [head, _medians(report.summaries), _raw(report.runs), _budget(report.budget), list(report.audits)]
+    parts = [
+        head,
+        _medians(report.summaries),
+        _storms(report.storms),
+        _raw(report.runs),
+        _budget(report.budget),
+        list(report.audits),
+    ]
     parts.append([f"{'pass' if verdict.passed else 'FAIL'}  {verdict.what}" for verdict in report.verdicts])
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -58,7 +65,7 @@ def _medians(summaries: tuple[Summary, ...]) -> list[str]:
 
 def show_run(run: Run) -> str:
     """Compose one line on one run."""
-    head = f"{run.mode:<6}{run.system:<10} round {run.round}: "
+    head = f"{run.mode:<9}{run.system:<10} round {run.round}: "
     if run.failed is not None:
         return f"{head}FAILED: {run.failed}"
     text = f"accept {_number(run.accept_rate)}/s, end to end {_number(run.end_to_end_rate)}/s"
@@ -75,6 +82,28 @@ def show_run(run: Run) -> str:
 
 def _raw(runs: tuple[Run, ...]) -> list[str]:
     return ["Rounds", *map(show_run, runs)] if runs else []
+
+
+def show_storm(storm: Storm) -> str:
+    """Compose one line on one storm."""
+    head = f"{'storm':<9}{storm.system:<10} round {storm.round}: "
+    if storm.failed is not None or storm.calm is None or storm.amid is None:
+        return f"{head}FAILED: {storm.failed or 'no message was answered'}"
+    spans = [
+        f"{name} 250 p50 {span.p50_us / 1000:.2f} p99 {span.p99_us / 1000:.2f} ms (n={span.samples}), load {rate:.0f}/s"
+        for name, span, rate in (
+            ("calm", storm.calm, storm.calm_accept_rate or 0.0),
+            ("amid", storm.amid, storm.amid_accept_rate or 0.0),
+        )
+    ]
+    what = f"{storm.clients} clients, {storm.handshake_rate:.0f} handshakes/s, {storm.refused} refused"
+    return f"{head}{'; '.join(spans)}; {what}"
+
+
+def _storms(storms: tuple[Storm, ...]) -> list[str]:
+    if not storms:
+        return []
+    return ["A good client beside a kept load, without a storm of TLS handshakes and amid it", *map(show_storm, storms)]
 
 
 def _budget(stages: tuple[Stage, ...]) -> list[str]:

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Postfix's smtp-sink, and the count of messages that reached it.
+"""Postfix's smtp-sink, or, for mail inside TLS, tls_sink.py, and the count of messages that reached it.
 
 `smtp-sink -c` writes "sess=N quit=N mesg=N\\r" to its stdout at each final dot. That goes to a file, so that counting
 costs the sink one small write and never blocks it; the last whole counter there is the count. What it does not count
-did not arrive.
+did not arrive. tls_sink.py writes one octet instead, and the size of the file counts.
 """
 
 import os
 import re
+import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench import tls_sink
+from bench.certificate import Certificate
 from bench.children import Child, Scratch
 from bench.failure import RunFailed
 from bench.network import await_banner, free_port
@@ -45,24 +49,15 @@ class CounterFile:
             self._reader = -1
 
 
-class MessageSink:
-    """One smtp-sink, on a free loopback port unless told where. Counts are since `mark`."""
+class Sink:
+    """A sink of whichever program. Counts are since `mark`; `read` gives all there were, `close` ends reading."""
 
-    def __init__(
-        self, scratch: Scratch, *, dump: Path | None = None, at: tuple[str, int] | None = None, name: str = "sink"
-    ) -> None:
-        host, self.port = at or ("127.0.0.1", free_port())
-        output = scratch.path / f"{name}.out"
-        command: list[str | Path] = [require_program("smtp-sink"), "-c", "-4"]
-        if os.geteuid() == 0:
-            command += ["-u", "nobody"]  # as root it does not run without -u
-        if dump is not None:
-            command += ["-D", dump]
-        with output.open("wb") as out:
-            self.child: Child = scratch.start(name, [*command, f"{host}:{self.port}", "1024"], stdout=out)
-        self._counter = CounterFile(output)
+    def __init__(self, child: Child, port: int, read: Callable[[], int], close: Callable[[], None]) -> None:
+        self.child = child
+        self.port = port
+        self._read = read
+        self._close = close
         self._zero = 0
-        await_banner(self.port, self.child, 10, host)
 
     def mark(self) -> None:
         """Count from here on."""
@@ -70,7 +65,7 @@ class MessageSink:
 
     def total(self) -> int:
         """Give all messages since the sink started."""
-        return self._counter.read()
+        return self._read()
 
     def count(self) -> int:
         """Give the messages since `mark`."""
@@ -106,5 +101,41 @@ class MessageSink:
 
     def stop(self) -> None:
         """End the sink; harmless when repeated."""
-        self._counter.close()
+        self._close()
         self.child.stop(5)
+
+
+class MessageSink(Sink):
+    """One smtp-sink, on a free loopback port unless told where."""
+
+    def __init__(
+        self, scratch: Scratch, *, dump: Path | None = None, at: tuple[str, int] | None = None, name: str = "sink"
+    ) -> None:
+        host, port = at or ("127.0.0.1", free_port())
+        command: list[str | Path] = [require_program("smtp-sink"), "-c", "-4"]
+        if os.geteuid() == 0:
+            command += ["-u", "nobody"]  # as root it does not run without -u
+        if dump is not None:
+            command += ["-D", dump]
+        child, output = _start(scratch, name, [*command, f"{host}:{port}", "1024"])
+        counter = CounterFile(output)
+        super().__init__(child, port, counter.read, counter.close)
+        await_banner(port, child, 10, host)
+
+
+class TlsSink(Sink):
+    """One tls_sink.py, on a free loopback port."""
+
+    def __init__(self, scratch: Scratch, certificate: Certificate) -> None:
+        port = free_port()
+        command: list[str | Path] = [sys.executable, tls_sink.__file__, "--port", str(port)]
+        command += ["--certificate", certificate.certificate, "--key", certificate.key]
+        child, output = _start(scratch, "sink", command)
+        super().__init__(child, port, lambda: output.stat().st_size, lambda: None)
+        await_banner(port, child, 10)
+
+
+def _start(scratch: Scratch, name: str, command: Sequence[str | Path]) -> tuple[Child, Path]:
+    output = scratch.path / f"{name}.out"
+    with output.open("wb") as out:
+        return scratch.start(name, command, stdout=out), output

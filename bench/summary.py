@@ -3,11 +3,11 @@
 
 from collections.abc import Callable, Sequence
 
-from bench.figures import Run, Summary, Verdict
+from bench.figures import Run, Storm, Summary, Verdict
+from bench.modes import MODES
 from bench.statistic import median, paired_ratios
 
-LEAST_RATIO = 3.0  # issue 2: three times Postfix, with fresh connections and with kept ones
-MOST_MIB = 120.0  # issue 2: peak memory of the process tree
+MOST_MIB = 120.0  # peak memory of the process tree
 
 
 def _rates(runs: Sequence[Run], system: str, mode: str) -> dict[int, float]:
@@ -51,13 +51,16 @@ def _summarize(runs: Sequence[Run], system: str, mode: str) -> Summary:
     )
 
 
-def find_failures(runs: Sequence[Run], audits: Sequence[str] = ()) -> tuple[Verdict, ...]:
+def find_failures(runs: Sequence[Run], audits: Sequence[str] = (), storms: Sequence[Storm] = ()) -> tuple[Verdict, ...]:
     """One verdict per run or audit that failed, or a single good one."""
     what = [f"{run.system}, {run.mode}, round {run.round}: {run.failed}" for run in runs if run.failed]
+    what += [f"{storm.system}, storm, round {storm.round}: {storm.failed}" for storm in storms if storm.failed]
     what += [audit for audit in audits if ": FAILED: " in audit]
     if what:
         return tuple(Verdict(what=text, passed=False) for text in what)
-    return (Verdict(what=f"the sink had every message exactly once in all {len(runs)} runs", passed=True),)
+    return (
+        Verdict(what=f"the sink had every message exactly once in all {len(runs) + len(storms)} runs", passed=True),
+    )
 
 
 def judge(summaries: Sequence[Summary]) -> tuple[Verdict, ...]:
@@ -66,9 +69,10 @@ def judge(summaries: Sequence[Summary]) -> tuple[Verdict, ...]:
     for summary in summaries:
         if summary.system != "smarthost":
             continue
-        if summary.to_postfix is not None:
-            text = f"{summary.mode}: {summary.to_postfix:.2f} times Postfix (at least {LEAST_RATIO})"
-            verdicts.append(Verdict(what=text, passed=summary.to_postfix >= LEAST_RATIO))
+        least = MODES[summary.mode].least_ratio
+        if summary.to_postfix is not None and least is not None:
+            text = f"{summary.mode}: {summary.to_postfix:.2f} times Postfix (at least {least})"
+            verdicts.append(Verdict(what=text, passed=summary.to_postfix >= least))
         if summary.peak_rss_mib is not None:
             text = f"{summary.mode}: peak memory {summary.peak_rss_mib:.1f} MiB (below {MOST_MIB:.0f})"
             verdicts.append(Verdict(what=text, passed=summary.peak_rss_mib < MOST_MIB))

@@ -6,7 +6,7 @@ in the reverse order, so that nothing is accepted that could not be kept. A cras
 """
 
 import random  # noqa: TID251 - SystemRandom is the real ports.Random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -16,9 +16,7 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from smarthost.accept.inject import Injection, Receipt
-from smarthost.accept.policy import RelayPolicy
-from smarthost.accept.reception import Receptions, ReceptionTerms
+from smarthost.accept.inject import Receipt
 from smarthost.backends.clock import SystemClock
 from smarthost.backends.dns import DnsResolver, LocalNames, SystemServers, read_hosts, read_resolv_conf
 from smarthost.backends.dns.resolver import Patience
@@ -29,13 +27,13 @@ from smarthost.backends.tcp import TcpDialer, TcpListener
 from smarthost.backends.tls import TlsContexts
 from smarthost.config import Config, parse_config, terms
 from smarthost.delivery import Delivery, DeliveryTerms
+from smarthost.entrance import Entrance
 from smarthost.mail.errors import StoreError
 from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.ports import Clock, Random, Sink
 from smarthost.queue.store import Changed, Filter, Page, Store
 from smarthost.route.plan import Planner
 from smarthost.route.table import RouteTable
-from smarthost.smtp.server import ServerSettings
 
 _EVERYTHING = Filter()
 
@@ -68,7 +66,7 @@ class Relay:
         if listen:
             flags["listen"] = list(listen)
         config = parse_config(settings, flags)
-        self._take(config if listen else replace(config, listen=()), sink or LoggingSink())
+        self._take(config if listen or config.listeners else replace(config, listen=()), sink or LoggingSink())
 
     @classmethod
     def from_config(cls, config: Config, sink: Sink) -> Self:
@@ -210,48 +208,25 @@ class _Running:
             )
         )
         self._opened.push_async_callback(self._stop_delivery)
-        self._open_doors(self.delivery.next_id)
-        await self.delivery.start()
-
-    def _open_doors(self, next_id: Callable[[], str]) -> None:
-        config, store = self._config, self.store
-        limits = terms.limits(config)
-        policy = RelayPolicy((str(network) for network in config.relay_from), config.postmaster)
-        self.injection = Injection(
-            hostname=config.hostname,
-            limits=limits,
-            clock=self._clock,
-            next_id=next_id,
+        self._entrance = Entrance(
+            config,
+            clock,
+            sink,
+            table,
+            next_id=self.delivery.next_id,
             add=self.delivery.journey.add,
-            route_recipient=policy.route_recipient,
-            refuse_recipient=lambda recipient: policy.refuse_recipient(recipient, "local", may_relay=True),
+            draft=store.draft,
+            refusal=lambda: store.refusal,
         )
-        settings = ServerSettings(
-            hostname=config.hostname,
-            max_octets=limits.message_octets,
-            max_recipients=limits.recipients,
-            max_errors=limits.errors,
-        )
-        self._receptions = Receptions(
-            ReceptionTerms(
-                settings=settings,
-                limits=limits,
-                policy=policy,
-                clock=self._clock,
-                sink=self._sink,
-                next_id=next_id,
-                add=self.delivery.journey.add,
-                draft=store.draft,
-                refusal=lambda: store.refusal,
-            )
-        )
+        self._opened.callback(self._entrance.close)
+        self.injection = self._entrance.injection
+        await self.delivery.start()
 
     async def listen(self) -> None:
         """Accept mail on the configured addresses."""
         self._opened.push_async_callback(self._drain_receptions)
         self._opened.push_async_callback(self._listener.close)
-        for endpoint in self._config.listen:
-            self.bound.append(await self._listener.listen(endpoint.host, endpoint.port, self._receptions.accept))
+        self.bound += await self._entrance.listen(self._listener)
         self._planner.listen_at(frozenset(_own_addresses(self.bound)))
 
     async def close(self, grace_s: float) -> None:
@@ -260,7 +235,7 @@ class _Running:
         await self._opened.aclose()
 
     async def _drain_receptions(self) -> None:
-        await self._receptions.drain(self._grace_left_s())
+        await self._entrance.receptions.drain(self._grace_left_s())
 
     async def _stop_delivery(self) -> None:
         await self.delivery.stop(self._grace_left_s())

@@ -139,6 +139,7 @@ class Delivery:
         return Explainer(
             ExplainTerms(
                 read_recipient=terms.read_recipient,
+                scope=terms.table.scope,
                 destination_of=terms.table.destination_of,
                 plan_anew=terms.planner.plan_anew,
                 state_of=self.health.state_of,

@@ -25,6 +25,8 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "hosts": ("smarthost.ops.hosts", "hosts"),
     "plan": ("smarthost.ops.plan", "plan"),
     "config": ("smarthost.ops.settings", "config"),
+    "dkim": ("smarthost.ops.dkim", "dkim"),
+    "users": ("smarthost.ops.users", "users"),
 }
 _STDOUT = 1
 # Of a write to what standard output is: a full disk or quota, a file too large, a device in trouble, not for writing.

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: MIT
 """`smarthost config check|show`, and how every command reads the configuration with its flags."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from smarthost.ops import exits, options
 
 if TYPE_CHECKING:
     from smarthost.config import Config, Reading
+    from smarthost.mail.errors import ConfigError
 
 
 def load(file: Path | None, given: Mapping[str, object]) -> "Config":
@@ -48,6 +51,8 @@ def check(file: Path | None, *, as_json: bool, **given: object) -> int:
     from smarthost.config import read_config_file
 
     reading = read_config_file(file, options.flags_over_config(given), options.SPELLED)
+    if reading.config is not None and (errors := _bad_files(reading.config)):
+        reading = replace(reading, config=None, errors=errors)
     if as_json:
         for error in reading.errors:
             finding = {"file": reading.file, "line": error.line, "key": error.key, "detail": error.detail}
@@ -60,6 +65,18 @@ def check(file: Path | None, *, as_json: bool, **given: object) -> int:
             if reading.config.relays_for_everyone:
                 click.echo("warning: relay_from lets everyone send mail through this host (an open relay)", err=True)
     return exits.OK if reading.config is not None else exits.CONFIG
+
+
+def _bad_files(config: "Config") -> "tuple[ConfigError, ...]":
+    """Look into the files that a start would look into."""
+    from smarthost.backends.clock import SystemClock
+    from smarthost.backends.logs import LoggingSink
+    from smarthost.entrance import find_bad_files
+
+    async def look() -> "tuple[ConfigError, ...]":
+        return tuple(find_bad_files(config, SystemClock(), LoggingSink()))
+
+    return asyncio.run(look())
 
 
 @config.command()
