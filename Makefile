@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test test-twisted check static format lint types contracts bench bench-quick bench-dead-mx bench-dead-mx-quick system lock clean
+.PHONY: install demo test test-twisted check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
@@ -29,6 +29,8 @@ bench: $(DEV)
 	$(BIN)/python -m bench
 bench-quick: $(DEV)
 	$(BIN)/python -m bench --quick --no-gate
+bench-idle: $(DEV)
+	$(BIN)/python -m bench.idle
 bench-dead-mx: $(DEV)
 	$(BIN)/python -m bench.dead_mx
 bench-dead-mx-quick: $(DEV)

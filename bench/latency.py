@@ -46,12 +46,13 @@ class RunningProbe:
         *,
         tls: bool = False,
         auth: str = "",
+        fresh: bool = False,
     ) -> None:
         self._scratch = scratch
         self._output = scratch.path / "probe.out"
         numbers = {"--port": port, "--sessions": sessions, "--octets": octets, "--count": count}
         flags = [text for name, number in numbers.items() for text in (name, str(number))]
-        flags += [*(["--tls"] if tls else []), *(["--auth", auth] if auth else [])]
+        flags += [*(["--fresh"] if fresh else []), *(["--tls"] if tls else []), *(["--auth", auth] if auth else [])]
         with self._output.open("wb") as out:
             command: list[str | Path] = [sys.executable, Path(probe.__file__), *flags]
             self._child: Child = scratch.start("probe", command, stdout=out, stdin=True)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """An independent small SMTP client that times the 250 after data; plain blocking sockets, a thread per session.
 
-Run as a program of its own (`python bench/probe.py --port N --sessions N --octets N --count N [--tls] [--auth
-NAME:PASSWORD]`; the password only inside TLS), so that it shares
-nothing with the relay nor with the benchmark; imports only the standard library. It says `connected` when every session
-is greeted, starts at a line on stdin, sends one message after another on each, and ends after --count messages of a
-session or when stdin ends. Then it prints one JSON object: `replies` as pairs (monotonic second of the reply,
-microseconds from the first octet of content to 250), and `error`, a text or null.
+Run as a program of its own (`python bench/probe.py --port N --sessions N --octets N --count N [--fresh] [--tls] [--auth
+NAME:PASSWORD]`), so that it shares nothing with the relay nor with the benchmark; imports only the standard library. It
+says `connected` when every session is greeted, starts at a line on stdin, sends one message after another on each (or
+each on a new connection: --fresh), and ends after --count messages of a session or when stdin ends. Then it prints one
+JSON object: `replies` as pairs (monotonic second of the reply, microseconds from the first octet of content to 250),
+and `error`, a text or null. --auth needs --tls.
 """
 
 import argparse
@@ -97,11 +97,16 @@ class Session:
 class Probe:
     """All sessions and what they measured."""
 
-    def __init__(self, port: int, sessions: int, octets: int, tls: bool, auth: str) -> None:
-        self._sessions = [Session(port, octets, tls, auth) for _ in range(sessions)]
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self._asked = asked
+        self._sessions = [self._begin() for _ in range(asked.sessions)]
         self._over = threading.Event()
         self.replies: list[tuple[float, float]] = []
         self.error: str | None = None
+
+    def _begin(self) -> Session:
+        asked = self._asked
+        return Session(asked.port, asked.octets, asked.tls, asked.auth)
 
     def run(self, count: int) -> None:
         """Send until `count` messages a session (0: without end) or until stdin ends."""
@@ -122,6 +127,9 @@ class Probe:
             while not self._over.is_set() and (not count or sent < count):
                 self.replies.append(session.send())
                 sent += 1
+                if self._asked.fresh:
+                    session.quit()
+                    session = self._begin()
             session.quit()
         except (OSError, Refusal) as failed:
             self.error = f"{type(failed).__name__}: {failed}"
@@ -133,10 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--port", "--sessions", "--octets", "--count"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--fresh", action="store_true")  # a session for each message
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--auth", default="")
     asked = parser.parse_args()
-    probe = Probe(asked.port, asked.sessions, asked.octets, asked.tls, asked.auth)
+    probe = Probe(asked)
     print("connected", flush=True)
     if sys.stdin.readline():
         probe.run(asked.count)

@@ -154,12 +154,13 @@ class Relay:
         """Forget what is known against these hosts, and give it; what waited for them is due at once."""
         return await self._parts.delivery.hosts.reset(text)
 
-    async def explain(self, address: str, *, probe: bool = False) -> Explanation:
+    async def explain(self, address: str, *, probe: bool = False, sender: str = "") -> Explanation:
         """Tell what would happen to a message for this address now; `probe`: dial its hosts as far as EHLO.
 
-        Raises: SubmissionRefused: such a recipient is refused. ValueError: neither an address nor a domain.
+        `sender`: who writes it, where routes ask for that: a reverse-path, or "user:NAME" who logged in.
+        Raises: SubmissionRefused: such a recipient is refused. ValueError: neither an address nor a domain; no sender.
         """
-        return await self._parts.delivery.explainer.explain(address, probe=probe)
+        return await self._parts.delivery.explainer.explain(address, probe=probe, sender=sender)
 
 
 class _Running:
@@ -175,7 +176,7 @@ class _Running:
         self.store = SqliteStore(
             config.state_dir, self._clock, on_trouble=lambda why: sink.note("error", "store in trouble", why=why)
         )
-        self._listener = TcpListener(self._clock)
+        self._listener = TcpListener(self._clock, note=sink.note)
 
     async def open(self) -> None:
         """Open the store and begin to deliver what it holds."""

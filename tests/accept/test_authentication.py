@@ -198,6 +198,7 @@ def test_a_bug_while_checking_is_a_local_error() -> None:
 
     assert desk.say(plain()).startswith(b"451 4.3.0")
     assert desk.say(b"MAIL FROM:<alice@example.org>\r\n").startswith(b"530 5.7.0")
+    assert desk.wait(301).startswith(b"421 4.4.2")
 
 
 def test_passwords_are_never_told() -> None:
@@ -244,7 +245,10 @@ def test_a_network_that_guesses_is_not_asked_any_more() -> None:
     assert asked == len(users.asked)
     assert 1 == desk.notes.count("too many failed logins from a network")
     assert STRANGER in str(desk.facts[desk.notes.index("too many failed logins from a network")])
-    desk.wait(BAN_S)
+    desk.wait(BAN_S - 60)
+    reconnect(desk)
+    assert desk.say(plain()).startswith(b"454")
+    desk.wait(120)
     reconnect(desk)
     assert desk.say(plain()).startswith(b"235")
 

@@ -5,10 +5,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from smarthost.accept.inject import Injection
 from smarthost.accept.policy import RelayPolicy
-from smarthost.mail.envelope import Body
+from smarthost.mail.envelope import Body, SenderTls
 from smarthost.mail.errors import StoreError, StoreFull, SubmissionRefused
 from smarthost.mail.identity import IdSource
 from smarthost.mail.message import Message
@@ -212,3 +213,22 @@ async def test_what_the_envelope_needs_is_derived(
 
     envelope = counter.messages[0].envelope
     assert (body, is_utf8) == (envelope.body, envelope.smtputf8)
+
+
+@pytest.mark.asyncio
+async def test_what_code_hands_in_is_signed_before_it_is_filed() -> None:
+    """The programmatic door asks the signer as reception does, and says that TLS is optional where the content does."""
+    counter = Counter()
+    asked: list[Message] = []
+
+    def sign(message: Message, signed: Callable[[Message], None]) -> None:
+        asked.append(message)
+        signed(replace(message, prefix=b"DKIM-Signature: x\r\n" + message.prefix))
+
+    counter.door._sign = sign
+    await counter.door.submit(b"TLS-Required: No\r\n" + CONTENT, "ann@example.org", TO)
+
+    (message,) = counter.messages
+    assert asked[0].signs
+    assert message.prefix.startswith(b"DKIM-Signature: x\r\nReceived: ")
+    assert SenderTls.OPTIONAL is message.envelope.tls

@@ -111,10 +111,11 @@ def test_mail_before_auth_is_told_to_log_in() -> None:
 
 
 def test_our_own_networks_have_to_log_in_to_submit() -> None:
-    """The networks of relay_from mean nothing where users submit."""
+    """The networks of relay_from mean nothing where users submit: they may neither send nor relay."""
     desk = secured(submission("127.0.0.1"))
 
     assert desk.say(MAIL).startswith(b"530 5.7.0")
+    assert not desk.reception._standing.may_relay
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,8 @@ def test_limits_count_for_the_client_a_proxy_names() -> None:
     assert b"\r\n421 4.7.0 Too many connections" in second
     assert refused
     assert b"\r\n220 relay" in third
+    desk.reception.lost(None)
+    assert {} == desk.receptions._clients._open
 
 
 def test_passwords_do_not_travel_in_clear_behind_a_local_proxy() -> None:

@@ -234,3 +234,16 @@ def test_content_in_one_piece_stays_in_memory(content: bytes) -> None:
 
     assert isinstance(message.content, InlineContent)
     assert content == message.content.body
+
+
+def test_an_empty_message_inherits_nothing() -> None:
+    """Content without an octet has no header section, whatever the message before it had."""
+    desk = Desk()
+    desk.say(ENVELOPE)
+    desk.say(b"TLS-Required: No\r\n\r\nx\r\n.\r\n")
+    desk.reception._transaction.intake.take(b"TLS-Required: No\r\n\r\n")
+    desk.commit()
+    desk.say(ENVELOPE)
+    desk.say(b".\r\n")
+
+    assert SenderTls.DEFAULT is desk.adding[0][0].envelope.tls

@@ -6,11 +6,13 @@ from bench.options import Options, read_options
 
 
 def test_nothing_asked_is_the_issue_s_benchmark() -> None:
-    """make bench: all systems, both modes, three rounds of ten thousand messages of 5 KiB on twenty sessions."""
+    """make bench: all systems, all modes, three rounds of ten thousand messages of 5 KiB on twenty sessions."""
     options = read_options([])
 
     assert options == Options()
     assert (options.messages, options.rounds, options.sessions, options.octets) == (10_000, 3, 20, 5120)
+    assert options.modes == ("fresh", "kept", "tls", "tls-kept", "auth")
+    assert options.storm
     assert options.gate
 
 
@@ -25,6 +27,13 @@ def test_only_keeps_the_order_of_a_round() -> None:
     """Whatever the order of the flags, the ceiling comes first."""
     assert read_options(["--only", "smarthost", "--only", "ceiling"]).systems == ("ceiling", "smarthost")
     assert read_options(["--mode", "kept"]).modes == ("kept",)
+
+
+def test_storm_is_a_mode_like_others() -> None:
+    """It can be asked for alone, and left out."""
+    assert (read_options(["--mode", "storm"]).modes, read_options(["--mode", "storm"]).storm) == ((), True)
+    assert not read_options(["--mode", "tls"]).storm
+    assert read_options(["--quick"]).storm
 
 
 @pytest.mark.parametrize("argv", [["--only", "exim"], ["--messages", "0"], ["--rounds", "x"], ["--what"]])

@@ -58,12 +58,12 @@ def test_skipped_stage_is_never_silent() -> None:
 
 def test_failed_run_shows_no_figure() -> None:
     """Only what went wrong."""
-    assert show_run(RUNS[1]) == ("fresh postfix    round 1: FAILED: the sink has 99 messages, not 100: 1 missing")
+    assert show_run(RUNS[1]) == ("fresh    postfix    round 1: FAILED: the sink has 99 messages, not 100: 1 missing")
 
 
 def test_unknown_figures_are_dashes() -> None:
     """A summary of failed runs has no numbers."""
-    line = next(line for line in show_report(a_report()).splitlines() if line.startswith("fresh postfix "))
+    line = next(line for line in show_report(a_report()).splitlines() if line.startswith("fresh    postfix "))
 
     assert line.split()[2:] == ["0", *["-"] * 11]
 

@@ -83,6 +83,15 @@ def test_gate_is_three_times_postfix(rate: float, passed: bool) -> None:
     assert "times Postfix" in verdicts[0].what
 
 
+@pytest.mark.parametrize(("rate", "passed"), [(1990.0, False), (2000.0, True)])
+def test_gate_inside_tls_is_twice_postfix(rate: float, passed: bool) -> None:
+    """Handshakes cost both the same; and where Postfix was not run there is nothing to judge."""
+    verdicts = judge(summarize_runs((a_run("postfix", 1, 1000, "tls"), a_run("smarthost", 1, rate, "tls"))))
+
+    assert [verdict.passed for verdict in verdicts] == [passed, True]
+    assert [v.what[:10] for v in judge(summarize_runs((a_run("smarthost", 1, rate, "auth"),)))] == ["auth: peak"]
+
+
 @pytest.mark.parametrize(("rss_mib", "passed"), [(119.9, True), (120.0, False)])
 def test_gate_is_below_120_mib(rss_mib: float, passed: bool) -> None:
     """120 MiB is too much."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import psutil
@@ -69,7 +70,6 @@ smtputf8_enable = yes
 message_size_limit = 52428800
 """
 _MASTER_CF = """\
-127.0.0.1:{port} inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
 pickup unix n - n 60 1 pickup
 qmgr unix n - n 300 1 qmgr
@@ -84,14 +84,16 @@ anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 proxymap unix - - n - - proxymap
 postlog unix-dgram n - n - 1 postlogd
+tlsmgr unix - - n 1000? 1 tlsmgr
 """
 
 
 class Postfix(NamedTuple):
-    """A scratch instance that runs: its home, and where it takes mail."""
+    """A scratch instance that runs: its home, where it takes mail, and its further doors by name."""
 
     home: Path
     port: int
+    doors: dict[str, int]
 
     def log(self) -> str:
         """Give its log."""
@@ -103,8 +105,18 @@ class Postfix(NamedTuple):
 
 
 @contextmanager
-def postfix(routes: Mapping[str, int]) -> Iterator[Postfix]:
-    """Run a scratch Postfix that takes mail for the domains of `routes` and sends each to that port."""
+def postfix(
+    routes: Mapping[str, int | str],
+    *,
+    main: str = "",
+    doors: Mapping[str, str] = MappingProxyType({}),
+    transports: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Postfix]:
+    """Run a scratch Postfix that takes mail for the domains of `routes` and sends each to that port or next hop.
+
+    `main`: more lines of main.cf. `doors`, `transports`: further servers and clients of its, by name, with their
+    options of master.cf ("-o name=value"); a next hop in `routes` is then "transport:[host]:port".
+    """
     program("postfix")
     require(os.geteuid() == 0, "Postfix's master only starts as root")
     home = Path(tempfile.mkdtemp(prefix="smarthost-postfix-", dir="/tmp"))
@@ -113,24 +125,28 @@ def postfix(routes: Mapping[str, int]) -> Iterator[Postfix]:
         for name in ("conf", "queue", "data"):
             (home / name).mkdir()
         shutil.chown(home / "data", "postfix")
-        table = ", ".join(f"{{{domain} = smtp:[127.0.0.1]:{port}}}" for domain, port in routes.items())
-        main = _MAIN_CF.format(home=home, routes=table, domains=" ".join(routes))
-        (home / "conf/main.cf").write_text(main)
-        master, port = _start(home)
+        hops = {domain: hop if isinstance(hop, str) else f"smtp:[127.0.0.1]:{hop}" for domain, hop in routes.items()}
+        table = ", ".join(f"{{{domain} = {hop}}}" for domain, hop in hops.items())
+        (home / "conf/main.cf").write_text(_MAIN_CF.format(home=home, routes=table, domains=" ".join(routes)) + main)
+        clients = "".join(f"{name} unix - - n - - smtp {options}\n" for name, options in transports.items())
+        master, port, further = _start(home, {"": "", **doors}, clients)
         try:
-            yield Postfix(home, port)
+            yield Postfix(home, port, further)
         finally:
             _stop(master)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _start(home: Path) -> tuple["subprocess.Popen[bytes]", int]:
+def _start(
+    home: Path, doors: Mapping[str, str], clients: str
+) -> tuple["subprocess.Popen[bytes]", int, dict[str, int]]:
     daemons = subprocess.run([program("postconf"), "-dh", "daemon_directory"], capture_output=True, check=True)
     said = ""
     for _ in range(_ROUNDS):
-        port = free_port()
-        (home / "conf/master.cf").write_text(_MASTER_CF.format(port=port))
+        ports = {name: free_port() for name in doors}
+        servers = [f"127.0.0.1:{ports[name]} inet n - n - - smtpd {options}\n" for name, options in doors.items()]
+        (home / "conf/master.cf").write_text("".join(servers) + _MASTER_CF + clients)
         check = subprocess.run([program("postfix"), "-c", home / "conf", "check"], capture_output=True, check=False)
         assert check.returncode == 0, check.stderr.decode()
         # In the foreground, so that it is ours to wait for
@@ -139,9 +155,9 @@ def _start(home: Path) -> tuple["subprocess.Popen[bytes]", int]:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        eventually(partial(_has_come_up, master, port), "Postfix greets")
+        eventually(partial(_has_come_up, master, ports[""]), "Postfix greets")
         if master.poll() is None:
-            return master, port
+            return master, ports[""], ports
         said = (home / "mail.log").read_text()[-2000:]
     raise AssertionError(f"Postfix does not start: {said}")
 

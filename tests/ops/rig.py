@@ -166,6 +166,7 @@ class FakeHosts:
         self.asked: list[str] = []
         self.resets: list[str] = []
         self.explained: list[tuple[str, bool]] = []
+        self.senders: list[str] = []
 
     def door(self, **replaced: object) -> Door:
         mine = {"hosts": self.hosts, "reset_hosts": self.reset_hosts, "explain": self.explain}
@@ -182,8 +183,9 @@ class FakeHosts:
         self.known = [each for each in self.known if id(each) not in gone]
         return matching
 
-    async def explain(self, address: str, probe: bool) -> Explanation:
+    async def explain(self, address: str, probe: bool, sender: str) -> Explanation:
         self.explained.append((address, probe))
+        self.senders.append(sender)
         if self.refused is not None:
             raise self.refused
         assert self.explanation is not None, "the test gave none"
@@ -232,7 +234,7 @@ class FakeRelay(FakeQueue):
     async def reset_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         return await self.report_hosts(text)
 
-    async def explain(self, address: str, *, probe: bool = False) -> Explanation:
+    async def explain(self, address: str, *, probe: bool = False, sender: str = "") -> Explanation:
         said = "probed" if probe else "asked"
         return Explanation(address, "example.net", "example.net", "direct MX", f"{said} about {address}")
 

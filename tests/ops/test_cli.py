@@ -27,7 +27,7 @@ def test_help_names_every_command_that_works() -> None:
 
     listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
     assert code == 0
-    assert listed == ["serve", "demo", "send", "queue", "hosts", "plan", "config"]
+    assert listed == ["serve", "demo", "send", "queue", "hosts", "plan", "config", "dkim", "users"]
 
 
 def test_no_command_helps_but_is_an_error() -> None:

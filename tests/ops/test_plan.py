@@ -291,11 +291,11 @@ def test_json_is_one_line_with_the_stable_names(tmp_path: Path) -> None:
     (fields,) = map(json.loads, lines)
     assert list(fields) == [
         "address", "domain", "destination", "rule", "conclusion", "lane", "policy", "hosts", "no_host", "caveat",
-        "suspended_until", "suspended_why", "evidence", "probes",
+        "suspended_until", "suspended_why", "evidence", "probes", "sender",
     ]  # fmt: skip
     assert fields["policy"] == {
         "port": 25, "tls": "opportunistic", "implicit_tls": False, "helo": "relay.example.org", "source": "",
-        "username": "",
+        "username": "", "protocol": "smtp",
     }  # fmt: skip
     assert [(each["name"], each["preference"]) for each in fields["hosts"]] == [
         ("mx1.example.net", 10),
@@ -410,7 +410,7 @@ def test_who_waits_at_a_terminal_hears_that_work_goes_on(
     monkeypatch.setattr("smarthost.ops.client.ask", lambda *_: iter(answers))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
 
-    explanation = plan._ask("/anywhere", None, "bob@example.net", probe=probe)
+    explanation = plan._ask("/anywhere", None, "bob@example.net", probe=probe, sender="")
 
     assert explanation == PLANNED
     assert capsys.readouterr() == ("", said)
@@ -436,3 +436,18 @@ def test_without_a_daemon_the_plan_is_69(tmp_path: Path) -> None:
 
     assert (code, out) == (exits.UNAVAILABLE, "")
     assert f"no daemon answers at {tmp_path}/control: start one with `smarthost serve" in said
+
+
+def test_a_plan_for_a_sender_is_asked_for_and_told(tmp_path: Path) -> None:
+    """Routes by sender are explained too; each next hop shows what it has of its own."""
+    own = ExplainedPolicy(587, "verified", False, "me.example.org", "192.0.2.9", "ann", "lmtp")
+    hosts = (*PLANNED.hosts[:1], replace(PLANNED.hosts[1], policy=own))
+    explanation = replace(PLANNED, hosts=hosts, sender="ann@corp.example")
+
+    _, lines = told(tmp_path, explanation, "--sender", "ann@corp.example")
+
+    text = "\n".join(lines)
+    assert "sender       ann@corp.example" in text
+    assert "port 587" in text
+    assert "protocol LMTP" in text
+    assert "AUTH as ann" in text

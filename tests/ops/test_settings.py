@@ -92,7 +92,7 @@ def test_show_prints_what_holds_with_options_over_the_file(file: Path) -> None:
     assert code == 0
     assert out.startswith(f"# read from {file}\n")
     assert (shown["hostname"], shown["listen"]) == ("relay.example.org", ["127.0.0.1:2526"])
-    assert shown["mx"] == {"port": 26, "allow_private": True, "families": "both"}
+    assert shown["mx"] == {"port": 26, "allow_private": True, "families": "both", "tls": "opportunistic"}
 
 
 def test_show_as_json_is_one_line(file: Path) -> None:
@@ -129,4 +129,4 @@ def test_options_that_are_not_given_leave_the_file_alone(file: Path) -> None:
 
     _, out, _ = run("show", "--config", str(file))
 
-    assert tomllib.loads(out)["mx"] == {"port": 26, "allow_private": True, "families": "both"}
+    assert tomllib.loads(out)["mx"] == {"port": 26, "allow_private": True, "families": "both", "tls": "opportunistic"}

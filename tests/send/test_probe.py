@@ -10,7 +10,7 @@ from smarthost.mail.explanation import Probed
 from smarthost.mail.hop import Credentials, Host, SessionPolicy, TlsLevel
 from smarthost.send.probe import Prober, ProbeTerms
 from smarthost.testing.network import Faults, TlsConduct
-from smarthost.testing.peers import ScriptedExchanger
+from smarthost.testing.peers import ScriptedExchanger, ScriptedPeer
 from smarthost.testing.simulation import Simulation, run_simulation
 
 TLS_HOST: dict[str, Any] = {"extensions": ("STARTTLS", "AUTH PLAIN"), "replies": {"starttls": "220 go"}}
@@ -74,3 +74,16 @@ def test_a_failed_probe_names_the_step_within_a_minute(
         assert probed.took_s < 62
 
     run_simulation(scenario, seed=1)
+
+
+@in_simulation
+async def test_a_probe_of_lmtp_shows_what_is_offered(simulation: Simulation) -> None:
+    """LMTP says LHLO; its answer is shown as EHLO's is."""
+    rig = SendRig(simulation)
+    peer = ScriptedPeer(((b"", b"220 store LMTP\r\n"), (b"LHLO relay.example.org\r\n", b"250-store\r\n250 DSN\r\n")))
+    await rig.network.listener().listen(BEST, 24, peer.accept)
+
+    probed = await probe(rig, [], SessionPolicy("relay.example.org", 24, is_lmtp=True))
+
+    assert probed.ok
+    assert ("DSN",) == probed.extensions

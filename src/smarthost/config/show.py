@@ -27,7 +27,7 @@ def config_toml(config: Config) -> str:
     for name, (_, settings) in SECTION_KEYS.items():
         lines += ["", f"[{name}]", *_toml_lines(getattr(config, name), settings)]
     for hop in config.next_hops:
-        lines += ["", "[[next_hop]]", *_hop_lines(hop)]
+        lines += ["", "[next_hop]" if len(config.next_hops) == 1 else "[[next_hop]]", *_hop_lines(hop)]
     for name, (field, _, settings) in REPEATED_KEYS.items():
         for section in getattr(config, field):
             lines += ["", f"[[{name}]]", *_toml_lines(section, settings)]

@@ -63,7 +63,7 @@ class Door(Struct, frozen=True):
     message_octets: int
     hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
     reset_hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
-    explain: Callable[[str, bool], Awaitable[Explanation]] = _not_offered
+    explain: Callable[[str, bool, str], Awaitable[Explanation]] = _not_offered
     version: str = ""
     listen: tuple[tuple[str, int], ...] = ()
 
@@ -200,7 +200,7 @@ class ControlServer:
 
     async def _explain(self, request: verbs.PlanAddress, writer: asyncio.StreamWriter) -> None:
         """Explain, while telling the command that we are at it; that fails, and ends the work, when it is gone."""
-        asked = asyncio.ensure_future(self._door.explain(request.address, request.probe))
+        asked = asyncio.ensure_future(self._door.explain(request.address, request.probe, request.sender))
         try:
             for _ in range(int(EXPLAIN_S / WORKING_S)):
                 done, _pending = await asyncio.wait({asked}, timeout=WORKING_S)

@@ -87,7 +87,7 @@ async def _serve_operators(config: Config, relay: Relay, log: JsonLog, stop: asy
         listen=relay.bound,
         hosts=relay.report_hosts,
         reset_hosts=relay.reset_hosts,
-        explain=lambda address, probe: relay.explain(address, probe=probe),
+        explain=lambda address, probe, sender: relay.explain(address, probe=probe, sender=sender),
     )
     control = ControlServer(config.state_dir, door, log)
     await control.start()

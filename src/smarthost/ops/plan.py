@@ -42,9 +42,10 @@ _TLS = {
 @click.command()
 @click.argument("address", metavar="ADDRESS")
 @click.option("--probe", is_flag=True, help="Connect to the hosts as well, as far as EHLO and STARTTLS; never MAIL.")
+@click.option("--sender", metavar="ADDRESS", default="", help="Who writes it (or user:NAME), where routes ask for it.")
 @options.place
 @options.json_lines
-def plan(address: str, state_dir: str | None, file: Path | None, *, probe: bool, as_json: bool) -> int:
+def plan(address: str, state_dir: str | None, file: Path | None, *, probe: bool, sender: str, as_json: bool) -> int:
     """Explain where mail for ADDRESS would go now.
 
     ADDRESS is user@domain, a domain alone, or user@[192.0.2.1]. Told are the route, the hosts in order and what is
@@ -57,7 +58,7 @@ def plan(address: str, state_dir: str | None, file: Path | None, *, probe: bool,
     Exit codes: 0 there is a host that mail may go to now (probed: one that is ready), 68 mail would bounce, 75 it would
     wait: DNS gives no host now, or all addresses are known as broken and in their pauses (probed: none is ready).
     """
-    explanation = _ask(state_dir, file, _bare(address), probe=probe)
+    explanation = _ask(state_dir, file, _bare(address), probe=probe, sender=_bare(sender))
     if as_json:
         click.echo(words.json_line(explanation_fields(explanation)))
     else:
@@ -75,13 +76,13 @@ def _bare(written: str) -> str:
     return written[1:-1] if written.startswith("<") and written.endswith(">") else written
 
 
-def _ask(state_dir: str | None, file: Path | None, address: str, *, probe: bool) -> "Explanation":
+def _ask(state_dir: str | None, file: Path | None, address: str, *, probe: bool, sender: str) -> "Explanation":
     from smarthost.config import find_state_dir
     from smarthost.ops.client import ask
     from smarthost.ops.verbs import Explained, PlanAddress, Working
 
     explanation: Explanation | None = None
-    for answer in ask(find_state_dir(state_dir, file), PlanAddress(address, probe)):
+    for answer in ask(find_state_dir(state_dir, file), PlanAddress(address, probe, sender)):
         if isinstance(answer, Explained):
             explanation = answer.explanation
         elif isinstance(answer, Working) and sys.stderr.isatty():
@@ -120,6 +121,7 @@ def explanation_fields(explanation: "Explanation") -> dict[str, object]:
                 }
                 for address in host.addresses
             ],
+            "policy": None if host.policy is None else msgspec.to_builtins(host.policy),
         }
         for host in explanation.hosts
     ]
@@ -156,6 +158,7 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
 
 def _facts(explanation: "Explanation", now: float) -> Iterator[tuple[str, str]]:
     yield "address", words.printable(explanation.address)
+    yield "sender", words.printable(explanation.sender)
     yield "route", words.printable(explanation.rule)
     yield "destination", words.printable(explanation.destination)
     if explanation.no_host is not None:
@@ -177,6 +180,7 @@ def _verdict(no_host: "NoHost", now: float) -> str:
 
 def _policy_facts(policy: "ExplainedPolicy") -> Iterator[tuple[str, str]]:
     yield "TLS", _tls_words(policy)
+    yield "protocol", "" if policy.protocol == "smtp" else policy.protocol.upper()
     yield "port", str(policy.port)
     yield "source", words.printable(policy.source) or "whichever local address the system chooses"
     yield "EHLO", words.printable(policy.helo)
@@ -202,6 +206,9 @@ def _hosts_title(hosts: "tuple[ExplainedHost, ...]") -> str:
 def _host_lines(hosts: "Iterable[ExplainedHost]", now: float) -> Iterator[str]:
     for host in hosts:
         yield f"{host.preference:>{_PREFERENCE}}  {words.printable(host.name)}"
+        if host.policy is not None:
+            own = [f"{name} {fact}" for name, fact in _policy_facts(host.policy) if fact]
+            yield from words.aligned([("", "of its own", "; ".join(own))], (_PREFERENCE, _ADDRESS))
         for address in host.addresses:
             facts = ("", words.printable(address.address), _address_words(address, now))
             yield from words.aligned([facts], (_PREFERENCE, _ADDRESS))

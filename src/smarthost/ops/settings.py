@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`smarthost config check|show`, and how every command reads the configuration with its flags."""
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +68,8 @@ def check(file: Path | None, *, as_json: bool, **given: object) -> int:
 
 def _bad_files(config: "Config") -> "tuple[ConfigError, ...]":
     """Look into the files that a start would look into."""
+    import asyncio
+
     from smarthost.backends.clock import SystemClock
     from smarthost.backends.logs import LoggingSink
     from smarthost.entrance import find_bad_files

@@ -60,10 +60,14 @@ class HostsReset(Struct, frozen=True, tag_field="verb", tag="hosts-reset"):
 
 
 class PlanAddress(Struct, frozen=True, tag_field="verb", tag="plan-address"):
-    """Explain what would happen to a message for an address now; `probe`: and connect to its hosts, without MAIL."""
+    """Explain what would happen to a message for an address now; `probe`: and connect to its hosts, without MAIL.
+
+    `sender`: a reverse-path, "user:NAME", or "" for any that no route asks for.
+    """
 
     address: Text
     probe: bool = False
+    sender: Text = ""
 
 
 Request = Ping | Send | QueueFind | QueueChange | HostsFind | HostsReset | PlanAddress

@@ -74,6 +74,7 @@ async def domain_means_what_is_filed_under_it(trial: Trial) -> None:
         "dest.example\tfrom x",
         "dest.example from",
         "dest.examplf",
+        "dest.example to x",
     )
     addresses = [Address(f"a@{n}", Domain(text)) for n, text in enumerate((domain, apart, *likes))]
     message = trial.message("a@dest.example")
