@@ -133,6 +133,9 @@ class Authenticator(Protocol):
         Takes as long for a user who does not exist as for a wrong password. Raises: StoreError: users cannot be read.
         """
 
+    def find_user(self, name: str) -> User | None:
+        """Give the user of this name, for whom somebody vouches whom the operator trusts."""
+
     def find_certificate(self, fingerprint: str) -> User | None:
         """Give the user whose client certificate has this SHA-256 (lower-case hex), if there is one."""
 

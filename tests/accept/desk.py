@@ -86,6 +86,9 @@ class Users:
         else:
             answered(user)
 
+    def find_user(self, name: str) -> User | None:
+        return self.users.get(name)
+
     def find_certificate(self, fingerprint: str) -> User | None:
         return self.certificates.get(fingerprint)
 

@@ -230,6 +230,16 @@ def test_a_login_named_by_a_proxy_is_a_user() -> None:
     assert b"carol" not in desk.adding[0][0].prefix
 
 
+def test_a_user_named_by_a_proxy_has_the_senders_that_the_users_file_gives_him() -> None:
+    """The proxy vouches for who he is; whose names he may use is written here."""
+    desk = proxied(mode=Mode.SUBMISSION)
+
+    desk.say(EHLO + b"XCLIENT ADDR=203.0.113.7 LOGIN=alice\r\n")
+
+    assert b"250 2.1.0" in desk.say(EHLO + b"MAIL FROM:<alice@example.org>\r\n")
+    assert b"550 5.7.1" in desk.say(b"RSET\r\nMAIL FROM:<eve@example.org>\r\n")
+
+
 def test_a_proxy_that_names_another_client_takes_the_login_back() -> None:
     """Each XCLIENT begins anew: nothing of the former client stays."""
     desk = proxied(mode=Mode.SUBMISSION)

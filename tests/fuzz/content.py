@@ -22,6 +22,8 @@ from smarthost.send.convert import to_seven_bit
 from smarthost.settle.dsn import report_message
 
 _NOW = 1_700_000_000.0
+# Where the standard library's reader is not RFC 5322's: a bare CR or LF ends its lines, and it knows no obs-optional
+_find_obsolete = re.compile(rb"(?m)^[!-9;-~]+[ \t]+:").search
 _REPORT_OCTETS = 64 * 1024  # of a report's own words about four recipients, beside what it gives back
 
 
@@ -37,10 +39,10 @@ def _check_conversion(octets: bytes, random: Random) -> None:
     assert is_seven_bit(result)
     assert to_seven_bit(result) is result
     assert len(result) <= 4 * len(octets) + 2_000
-    before, after = _leaves(octets), _leaves(result)
-    assert len(before) == len(after), "a part came or went"
-    if _is_in_lines(octets):  # the standard library takes a bare CR or LF for the end of a line, we do not
-        assert list(map(_plain, before)) == list(map(_plain, after))
+    if _is_in_lines(octets) and _find_obsolete(octets) is None:
+        before, after = _leaves(octets), _leaves(result)
+        assert len(before) == len(after), "a part came or went"
+        assert list(map(_plain, before)) == list(map(_plain, after)), "a part decodes to something else"
 
 
 def _leaves(content: bytes) -> list[bytes]:

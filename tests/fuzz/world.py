@@ -178,7 +178,7 @@ _KEYS = (
     b"[[listener]]\n", b"[tls]\n", b"[auth]\n", b"[[network]]\n", b"[[dkim]]\n", b"[[next_hop]]\n", b"[[route]]\n",
     b"mode = ", b"tls = ", b'"', b"'''", b"[", b"]", b"{", b"}", b"true", b"-1", b"1e999", b"nan", b"9" * 30, b"= ",
     b"hostname = ", b"5 d", b"-3 s", b"1 MiB", b"2026-01-01T00:00:00Z", b"::1", b"0.0.0.0/33", b"*.", b"@", b"\\u0000",
-    b"users_file = ", b"key = ", b"password = ", b"source = ",
+    b"users_file = ", b"[" * 2000, b"key = ", b"password = ", b"source = ",
 )  # fmt: skip
 _USERS = (
     b"[ann]\npassword = \"" + _SHA.encode() + b"\"\nsenders = [\"ann@example.org\", \"@lists.example.org\"]\n",

@@ -191,6 +191,7 @@ def test_what_looks_like_a_delimiter_and_is_none_stays_text() -> None:
 
 CANNOT = {
     "8-bit header": message("Subject: Grüße"),
+    "a line that is no field": message("Subject: x", "no field", "MIME-Version: 1.0"),
     "8-bit header of a part": multipart(message("Content-Type: text/plain", "Content-Description: Grüße")),
     "signed": multipart(message("Content-Type: text/plain"), message("A: b", body=b"sig\r\n"), subtype="signed"),
     "partial": message("MIME-Version: 1.0", "Content-Type: message/partial; id=x; number=1", body=message("A: b")),

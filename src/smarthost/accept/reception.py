@@ -305,14 +305,18 @@ class Reception(Session):
         self._resume()
         self._advance()
 
+    def _vouched(self, name: str) -> User:
+        """Give the user for whom a proxy vouches; of one who is unknown here, what he may send is its business too."""
+        users = self._door.terms.users
+        return (None if users is None else users.find_user(name)) or User(name, ("*",))
+
     def _answer_xclient(self, attributes: dict[str, str]) -> None:
         """Take a trusted proxy's word for who the client is; the session begins anew."""
         known = {name: text for name, text in attributes.items() if text not in (UNAVAILABLE, TEMPORARILY_UNAVAILABLE)}
         standing = self._standing
         former, client = standing.client, known.get("ADDR", standing.client)
         login = known.get("LOGIN")
-        # The proxy has checked who that is, and what he may send is its business, too.
-        standing.came_from(client, None if login is None else User(login, ("*",)))
+        standing.came_from(client, None if login is None else self._vouched(login))
         self._transaction.forget()
         self._stamp.came_from(client)
         if login is not None:

@@ -105,6 +105,10 @@ class UserFile:
         future = loop.run_in_executor(self._pool, self._verify, hashed, secret)
         future.add_done_callback(partial(self._conclude, users, name, digest, answered))
 
+    def find_user(self, name: str) -> User | None:
+        """See ports.Authenticator."""
+        return self._watched.value.by_name.get(prepare(name))
+
     def find_certificate(self, fingerprint: str) -> User | None:
         """See ports.Authenticator."""
         return self._watched.value.by_fingerprint.get(fingerprint)
@@ -143,7 +147,7 @@ class UserFile:
             raise ConfigError(f"{self._path} is not UTF-8", key="users_file") from error
         try:
             tables = tomllib.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{self._path} is not TOML: {error}", key="users_file") from error
         try:
             users = _read_users(tables)

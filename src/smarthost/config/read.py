@@ -58,6 +58,8 @@ def read_config(
     except tomllib.TOMLDecodeError as error:
         detail, line = syntax_error(error, text)
         return Reading(None, (ConfigError(f"not TOML: {detail}", line=line),), file)
+    except RecursionError:
+        return Reading(None, (ConfigError("nested too deeply"),), file)
     reader = _Reader(key_lines(text), {key: spelled.get(key, key) for key in flags})
     _lay_over(tables, flags)
     config = reader.whole(tables, surroundings or Surroundings.look(), file)

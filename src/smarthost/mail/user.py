@@ -8,7 +8,7 @@ class User(Struct, frozen=True, gc=False):
     """Somebody who proved who he is, by a password or a certificate.
 
     `senders`: the reverse-paths he may use: addresses ("alice@example.org"), domains ("@example.org"), or "*" for any.
-    The null path is nobody's. `messages_per_minute`, `recipients_per_minute`: None means no limit of his own.
+    The null path is for "*" alone. `messages_per_minute`, `recipients_per_minute`: None means no limit of his own.
     """
 
     name: str

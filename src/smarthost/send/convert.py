@@ -26,6 +26,8 @@ _FIELD = rb"(?mi)^%s[ \t]*+:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)(?:\r\n|\Z)"
 _find_type = re.compile(_FIELD % b"content-type").finditer
 _find_encoding = re.compile(_FIELD % b"content-transfer-encoding").finditer
 _has_version = re.compile(_FIELD % b"mime-version").search
+# Some readers take the first line that is no field for the body's first, and see no field that is added behind it
+_has_only_fields = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\r\n]*+\r\n(?:[ \t][^\r\n]*+\r\n)*+)*+").fullmatch
 _TOKEN = rb"[!#$%&'*+.^_`{|}~0-9A-Za-z-]++"  # RFC 2045 5.1
 _BLANK = rb"[ \t\r\n]*+"
 _match_type = re.compile(rb"%s(%s)%s/%s(%s)%s" % (_BLANK, _TOKEN, _BLANK, _BLANK, _TOKEN, _BLANK)).match
@@ -211,7 +213,7 @@ class Conversion:
             if last < 2:
                 raise _Unfit
             body = last + 2
-        if not _is_fit(content[start:last]):
+        if not _is_fit(content[start:last]) or _has_only_fields(content, start, last) is None:
             raise _Unfit
         kind, subtype, boundary, is_typed = *default, b"", False
         if (field := _only(_find_type(content, start, last))) is not None:
