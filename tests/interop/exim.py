@@ -47,6 +47,7 @@ tls_privatekey = {tls.key}
 tls_advertise_hosts = ${{if eq{{$received_port}}{{{plain}}}{{}}{{*}}}}
 auth_advertise_hosts = ${{if or{{{{eq{{$received_port}}{{{auth}}}}}{{eq{{$received_port}}{{{old}}}}}}}{{*}}{{}}}}
 chunking_advertise_hosts = *
+smtp_accept_queue_per_connection = 0
 acl_smtp_rcpt = rcpt
 acl_smtp_mail = accept
 

@@ -47,6 +47,8 @@ _match_mail = re.compile(rb"(?i:FROM:) ?+<(?:" + _MAILBOX + rb")?+>" + _PARAMETE
 _match_rcpt = re.compile(rb"(?i:TO:) ?+<(?:" + _MAILBOX + rb"|((?i:postmaster)))>" + _PARAMETERS).fullmatch
 
 _find_control = re.compile(rb"[\x00-\x1f\x7f]").search
+# Beyond ASCII: C1, and the separators that some take for a line's end. No host would hear them from us (smtp.exchange).
+_find_harmful = re.compile("[\x80-\x9f\u2028\u2029]").search
 
 #   ehlo = "EHLO" SP ( Domain / address-literal ) CRLF
 # Deviation: any one word of printable ASCII that a name could be as long as: a name that is only stamped into Received
@@ -171,6 +173,8 @@ def _read_mailbox(mailbox: bytes, domain: bytes, smtputf8: bool, side: _Side) ->
         text = mailbox.decode("utf-8")
     except UnicodeDecodeError:
         return side.not_utf8
+    if smtputf8 and _find_harmful(text):
+        return side.bad
     try:
         return Address(text, _derive_domain(domain))
     except ValueError:

@@ -17,6 +17,7 @@ NUL_OCTET = reply(550, "5.6.11", "The content has a NUL octet")
 TOO_LARGE = reply(552, "5.3.4", "The message is larger than what is accepted here")
 
 _END = b"\r\n.\r\n"
+_TLS = b"\x16\x03"  # record type handshake, TLS (RFC 8446 5.1)
 # Chunks that wait before they are joined: each costs some 40 octets more, which is much if a client sends two at once.
 PARTS = 256
 # A dot that begins a line, where all LFs are known to end one. 5 KiB: re 2.0 us, `b"\r\n." in` 3.3.
@@ -66,7 +67,7 @@ class InputBuffer:
             if end >= 0:
                 self._at = end + 2
                 line = self._octets[at:end]
-                return Fault.BARE_LF if b"\n" in line else line
+                return line if b"\n" not in line and not line.startswith(_TLS) else _name_fault(line)
             if at == len(self._octets) and not self._later:
                 self._let_go()
                 return None  # all was read: the usual state between two commands
@@ -103,8 +104,8 @@ class InputBuffer:
         if end >= 0:
             self._at = end + 2
             line = octets[at:end]
-            return Fault.BARE_LF if b"\n" in line else line
-        if octets.startswith(b"\x16\x03", at):  # record type handshake, TLS (RFC 8446 5.1)
+            return line if b"\n" not in line and not line.startswith(_TLS) else _name_fault(line)
+        if octets.startswith(_TLS, at):
             return Fault.TLS
         if octets.find(b"\n", at, window) >= 0:
             self._is_discarding = True
@@ -130,6 +131,11 @@ class InputBuffer:
             self._discarded += end - at
             self._at = end
         return None
+
+
+def _name_fault(line: bytes) -> Fault:
+    # What it is must not depend on how far the octets had come when we looked.
+    return Fault.TLS if line.startswith(_TLS) else Fault.BARE_LF
 
 
 class ContentReader:

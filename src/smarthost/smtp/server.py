@@ -135,8 +135,6 @@ class SmtpServer(Introduction):
         trimmed = line.rstrip(b" \t")  # RFC 5321 4.1.1: SHOULD tolerate trailing white space
         if trimmed != line:
             return self._obey(trimmed, self._row)
-        if line.startswith(b"\x16\x03"):
-            return self._stumble(Fault.TLS)
         if verb.startswith(b"BDAT"):  # or something else than a space behind it
             return self._hang_up_on_bdat(line)
         if verb in states.FOREIGN_VERBS:
