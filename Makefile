@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test test-twisted check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick system lock clean
+.PHONY: install demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
@@ -15,6 +15,13 @@ test: $(DEV)
 # Twisted's own tests of its relay manager, against ours and beside the original.
 test-twisted: $(DEV)
 	$(BIN)/python -m tests.compat.twisted_suite
+# smarthost beside other people's programs, which it installs first; with CI set, one that is missing is a failure.
+interop: $(DEV)
+	tools/system-packages
+	CI=true $(BIN)/pytest -m interop tests/interop
+# Mutated inputs for every parser; `.venv/bin/python -m tests.fuzz --seed N` tries others.
+fuzz: $(DEV)
+	$(BIN)/python -m tests.fuzz
 check: static test
 static: format lint types contracts
 format: $(DEV)

@@ -53,6 +53,34 @@ def test_the_narrowest_network_that_holds_a_client_counts(client: str, network: 
     assert (network, limit) == (found.network, found.terms.connections)
 
 
+def test_a_host_with_terms_of_its_own_shares_nothing_with_its_neighbours() -> None:
+    """Else whoever came first would decide what the whole /64 may."""
+    host = NetworkTerms(networks=("2001:db8::25/128",), connections=2, messages_per_minute=3)
+    table = clients(host, others=NetworkTerms(connections=1, messages_per_minute=1))
+    neighbour = table.allowance_of(table.find("2001:db8::bad"))
+    server = table.allowance_of(table.find("2001:db8::25"))
+
+    assert neighbour is not None
+    assert server is not None
+    assert [True, False] == [neighbour.take_message(0.0) for _ in range(2)]
+    assert [True, True, True, False] == [server.take_message(0.0) for _ in range(4)]
+    assert table.enter("2001:db8::bad")
+    assert table.enter("2001:db8::25")
+    assert table.enter("2001:db8::25")
+
+
+@pytest.mark.parametrize("rates", [{"recipients_per_minute": 1}, {"messages_per_minute": 1}])
+def test_who_is_told_a_thousand_times_to_come_later_fills_no_log(rates: dict[str, int]) -> None:
+    """4xx are no errors that end a session: it goes on as long as the client likes."""
+    desk = Desk(clients=limited(**rates))
+    again = MAIL if "messages_per_minute" in rates else RCPT
+
+    answer = desk.say(EHLO + MAIL + (b"RSET\r\n" if again is MAIL else RCPT) + again * 1000)
+
+    assert 1000 == answer.count(b"in this minute, try again later\r\n")
+    assert 1 == len(desk.notes)
+
+
 def test_prefixes_of_client_networks_can_be_chosen() -> None:
     """A /24 and a /48 count as one client each."""
     table = clients(ipv4_prefix=24, ipv6_prefix=48, others=NetworkTerms(connections=1))

@@ -200,6 +200,22 @@ def test_a_client_named_by_a_proxy_has_no_more_rights_than_its_address() -> None
     assert answer.endswith(b"550 5.7.1 Relaying denied: 203.0.113.7 is not among the networks of relay_from\r\n")
 
 
+@pytest.mark.parametrize("address", ["[UNAVAILABLE]", "[TEMPUNAVAIL]"])
+def test_a_client_whose_address_a_proxy_does_not_know_has_no_rights_of_the_proxy(address: str) -> None:
+    """A proxy among our own networks may relay; whoever it cannot name may not, as in Postfix."""
+    desk = Desk(xclient_from=("127.0.0.0/8",), users=Users(), postmaster="ops@example.org")
+    desk.say(EHLO + b"XCLIENT ADDR=" + address.encode() + b"\r\n")
+    hello = desk.say(EHLO)
+
+    assert b"550 5.7.1 Relaying denied: unknown" in desk.say(MAIL + RCPT)
+    assert b"AUTH" not in hello
+    desk.say(b"RCPT TO:<postmaster>\r\nDATA\r\n")
+    desk.say(b"x\r\n.\r\n")
+    assert desk.adding[0][0].prefix.startswith(b"Received: from c.example (unknown)\r\n")
+    desk.reception.lost(None)
+    assert {} == desk.receptions._clients._open
+
+
 def test_an_ipv6_client_named_by_a_proxy_is_written_as_such() -> None:
     """ADDR=IPV6:... as Postfix has it."""
     desk = proxied()

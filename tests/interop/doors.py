@@ -13,7 +13,7 @@ from tests.live.rig import Daemon, serving
 from smarthost.backends.users import hash_password
 
 USER = "alice"
-PASSWORD = "corréct-hörse staple"
+PASSWORD = "correct horse's staple"  # smtplib has no way to say another than ASCII
 
 _CONFIG = """
 [tls]

@@ -198,7 +198,7 @@ def _start(
         )
         (home / "exim.conf").write_text(text)
         listen = "<; " + " ; ".join(f"[127.0.0.1]:{port}" for port in ports)
-        command = [EXIM, "-C", home / "exim.conf", "-bdf", "-oX", listen]
+        command = [str(EXIM), "-C", str(home / "exim.conf"), "-bdf", "-oX", listen]
         with (home / "said").open("wb") as said:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True

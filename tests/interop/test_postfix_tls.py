@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Postfix before us and behind us with what it offers beyond plain mail: TLS, CHUNKING, DSN, SIZE, and without 8BITMIME.
+"""Postfix before us and behind us with more than plain mail: TLS, CHUNKING, DSN, SIZE, and without 8BITMIME.
 
-Its client never sends BDAT, so chunks from it are not to be had; our client sends BDAT for binary content only, to hosts
-that know BINARYMIME, which Postfix is not.
+Its client never sends BDAT, so there are no chunks from it; ours sends BDAT for binary content only, to hosts that know
+BINARYMIME, which Postfix does not.
 """
 
 import email
@@ -136,6 +136,14 @@ def test_what_postfix_is_asked_to_report_is_asked_on(chain: Chain) -> None:
     assert b" RET=HDRS ENVID=pf+2Bone" in arrived.mail
     assert b" NOTIFY=SUCCESS,FAILURE" in arrived.recipients[0]
     assert b" ORCPT=rfc822;first+2Bplus@example.net" in arrived.recipients[0]
+
+
+def test_whom_postfix_names_in_another_script_is_named_on(chain: Chain) -> None:
+    """Postfix writes ORCPT of type rfc822 whatever the address; we take it, and write it as RFC 6533 3 has it."""
+    _send(chain.postfix.port, KINDS["utf-8 header"], "jürgen+tag@before.example", " SMTPUTF8")
+
+    arrived = chain.sink.wait_for_recipient("jürgen+tag@before.example")
+    assert arrived.recipients[0].endswith(rb" ORCPT=utf-8;j\x{FC}rgen+2Btag@before.example")
 
 
 # Postfix as our next hop

@@ -4,6 +4,8 @@
 import pytest
 from tests.interop.programs import program
 
+pytestmark = pytest.mark.interop
+
 
 @pytest.mark.parametrize(
     ("ci", "outcome"), [("true", "Failed"), ("1", "Failed"), ("", "Skipped"), ("false", "Skipped")]

@@ -18,7 +18,7 @@ from tests.live.raw import RawClient
 from tests.live.rig import Daemon, serving
 from tests.live.sink import Sink
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.interop]
 
 USER = "me@example.org"
 PASSWORD = "corréct-hörse\\battery'staple"

@@ -47,7 +47,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 @pytest.mark.parametrize("is_implicit", [False, True])
 def test_smtplib_submits(rig: Rig, *, is_implicit: bool) -> None:
-    """`starttls` and `login`, or `SMTP_SSL`: the certificate is checked, the message arrives octet for octet."""
+    """`starttls` or `SMTP_SSL`, then `login`: the certificate is checked, the message arrives octet for octet."""
     content, recipient = DATED + KINDS["multipart"], f"smtplib{is_implicit:d}@example.net"
     client: smtplib.SMTP
     if is_implicit:
@@ -58,17 +58,105 @@ def test_smtplib_submits(rig: Rig, *, is_implicit: bool) -> None:
     with client:
         if not is_implicit:
             client.starttls(context=rig.context)
-        client.user, client.password = USER, PASSWORD
-        client.ehlo()
-        client.docmd("AUTH", "PLAIN " + _plain())
+        client.login(USER, PASSWORD)
         assert client.sendmail("alice@example.org", [recipient], content, ["BODY=8BITMIME"]) == {}
 
     trace, rest = rig.arrived(recipient)
     assert_same(content, rest, "smtplib")
     assert trace["protocol"] == "ESMTPSA"
+    assert trace["tls"].startswith("TLSv1.3")
 
 
-def _plain() -> str:
-    from base64 import b64encode
+def test_smtplib_with_a_wrong_password_is_told_so(rig: Rig) -> None:
+    """SMTPAuthenticationError with 535, and MAIL is refused after it."""
+    with smtplib.SMTP_SSL("localhost", rig.doors.submissions, timeout=WAIT_S, context=rig.context) as client:
+        with pytest.raises(smtplib.SMTPAuthenticationError, match="535"):
+            client.login(USER, "wrong")
+        assert client.mail("alice@example.org")[0] == 530
 
-    return b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
+
+def test_smtplib_asks_for_reports(rig: Rig) -> None:
+    """`mail_options` and `rcpt_options` of DSN arrive at a host that knows them."""
+    with smtplib.SMTP("localhost", rig.doors.relay, timeout=WAIT_S) as client:
+        client.sendmail(
+            "alice@example.org", ["dsn@example.net"], KINDS["short"], ["RET=HDRS", "ENVID=py1"], ["NOTIFY=SUCCESS"]
+        )
+
+    arrived = rig.sink.wait_for_recipient("dsn@example.net")
+    assert b" RET=HDRS ENVID=py1" in arrived.mail
+    assert arrived.recipients == (b"TO:<dsn@example.net> NOTIFY=SUCCESS",)
+
+
+@pytest.mark.parametrize("is_implicit", [False, True])
+def test_aiosmtplib_submits(rig: Rig, *, is_implicit: bool) -> None:
+    """`send` with everything in one call, at port 587's door and at 465's."""
+    content, recipient = DATED + KINDS["utf-8 body"], f"aiosmtplib{is_implicit:d}@example.net"
+
+    async def send() -> None:
+        port = rig.doors.submissions if is_implicit else rig.doors.submission
+        async with aiosmtplib.SMTP(
+            hostname="localhost",
+            port=port,
+            use_tls=is_implicit,
+            start_tls=not is_implicit,
+            tls_context=rig.context,
+            username=USER,
+            password=PASSWORD,
+            timeout=WAIT_S,
+        ) as client:
+            await client.sendmail("alice@example.org", [recipient], content, mail_options=["BODY=8BITMIME"])
+
+    asyncio.run(send())
+
+    trace, rest = rig.arrived(recipient)
+    assert_same(content, rest, "aiosmtplib")
+    assert trace["protocol"] == "ESMTPSA"
+
+
+@pytest.mark.parametrize("program", ["smtplib", "aiosmtplib"])
+def test_a_user_writes_from_and_to_other_scripts(rig: Rig, program: str) -> None:
+    """SMTPUTF8 inside TLS with a login: envelope, header and trace have it (RFC 6531)."""
+    message = EmailMessage()
+    recipient = f"用户-{program}@例え.jp"
+    message["From"], message["To"], message["Subject"] = "δοκιμή@παράδειγμα.gr", recipient, "Ελληνικά 日本語"
+    message.set_content("Ελληνικά 日本語\n")
+
+    if program == "smtplib":
+        with smtplib.SMTP_SSL("localhost", rig.doors.submissions, timeout=WAIT_S, context=rig.context) as client:
+            client.login(USER, PASSWORD)
+            client.send_message(message)
+    else:
+        asyncio.run(
+            aiosmtplib.send(
+                message,
+                hostname="localhost",
+                port=rig.doors.submissions,
+                use_tls=True,
+                tls_context=rig.context,
+                username=USER,
+                password=PASSWORD,
+                timeout=WAIT_S,
+            )
+        )
+
+    arrived = rig.sink.wait_for_recipient(recipient)
+    assert arrived.mail.startswith("FROM:<δοκιμή@παράδειγμα.gr>".encode())
+    assert b"SMTPUTF8" in arrived.mail
+    trace, rest = take_ours(arrived.content)
+    assert trace["protocol"] == "UTF8SMTPSA"
+    assert "Subject: Ελληνικά 日本語".encode() in rest
+
+
+def test_what_a_program_leaves_out_is_added_in_submission_alone(rig: Rig) -> None:
+    """Date and Message-ID (RFC 6409 8), on top of what was sent; the rest stays octet for octet."""
+    with smtplib.SMTP_SSL("localhost", rig.doors.submissions, timeout=WAIT_S, context=rig.context) as client:
+        client.login(USER, PASSWORD)
+        client.sendmail("alice@example.org", ["undated@example.net"], KINDS["short"])
+    with smtplib.SMTP("localhost", rig.doors.relay, timeout=WAIT_S) as client:
+        client.sendmail("alice@example.org", ["relayed@example.net"], KINDS["short"])
+
+    _, submitted = rig.arrived("undated@example.net")
+    _, relayed = rig.arrived("relayed@example.net")
+    added = submitted.removesuffix(KINDS["short"])
+    assert sorted(line.split(b":")[0] for line in added.splitlines()) == [b"Date", b"Message-ID"]
+    assert relayed == KINDS["short"]

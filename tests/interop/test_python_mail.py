@@ -17,7 +17,7 @@ from tests.live.raw import RawClient
 from tests.live.rig import WAIT_S, Daemon, serving
 from tests.live.sink import Sink
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.interop]
 
 THREADS = 10
 MESSAGES = 1_000

@@ -94,7 +94,17 @@ def test_swaks_reads_what_is_offered(daemon: Daemon) -> None:
     ran = swaks(daemon.port, "--quit-after", "EHLO")
 
     offered = [line[8:] for line in ran.stdout.splitlines() if line.startswith("<-  250")]
-    assert set(offered[1:]) == {"PIPELINING", "SIZE 52428800", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8"}
+    assert set(offered[1:]) == {
+        "PIPELINING",
+        "SIZE 52428800",
+        "8BITMIME",
+        "SMTPUTF8",
+        "ENHANCEDSTATUSCODES",
+        "CHUNKING",
+        "BINARYMIME",
+        "DSN",
+        "LIMITS RCPTMAX=1000",
+    }
 
 
 @pytest.mark.parametrize("octets", [b"bare\rcr", b"bare\nlf", b"\n.\r\n", b"\r.\r", b"nul\0"])

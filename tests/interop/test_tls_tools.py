@@ -88,10 +88,11 @@ def test_a_session_is_resumed(rig: Rig, tmp_path: Path, version: str) -> None:
 
 def posttls_finger(rig: Rig, tmp_path: Path, *arguments: str, match: str = "", port: int = 0) -> str:
     """Run Postfix's posttls-finger; give what it found out. `match`: what the certificate must have."""
-    (tmp_path / "main.cf").write_text("compatibility_level = 3.6\nmyhostname = finger.example.org\ninet_protocols = ipv4\n")
+    (tmp_path / "main.cf").write_text(
+        "compatibility_level = 3.6\nmyhostname = finger.example.org\ninet_protocols = ipv4\n"
+    )
     ran = subprocess.run(
-        [program("posttls-finger"), "-c", *arguments]
-        + [f"[127.0.0.1]:{port or rig.doors.relay}", *((match,) if match else ())],
+        [program("posttls-finger"), "-c", *arguments, f"[127.0.0.1]:{port or rig.doors.relay}", *filter(None, [match])],
         env={**os.environ, "MAIL_CONFIG": str(tmp_path)},
         capture_output=True,
         text=True,

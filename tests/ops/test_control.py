@@ -58,7 +58,7 @@ class Slow:
         self.may_answer = asyncio.Event()
         self.was_cancelled = False
 
-    async def explain(self, address: str, probe: bool) -> Explanation:
+    async def explain(self, address: str, probe: bool, sender: str) -> Explanation:
         self.is_asked.set()
         try:
             await self.may_answer.wait()

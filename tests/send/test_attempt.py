@@ -282,6 +282,46 @@ async def test_a_broken_opportunistic_handshake_falls_back_to_clear_and_is_remem
     assert ["EHLO", "MAIL", "RCPT", "DATA", "MAIL", "RCPT", "DATA"] == verbs(exchanger, 1)
 
 
+@in_simulation
+async def test_a_password_never_follows_a_broken_handshake_into_clear(simulation: Simulation) -> None:
+    """Who breaks an opportunistic handshake is not given the password for it, neither now nor the next time."""
+    rig = SendRig(simulation)
+    rig.network.faults[(BEST, 25)] = Faults(tls=TlsConduct.BROKEN)
+    replies = {"starttls": "220 go", "auth": "235 in"}
+    exchanger = await rig.listen(ScriptedExchanger(extensions=("STARTTLS", "AUTH PLAIN"), replies=replies))
+
+    await rig.attempt()  # without a password: in clear, and that is remembered for the host
+    result = await rig.attempt(plan=plan_for(BEST, credentials=Credentials("user", "secret")))
+
+    assert ["deferred"] == outcomes(result)
+    assert "AUTH" not in [verb for session in range(len(exchanger.sessions)) for verb in verbs(exchanger, session)]
+
+
+@in_simulation
+async def test_what_a_host_took_is_kept_when_our_disk_fails_before_the_next_host(simulation: Simulation) -> None:
+    """One recipient is relayed; for the other the content cannot be read again: only that one is deferred."""
+
+    class ReadableOnce:
+        octets, reads = 21, 0
+
+        def chunks(self) -> Iterator[bytes]:
+            self.reads += 1
+            if self.reads > 1:
+                raise StoreError("input/output error")
+            yield b"Subject: x\r\n\r\n\xe4 .\r\n"
+
+    rig = SendRig(simulation)
+    rig.stored = ReadableOnce()
+    await rig.listen(ScriptedExchanger(replies={"rcpt": {"two@example.net": "451 4.3.0 try another"}}))
+    await rig.listen(ScriptedExchanger(extensions=("PIPELINING",)), WORSE)  # no 8BITMIME: the content is looked at
+
+    lease = replace(rig.lease("one@example.net", "two@example.net"), content=None)
+    result = await rig.attempt(lease, plan_for(BEST, WORSE))
+
+    assert ["relayed", "deferred"] == outcomes(result)
+    assert "attempt broken off" in [what for what, _ in rig.sink.notes]
+
+
 @pytest.mark.parametrize("conduct", [TlsConduct.UNTRUSTED, TlsConduct.BROKEN])
 def test_verified_tls_never_falls_back(conduct: TlsConduct) -> None:
     """Where a valid certificate is demanded, a bad one defers the mail; not one octet of it is sent."""

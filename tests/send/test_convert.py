@@ -277,6 +277,15 @@ def test_a_large_conversion_goes_in_small_steps() -> None:
     assert [BINARY * 5_500] == leaves(conversion.result)
 
 
+def test_each_level_of_a_nested_message_is_a_step_of_its_own() -> None:
+    """All of what is inside is looked at once a level: others have their turn in between."""
+    nested = message("Content-Type: text/plain; charset=utf-8")
+    for level in range(15):
+        nested = multipart(nested, boundary=f"b{level}")
+
+    assert sum(1 for _ in Conversion(nested).steps()) > 15
+
+
 LINES = st.lists(st.binary(max_size=120).map(lambda b: b.replace(b"\r", b"").replace(b"\n", b"").replace(b"\0", b"")))
 TEXTS = LINES.map(lambda lines: b"".join(line + b"\r\n" for line in lines))
 TEXT_LEAVES = st.tuples(st.sampled_from(["text/plain", "TEXT/html; charset=x"]), TEXTS)

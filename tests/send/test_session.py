@@ -156,6 +156,34 @@ async def test_no_password_leaves_without_tls(stage: Stage) -> None:
     assert b"AUTH" not in stage.octets
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"501 5.5.4 what is AUTH PLAIN AHVzZXIAc2VjcmV0\r\n",
+        b"501-5.5.4 what is AUTH PLAIN AHVzZX\r\n501 5.5.4 IAc2VjcmV0\r\n",
+        b"501 5.5.4 user has not the password secret\r\n",
+        b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\n",
+        b"334 AHVzZXIAc2VjcmV0\r\n",
+    ],
+)
+def test_a_host_that_repeats_the_password_does_not_get_it_told(said: bytes) -> None:
+    """What a host says to AUTH ends up in logs, records and reports: its echo of our secret does not."""
+
+    async def scenario(stage: Stage) -> None:
+        auth = (b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\n", said)
+        credentials = Credentials("user", "secret")
+        session = await stage.dial((BANNER, WITH_AUTH, auth), credentials=credentials, tls=TlsLevel.NONE)
+
+        failed = await session.set_up()
+
+        assert failed is not None
+        assert Step.AUTH == failed.step
+        assert "***" in str(failed.said)
+        assert not any(part in str(failed.said) for part in ("secret", "AHVz", "c2Vj"))
+
+    on_stage(scenario)()
+
+
 @on_stage
 async def test_a_refused_password_is_told_as_the_host_said_it(stage: Stage) -> None:
     """535 to AUTH: the session fails with the host's words, politely closed."""

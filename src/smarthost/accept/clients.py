@@ -137,11 +137,13 @@ class Clients:
         if address is None:
             return Client(client, *self._others)
         prefix = self._terms.ipv4_prefix if address.version == 4 else self._terms.ipv6_prefix
-        network = str(ipaddress.ip_network((address, prefix), strict=False))
-        for candidate, described in self._by_network:
+        described = self._others
+        for candidate, terms in self._by_network:
             if address.version == candidate.version and address in candidate:
-                return Client(network, *described)
-        return Client(network, *self._others)
+                prefix = max(prefix, candidate.prefixlen)  # a host with its own terms does not share its neighbours'
+                described = terms
+                break
+        return Client(str(ipaddress.ip_network((address, prefix), strict=False)), *described)
 
     def enter(self, client: str) -> bool:
         """Count a new connection, which `leave` must end; False: it is one too many, at once or in this minute."""

@@ -157,7 +157,7 @@ class Reception(Session):
             refusal = self._standing.refuse_mail(mail.reverse_path, terms.clock.monotonic())
             if refusal is not None and refusal.enhanced != "5.7.0":  # "log in first" is said to every honest client
                 sender = "" if mail.reverse_path is None else mail.reverse_path.text
-                self._note("sender refused", reverse_path=sender, reply=str(refusal))
+                self._note_refusal("sender refused", refusal, reverse_path=sender)
         if refusal is not None:
             self._machine.reply(refusal)
             return
@@ -168,11 +168,18 @@ class Reception(Session):
         recipient = rcpt.recipient
         refusal = self._standing.refuse_recipient(recipient, self._terms.clock.monotonic())
         if refusal is not None:
-            self._note("recipient refused", recipient=recipient.text, reply=str(refusal))
+            self._note_refusal("recipient refused", refusal, recipient=recipient.text)
             self._machine.reply(refusal)
             return
         self._transaction.add(self._door.terms.policy.route_recipient(recipient), rcpt.request)
         self._machine.reply_encoded(replies.RCPT_OK_OCTETS, True)
+
+    def _note_refusal(self, what: str, refusal: Reply, **facts: object) -> None:
+        if refusal.is_permanent:  # and soon ends the session; what is too much for a rate goes on and on
+            self._note(what, **facts, reply=str(refusal))
+        else:
+            client, network = self._standing.client, self._standing.network
+            self._seldom.note("warning", what, network, client=client, **facts, reply=str(refusal))
 
     def _answer_data(self) -> None:
         failure = self._terms.refusal()
@@ -314,7 +321,9 @@ class Reception(Session):
         """Take a trusted proxy's word for who the client is; the session begins anew."""
         known = {name: text for name, text in attributes.items() if text not in (UNAVAILABLE, TEMPORARILY_UNAVAILABLE)}
         standing = self._standing
-        former, client = standing.client, known.get("ADDR", standing.client)
+        former = standing.client
+        # A client whose address the proxy does not know has no rights by address, not those of the proxy.
+        client = known.get("ADDR", "unknown" if "ADDR" in attributes else former)
         login = known.get("LOGIN")
         standing.came_from(client, None if login is None else self._vouched(login))
         self._transaction.forget()

@@ -35,8 +35,9 @@ _SIGNED = (
 _ORDER = {name: place for place, name in enumerate(_SIGNED)}
 _match_field = re.compile(rb"([!-9;-~]++)[ \t]*+:((?:[^\r\n]|\r\n[ \t])*+)\r\n").match
 _collapse = re.compile(rb"[ \t]++").sub
-_find_comment = re.compile(rb"\((?:[^()\\]|\\.)*+\)")
-_find_quoted = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+# What does not end matches, too, or it would be looked at again from each of its characters: in quadratic time.
+_find_comment = re.compile(rb"(\((?:[^()\\]|\\.)*+)(\)?+)")
+_find_quoted = re.compile(rb'("(?:[^"\\]|\\.)*+)("?+)')
 _find_angle = re.compile(rb"<[^<>@]*+@([^<>@\s,;]++)>").search
 _find_bare = re.compile(rb"@([^<>@\s,;]++)").search
 
@@ -167,7 +168,8 @@ def read_header(octets: bytes) -> Header | str:
 
 def find_domain(author: bytes) -> str | None:
     """Give the domain of the first address in the value of a From: field, as A-labels; None: there is none."""
-    text = _find_comment.sub(b"", _find_quoted.sub(b'""', author))
+    text = _find_quoted.sub(lambda match: b'""' if match[2] else match[1], author)
+    text = _find_comment.sub(lambda match: b"" if match[2] else match[1], text)
     found = _find_angle(text) or _find_bare(text)
     try:
         return None if found is None else str(to_domain(found[1].decode("utf-8")))
@@ -212,15 +214,15 @@ def relax_body(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
     What a piece ends in (blanks and line ends) waits for the next one: it may be the end of all.
     """
-    waiting = b""
+    waiting: list[bytes] = []  # joined once: a body of nothing but blanks would take quadratic time
     is_empty = True
     for piece in pieces:
-        octets = waiting + piece
-        kept = octets.rstrip(b" \t\r\n")
-        waiting = octets[len(kept) :]
+        kept = piece.rstrip(b" \t\r\n")
         if kept:
             is_empty = False
-            yield _relax(kept)
+            yield _relax(b"".join([*waiting, kept]))
+            waiting.clear()
+        waiting.append(piece[len(kept) :])
     if not is_empty:
         yield b"\r\n"
 

@@ -63,6 +63,10 @@ class Sender:
                     break
                 await walk.visit(host, address, stops[index + 1 :])
             await walk.visit_anew()
+        except SmarthostError as failure:
+            if not walk.has_relayed:
+                raise
+            walk.break_off(failure)  # what a host took is not sent again because the rest cannot go on
         finally:
             walk.needs.close()
         return walk.result()
@@ -368,6 +372,18 @@ class _Walk:
             one = verdict.for_unfit_content(fit.lacks, host, address, terms.soft_bounce)
         self._take_verdicts(asked, (one,) * len(asked))
         return None
+
+    @property
+    def has_relayed(self) -> bool:
+        """Has a host taken the mail for anybody?"""
+        return any(each is not None and each.outcome is Outcome.RELAYED for each in self._verdicts)
+
+    def break_off(self, failure: SmarthostError) -> None:
+        """Defer who is left for a failure of our own."""
+        self._sender.terms.sink.note("error", "attempt broken off", id=self._lease.id, why=repr(failure))
+        deferred = Verdict(Outcome.DEFERRED, "4.3.0", f"local failure: {failure!r}")
+        for index in self.pending:
+            self._verdicts[index] = verdict.combine(self._verdicts[index], deferred)
 
     def result(self) -> AttemptResult:
         """Give the verdicts of all recipients."""

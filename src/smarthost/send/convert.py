@@ -137,6 +137,7 @@ class Conversion:
             self._parts += 1
             if self._parts > _MOST_PARTS:
                 raise _Unfit
+            yield  # to find it took time in proportion to what there is, and so does the next level's look at it
             self._keep(at, start)
             at = max(start, stop)
             octets = self._content[start:stop]

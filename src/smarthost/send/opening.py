@@ -87,7 +87,7 @@ class Opener:
 
     def key_for(self, host: Host, address: str, policy: SessionPolicy) -> SessionKey:
         """Give the key of the session that is wanted with this host, in clear where TLS is known to break."""
-        if self._clear_until and policy.tls is TlsLevel.OPPORTUNISTIC:
+        if self._clear_until and policy.tls is TlsLevel.OPPORTUNISTIC and policy.credentials is None:
             until = self._clear_until.get((address, policy.port))
             if until is not None and until > self._terms.clock.monotonic():
                 policy = replace(policy, tls=TlsLevel.NONE)
@@ -199,6 +199,8 @@ class Opener:
             return opened
         is_stalled = isinstance(opened.said, DeadlinePassed) and patience_s is not None
         if policy.tls is not TlsLevel.OPPORTUNISTIC or policy.implicit_tls or is_stalled:
+            return opened
+        if policy.credentials is not None:  # whoever breaks the handshake would be given the password in clear
             return opened
         effort.tried(name, address, f"TLS failed ({opened.said}), again in clear")
         self._remember_clear(key)

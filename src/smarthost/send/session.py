@@ -27,6 +27,7 @@ from smarthost.ports import Clock, Connection, TlsRequest
 from smarthost.send.outgoing import Outgoing
 from smarthost.send.transcript import Transcript
 from smarthost.smtp import limits
+from smarthost.smtp.auth import hide_secrets
 from smarthost.smtp.client import SmtpClient, Transaction
 from smarthost.smtp.extensions import Extensions
 from smarthost.smtp.steps import Step
@@ -178,7 +179,7 @@ class Session:
                 self._after_starttls(reply)
             case AuthAnswered(reply):
                 if reply.code != 235:
-                    self._set_up_failed(reply)
+                    self._auth_failed(reply)
                 else:
                     self._ready()
             case ClosingReceived(reply):
@@ -228,6 +229,15 @@ class Session:
             return
         self._enter(Step.AUTH, limits.AUTH_S)
         self._machine.auth_plain(credentials)
+
+    def _auth_failed(self, reply: Reply) -> None:
+        said = " ".join(reply.lines)
+        hidden = self._without_secrets(said)
+        self._set_up_failed(reply if hidden == said else Reply(reply.code, reply.enhanced, (hidden,)))
+
+    def _without_secrets(self, text: str) -> str:
+        credentials = self._policy.credentials
+        return text if credentials is None else hide_secrets(text, credentials)
 
     def _ready(self) -> None:
         self._enter(_IDLE, limits.MAIL_S)
@@ -350,6 +360,9 @@ class Session:
         """The host's errors of protocol, and content that cannot be read, end the session, not the program."""
         try:
             step()
+        except RemoteProtocolError as error:
+            is_auth = self._step is Step.AUTH  # what was no reply may have been an echo
+            self._fail(RemoteProtocolError(self._without_secrets(str(error))) if is_auth else error)
         except SmarthostError as error:
             self._fail(error)
 

@@ -10,6 +10,8 @@ from base64 import b64encode
 from smarthost.mail.errors import LocalProtocolError
 from smarthost.mail.hop import Credentials
 
+_TELLING = 4  # characters of Base64 by which a secret is known, however the host cut it; fewer stand in any sentence
+
 
 def plain_response(credentials: Credentials) -> str:
     """Give the one response of PLAIN: empty authorisation identity, user, password.
@@ -25,6 +27,16 @@ def login_responses(credentials: Credentials) -> tuple[str, str]:
     Raises: LocalProtocolError: as for `plain_response`.
     """
     return _base64(_checked(credentials.username)), _base64(_checked(credentials.password))
+
+
+def hide_secrets(text: str, credentials: Credentials) -> str:
+    """Cut off what a host said where it begins to repeat what we said in AUTH: some hosts quote the command."""
+    said = [each[:_TELLING] for each in (plain_response(credentials), *login_responses(credentials))]
+    if len(credentials.password) >= _TELLING:
+        said.append(credentials.password)
+    places = [text.find(each) for each in said]
+    cut = min([place for place in places if place >= 0], default=len(text))
+    return text if cut == len(text) else f"{text[:cut]}***"
 
 
 def _checked(text: str) -> str:

@@ -30,6 +30,7 @@ _match_utf8_address = re.compile(
     r"(?:[!-*,-<>-\[\]-~]|\+(?:[2-6][0-9A-F]|7[0-9A-E])|[^\x00-\x9f\u2028\u2029]|\\x\{[0-9A-Fa-f]{2,6}\})++"
 ).fullmatch
 _find_points = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}").findall
+_replace_high_hexchars = re.compile(rb"\+([89A-F][0-9A-F])").sub
 _replace_beyond_ascii = re.compile(r"[^\x00-\x7f]").sub
 
 PARAMETER_SYNTAX = reply(501, "5.5.4", "A parameter is malformed or given twice")
@@ -186,6 +187,9 @@ def _read_orcpt(value: bytes | None, smtputf8: bool) -> str:
     if match is None:
         return ""
     kind, address = match.groups()
+    if smtputf8 and kind.lower() == b"rfc822" and not is_xtext(address):
+        # Deviation: Postfix says rfc822 of every address, where RFC 6533 3 has utf-8 for those beyond ASCII.
+        kind, address = b"utf-8", _replace_high_hexchars(lambda found: bytes.fromhex(found[1].decode("ascii")), address)
     if kind.lower() != b"utf-8":
         return match[0].decode("ascii") if is_xtext(address) else ""
     written = _read_utf8_address(address, smtputf8)

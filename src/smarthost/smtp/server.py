@@ -19,7 +19,7 @@ from smarthost.smtp.chunks import Chunk, ChunkReader, parse_chunk
 from smarthost.smtp.grammar import find_forbidden, parse_mail, parse_rcpt, refuse_argument
 from smarthost.smtp.introduction import Introduction
 from smarthost.smtp.limits import REFUSED_CHUNK_OCTETS
-from smarthost.smtp.lines import ContentReader, Fault
+from smarthost.smtp.lines import ContentReader
 from smarthost.smtp.offer import NOTHING, Offer, ServerSettings
 from smarthost.smtp.states import Row, State
 from smarthost.smtp.wire import (

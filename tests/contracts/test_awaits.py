@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""No await on a peer lacks a deadline: every await that is not on a coroutine of ours is found and accounted for.
+
+What stands under `asyncio.timeout` is bounded there. All else must be in BOUNDED with the bound that ends it; a new one
+fails until somebody has thought about it, and an entry that nothing needs any more fails too. That the deadlines named
+here do end each state is shown with peers that fall silent: test_silent_clients, test_silent_hosts, test_silent_others.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import smarthost
+
+SOURCE = Path(smarthost.__file__).parent
+APART = ("testing/", "compat/", "ops/demo/")  # fakes; Twisted has no awaits; a show of our own peers
+
+_LOCAL = "no peer: "
+BOUNDED = {
+    # peers
+    ("send/session.py", "Session.set_up", "wanted"): "Session._deadline",
+    ("send/session.py", "Session.transact", "self._ended"): "Session._deadline",
+    ("backends/dns/transport.py", "Transport.exchange", "waiting"): "DnsResolver._try",
+    ("backends/dns/transport.py", "Transport._socket", "loop.create_datagram_endpoint"): "DnsResolver._try",
+    ("backends/dns/transport.py", "_exchange_over_tcp", "asyncio.open_connection"): "DnsResolver._try",
+    ("backends/dns/transport.py", "_exchange_over_tcp", "reader.readexactly"): "DnsResolver._try",
+    ("backends/dns/resolver.py", "DnsResolver.ask", "under_way.wait"): "set by who asks, within the patience in all",
+    ("explain.py", "Explainer._probe_all", "asyncio.gather"): "each probe has a session's deadlines",
+    ("hosts.py", "Hosts._stops_of", "asyncio.gather"): "plans: each question within ports.Resolver's 30 s",
+    ("route/plan.py", "Planner.plan", "under_way.wait"): "set by who plans, within the resolver's times",
+    ("route/plan.py", "Planner._look_up_all", "asyncio.TaskGroup"): "each question within ports.Resolver's 30 s",
+    ("route/plan.py", "Planner._look_up_all", "is_enough.wait"): "set when the questions are answered or their time is up",
+    ("route/plan.py", "_ask_all", "asyncio.TaskGroup"): "each question within ports.Resolver's 30 s",
+    ("ops/control.py", "ControlServer._explain", "asyncio.wait"): "its own timeout, EXPLAIN_S in all",
+    ("ops/control.py", "ControlServer._explain", "asyncio.gather"): "cancelled before",
+    ("ops/control.py", "ControlServer._carry_out", "self._pages"): "the store; what is said has ANSWER_S",
+    ("ops/control.py", "ControlServer._carry_out", "self._changes"): "the store; what is said has ANSWER_S",
+    # ourselves: what we end by cancelling it, and bells that ring when there is work
+    ("backends/tcp.py", "TcpListener.listen", "asyncio.get_running_loop().create_server"): _LOCAL + "bind",
+    ("ops/control.py", "ControlServer.start", "asyncio.start_unix_server"): _LOCAL + "bind",
+    ("ops/control.py", "ControlServer.close", "asyncio.gather"): _LOCAL + "cancelled before",
+    ("ops/control.py", "ControlServer._take", "self._submissions"): "others' CONTENT_S, and the store",
+    ("backends/dns/resolver.py", "DnsResolver._ask_servers", "self._places"): "under the patience in all",
+    ("relay.py", "Journey.stop", "asyncio.gather"): _LOCAL + "given their grace, then cancelled",
+    ("send/opening.py", "Opener.close", "asyncio.gather"): _LOCAL + "cancelled before",
+    ("blocking.py", "_cancel_others", "asyncio.gather"): _LOCAL + "cancelled before",
+    ("hosts.py", "Hosts._release", "self._stops_of"): "plans, as above",
+    ("hosts.py", "Hosts._waiting", "self._stops_of"): "plans, as above",
+    ("hosts.py", "Hosts.hasten", "self._stops_of"): "plans, as above",
+    ("accept/inject.py", "Injection._file", "durable"): _LOCAL + "the store's commit",
+    ("backends/sqlite/commits.py", "Commits.open", "self._opened"): _LOCAL + "the store's child",
+    ("backends/sqlite/commits.py", "Commits._wait", "future"): _LOCAL + "the store's child",
+    ("backends/sqlite/store.py", "SqliteStore.release", "portion.future"): _LOCAL + "the store's child",
+    ("backends/sqlite/store.py", "SqliteStore.change", "self.settle"): _LOCAL + "the store's child",
+    ("backends/sqlite/keeper.py", "Keeper.ask", "self._send"): _LOCAL + "the store's child",
+    ("queue/memory.py", "MemoryStore.change", "self.settle"): _LOCAL + "the store",
+    ("queue/memory.py", "MemoryStore.release", "self._enqueue"): _LOCAL + "the store",
+    ("hosts.py", "Hosts._save_taken", "self._store.save_notes"): _LOCAL + "the store",
+    ("reports.py", "Reports._file", "terms.store.file_report"): _LOCAL + "the store",
+    ("send/attempt.py", "Sender.attempt", "self.terms.read_content"): _LOCAL + "the store",
+    ("sweeps.py", "Sweeps._ask", "self._terms.until_settled"): _LOCAL + "a bell",
+    ("relay.py", "Journey._for_ever", "loop"): _LOCAL + "our loops, which never end",
+    ("ops/control.py", "ControlServer._carry_out", "self._door.hosts"): _LOCAL + "our table",
+    ("queue/feed.py", "Feed.refill", "asyncio.shield"): _LOCAL + "the store",
+    ("queue/feed.py", "Feed.run", "self._bell.wait"): _LOCAL + "a bell",
+    ("hosts.py", "Hosts.save_changes", "self._change_bell.wait"): _LOCAL + "a bell",
+    ("hosts.py", "Hosts.release_for_ever", "self._works_bell.wait"): _LOCAL + "a bell",
+    ("relay.py", "Journey._until_settled", "self._settled_bell.wait"): _LOCAL + "a bell",
+    ("reports.py", "Reports.file_for_ever", "self._bell.wait"): _LOCAL + "a bell",
+    ("ops/daemon.py", "_serve_operators", "stop.wait"): _LOCAL + "until we are told to stop",
+}
+
+Found = tuple[str, str, str]
+
+
+def coroutines(trees: dict[str, ast.Module]) -> frozenset[str]:
+    """Give the names of all coroutines of ours, and of ports: an await on one is accounted for within it."""
+    nodes = (node for tree in trees.values() for node in ast.walk(tree))
+    return frozenset(node.name for node in nodes if isinstance(node, ast.AsyncFunctionDef)) - {"wait"}
+
+
+def read_sources() -> dict[str, ast.Module]:
+    files = {str(path.relative_to(SOURCE)): path for path in sorted(SOURCE.rglob("*.py"))}
+    return {name: ast.parse(path.read_text()) for name, path in files.items() if not name.startswith(APART)}
+
+
+def find_unbounded(trees: dict[str, ast.Module]) -> set[Found]:
+    """Find awaits on what is no coroutine of ours and not under asyncio.timeout: file, function, what is awaited."""
+    ours = coroutines(trees)
+    return {(name, *found) for name, tree in trees.items() for found in _find(tree, (), False, ours)}
+
+
+def _find(node: ast.AST, within: tuple[str, ...], is_timed: bool, ours: frozenset[str]) -> Iterator[tuple[str, str]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield from _find(child, (*within, child.name), False, ours)
+            continue
+        awaited: list[ast.expr] = []
+        is_bounded = is_timed
+        if isinstance(child, ast.Await):
+            awaited = [child.value]
+        elif isinstance(child, ast.AsyncFor):
+            awaited = [child.iter]
+        elif isinstance(child, ast.AsyncWith):
+            managers = [item.context_expr for item in child.items]
+            is_bounded = is_timed or any(_is_timeout(each) for each in managers)
+            awaited = [each for each in managers if not _is_timeout(each)]
+        for each in awaited:
+            what = ast.unparse(each.func if isinstance(each, ast.Call) else each)
+            is_iterated = isinstance(child, ast.AsyncFor)
+            if not is_timed and (is_iterated or not isinstance(each, ast.Call) or what.rpartition(".")[2] not in ours):
+                yield ".".join(within), what
+        yield from _find(child, within, is_bounded, ours)
+
+
+def _is_timeout(manager: ast.expr) -> bool:
+    return isinstance(manager, ast.Call) and ast.unparse(manager.func) in ("asyncio.timeout", "asyncio.timeout_at")
+
+
+def test_every_await_on_a_peer_has_a_deadline() -> None:
+    """All awaits of the program are under a timeout, on a coroutine of ours, or in the table with what bounds them."""
+    found = find_unbounded(read_sources())
+
+    assert set() == found - set(BOUNDED), "an await that nobody has accounted for"
+    assert set() == set(BOUNDED) - found, "an entry that nothing needs"
+
+
+def test_an_await_without_a_deadline_is_found() -> None:
+    """The check can fail: a future, a reader, a manager and an iteration are found, what is under a timeout is not."""
+    source = """
+async def ours(): ...
+async def f(reader, future, lock, stream):
+    await ours()
+    async with asyncio.timeout(1):
+        await reader.readline()
+    await reader.readexactly(2)
+    await future
+    async with lock:
+        pass
+    async for each in stream:
+        pass
+    async def g():
+        await future.result()
+"""
+
+    found = find_unbounded({"x.py": ast.parse(source)})
+
+    assert {what for _, _, what in found} == {"reader.readexactly", "future", "lock", "stream", "future.result"}
+
+
+def find_careless_cancels(tree: ast.Module) -> list[str]:
+    """Find functions that cancel a session's deadline but do not end the session."""
+    careless = []
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            text = ast.unparse(function)
+            if "_deadline.cancel()" in text and not ("_is_over = True" in text or "_is_lost = True" in text):
+                careless.append(function.name)
+    return careless
+
+
+def test_a_sessions_deadline_runs_as_long_as_the_session_lives() -> None:
+    """Both kinds of session begin with a running deadline, and cancel it only where they are over."""
+    trees = read_sources()
+
+    for name in ("accept/session.py", "send/session.py"):
+        text = ast.unparse(trees[name])
+        assert 1 == text.count("self._deadline = "), "one deadline, made when the session is"
+        assert "_deadline.cancel()" in text
+        assert [] == find_careless_cancels(trees[name])
+    others = [name for name, tree in trees.items() if name.startswith(("accept/", "send/")) and "_deadline.cancel()" in ast.unparse(tree)]
+    assert ["accept/session.py", "send/session.py"] == others
+    assert ["f"] == find_careless_cancels(ast.parse("def f(self):\n    self._deadline.cancel()"))
