@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick system lock clean
+.PHONY: install demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
@@ -42,6 +42,10 @@ bench-dead-mx: $(DEV)
 	$(BIN)/python -m bench.dead_mx
 bench-dead-mx-quick: $(DEV)
 	$(BIN)/python -m bench.dead_mx --quick --no-gate
+bench-hostile: $(DEV)
+	$(BIN)/python -m bench.hostile
+bench-hostile-quick: $(DEV)
+	$(BIN)/python -m bench.hostile --quick
 # Postfix (its load tools, and a server to compare with), swaks, strace, unbound: as root, with apt.
 system:
 	tools/system-packages

@@ -27,7 +27,7 @@ class HostileRun(Struct, frozen=True, kw_only=True):
     latency: Latency | None = None  # of the probe's 250 in it
     cores: float | None = None  # CPU time of the relay's tree per second
     steal: float | None = None  # ... of who plays the hostile ones
-    memory_mib: float | None = None  # resident, of the relay's tree, at the end of the window
+    memory_mib: float | None = None  # resident, of the relay's tree, at most in the window
     waiting: int = 0  # hostile domains with mail in the queue at the end
     trickled: float = 0.0  # messages/s to hostile domains
     seen: dict[str, int] = {}  # connections by hostile host, or attacks by kind

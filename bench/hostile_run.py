@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from bench.modes import USER
 from bench.network import free_port
 from bench.sink import MessageSink
 from bench.smarthost import Smarthost, hash_password
-from bench.tree import cpu_seconds, read_memory
+from bench.tree import MemorySampler, cpu_seconds
 
 _OUR_NAME = "relay.bench.test"
 _READY_S = 30.0
@@ -151,11 +151,14 @@ class HostileBench:
         began = time.monotonic()
         first = (sink.total(), running.accepted(), cpu_seconds(pid), cpu_seconds(player.pid))
         sent = 0 if trickle is None else trickle.sent
+        sampler = MemorySampler(pid)
         time.sleep(options.window_s)
         ended = time.monotonic()
         last = (sink.total(), running.accepted(), cpu_seconds(pid), cpu_seconds(player.pid))
-        memory = read_memory(pid)
-        arrived, accepted, cores, steal = ((late - early) / (ended - began) for early, late in zip(first, last, strict=True))
+        memory = sampler.stop()
+        arrived, accepted, cores, steal = (
+            (late - early) / (ended - began) for early, late in zip(first, last, strict=True)
+        )
         trickled = 0.0 if trickle is None else (trickle.sent - sent) / (ended - began)
         if not running.running():
             raise RunFailed(f"smtp-source ended: {running.child.complaint()}")
@@ -174,10 +177,10 @@ class HostileBench:
             latency=latency,
             cores=cores,
             steal=steal,
-            memory_mib=memory,
+            memory_mib=memory.rss_mib,
             waiting=waiting,
             trickled=trickled,
-            seen=_read_seen(hosts if attackers is None else attackers, world),
+            seen=_read_seen(player, world, options.attacks or tuple(hostile_clients.ATTACKS)),
             stop_s=stop_s,
             load_average=load_average,
         )
@@ -198,12 +201,12 @@ class HostileBench:
         return time.monotonic() - began
 
 
-def _read_seen(player: Player, world: str) -> dict[str, int]:
+def _read_seen(player: Player, world: str, kinds: Sequence[str]) -> dict[str, int]:
     """Give what was played. Raises: RunFailed: not all of it was, so that something else was measured."""
     said = json.loads(player.end())
     if world == CLIENTS:
         begun: dict[str, int] = said["begun"]
-        missing = [kind for kind in hostile_clients.ATTACKS if not begun.get(kind)]
+        missing = [kind for kind in kinds if not begun.get(kind)]
         if said["failed"]:
             raise RunFailed(f"attackers broke: {said['failed'][:3]}")
     else:
@@ -221,7 +224,5 @@ def _write_config(directory: Path, certificate: Certificate, hash_: str) -> Path
     users.write_text(f'[{USER}]\npassword = "{hash_}"\nsenders = ["*"]\n')
     config = directory / "smarthost.toml"
     demands = "".join(f'\n[[route]]\ndomains = ["{way.domain}"]\ntls = "{way.tls}"\n' for way in WAYS if way.tls)
-    config.write_text(
-        _CONFIG.format(certificate=certificate.certificate, key=certificate.key, users=users) + demands
-    )
+    config.write_text(_CONFIG.format(certificate=certificate.certificate, key=certificate.key, users=users) + demands)
     return config

@@ -29,7 +29,7 @@ class Trickle(threading.Thread):
         self._ask(b"EHLO trickle.bench.test\r\n", b"250")
         for _ in range(BACKLOG):
             for way in WAYS:
-                self._send(way)
+                self._send(way, max(octets, way.octets))
 
     def run(self) -> None:
         """Send; what one message takes longer the next comes sooner."""
@@ -39,7 +39,7 @@ class Trickle(threading.Thread):
                 due += self._pause_s
                 if self._over.wait(max(0.0, due - time.monotonic())):
                     break
-                self._send(way)
+                self._send(way, self._octets)
         except OSError as failed:
             self.failed = f"{type(failed).__name__}: {failed}"
 
@@ -51,10 +51,10 @@ class Trickle(threading.Thread):
         self._heard.close()
         self._socket.close()
 
-    def _send(self, way: Way) -> None:
+    def _send(self, way: Way, octets: int) -> None:
         body = f" BODY={way.body}" if way.body else ""
         lines = [f"MAIL FROM:<>{body}", *(f"RCPT TO:<{local}@{way.domain}>" for local in way.recipients)]
-        content = _HEADER + _LINE * (max(self._octets, way.octets) // len(_LINE))
+        content = _HEADER + _LINE * (octets // len(_LINE))
         if way.body == "BINARYMIME":
             self._group(lines)
             self._ask(b"BDAT %d LAST\r\n%b" % (len(content), content), b"250")

@@ -14,7 +14,9 @@ from msgspec import Struct
 GOOD = "sink.test"  # where smtp-source and the probe send to by themselves
 GOOD_ADDRESS = "127.0.44.1"
 _NETWORK = "127.0.45"
-LARGE_OCTETS = 2_000_000  # must exceed what the kernel takes for a peer that reads nothing, and the 64 KiB kept in memory
+LARGE_OCTETS = (
+    2_000_000  # must exceed what the kernel takes for a peer that reads nothing, and the 64 KiB kept in memory
+)
 _FLOOD_OCTETS = 65_536
 HELD_UP = "held up"
 RESET_EARLY = "deferred 4.4.1 or 4.4.2"  # the kernel tells us before or after it tells us of the connection
@@ -81,7 +83,9 @@ def _each(number: int, act: Act, word: str, ends: str, since: int = 0) -> list[W
     """One after another through the session."""
     extensions = (b"SIZE",)  # no pipelining: each command is a step of its own
     steps = list(enumerate(("banner", "ehlo", "mail", "rcpt", "data")))
-    return [_row(number + n, f"{word} at {step}", ends, {step: act}, extensions=extensions) for n, step in steps[since:]]
+    return [
+        _row(number + n, f"{word} at {step}", ends, {step: act}, extensions=extensions) for n, step in steps[since:]
+    ]
 
 
 _hosts = iter(range(1, 255))

@@ -61,6 +61,12 @@ class Receiver(Protocol):
     def secured(self, facts: TlsFacts) -> None:
         """The handshake that `upgrade` began has succeeded."""
 
+    def ended(self) -> bool:
+        """The peer says nothing more, and may still hear; True: there is something to say to it, and a close to follow.
+
+        False: nothing, so the connection ends. Not called within TLS.
+        """
+
     def lost(self, why: Exception | None) -> None:
         """The connection is gone: None after a clean end by the peer or by our own close. Called exactly once, last."""
 

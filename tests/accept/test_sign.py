@@ -227,6 +227,22 @@ def test_a_body_of_blanks_takes_linear_time(blank: bytes) -> None:
     assert perf_counter() - started < 2
 
 
+def test_blank_lines_are_relaxed_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that hashes holds the interpreter for one call: it may not be over all of a body of blank lines."""
+    collapse, longest = sign._collapse, 0
+
+    def watched(by: bytes, octets: bytes) -> bytes:
+        nonlocal longest
+        longest = max(longest, len(octets))
+        return collapse(by, octets)
+
+    monkeypatch.setattr(sign, "_collapse", watched)
+    piece = b"\t\r\n" * 1_000
+
+    assert b"\r\n" * 64_000 + b"x\r\n" == b"".join(sign.relax_body(iter([piece] * 64 + [b"x"])))
+    assert len(piece) == longest
+
+
 @pytest.mark.parametrize(
     ("author", "domain"),
     [

@@ -72,9 +72,7 @@ def self_signed(home: Path, name: str, common_name: str) -> Pair:
     pair = Pair(home / f"{name}.pem", home / f"{name}.key")
     pair.chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     pair.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return pair
 

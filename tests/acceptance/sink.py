@@ -164,7 +164,9 @@ class _Talk:
         if reply is None and verb in (b"EHLO", b"LHLO"):
             words = [word for word in self.sink.extensions if not (self.is_secured and word == "STARTTLS")]
             texts = ["sink.example.net", *words]
-            reply = b"".join(b"250%b%b\r\n" % (b"- "[i == len(texts) - 1 :][:1], t.encode()) for i, t in enumerate(texts))
+            reply = b"".join(
+                b"250%b%b\r\n" % (b"- "[i == len(texts) - 1 :][:1], t.encode()) for i, t in enumerate(texts)
+            )
         elif reply is None:
             reply = ANSWERS.get(verb, b"221 2.0.0 bye\r\n" if verb == b"QUIT" else b"250 2.0.0 ok\r\n")
         if verb == b"MAIL":

@@ -48,7 +48,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     home = tmp_path_factory.mktemp("auth")
     authority = Authority(home)
     own = authority.issue("own")
-    pairs = {"carol": authority.issue("carol", "carol@example.org"), "mallory": authority.issue("mallory", "m@x.example")}
+    pairs = {
+        "carol": authority.issue("carol", "carol@example.org"),
+        "mallory": authority.issue("mallory", "m@x.example"),
+    }
     users = home / "users.toml"
     users.write_text(
         f'[alice]\npassword = "{HASH}"\nsenders = ["alice@example.org", "@lists.example.org"]\n'

@@ -25,7 +25,10 @@ HOSTS: dict[str, dict[bytes, bytes]] = {
     "deferral": {b"RCPT": b"451 4.2.0 " + EVIL + b"\r\n"},
     "greeting": {b"CONNECT": b"554 5.7.1 " + EVIL + b"\r\n"},
     "banner": {b"CONNECT": b"220 " + EVIL + b"\r\n", b"RCPT": b"550 5.1.1 " + EVIL + b"\r\n"},
-    "ehlo": {b"EHLO": b"250-" + EVIL + b"\r\n250-X" + EVIL + b"\r\n250 SIZE 1" + EVIL + b"\r\n", b"RCPT": b"550 no\r\n"},
+    "ehlo": {
+        b"EHLO": b"250-" + EVIL + b"\r\n250-X" + EVIL + b"\r\n250 SIZE 1" + EVIL + b"\r\n",
+        b"RCPT": b"550 no\r\n",
+    },
     "status": {b"RCPT": b"550 5.1.1\x00\x1b 5.9.99\r\n"},
     "long": {b"RCPT": b"550 5.1.1 " + b"\x1b" * 60000 + b"\r\n"},
     "8-bit": {b"RCPT": b"550 5.1.1 " + bytes(range(128, 256)) + b"\r\n"},
@@ -127,6 +130,31 @@ def test_a_hostile_reply_that_lets_mail_wait_or_pass_is_harmless_in_log_and_queu
     place.daemon.fate(f"u@{name}.example")
 
     check_everything_told(place)
+
+
+@pytest.mark.parametrize("name", ["banner", "greeting", "ehlo", "tls-verified"])
+def test_what_a_hostile_host_says_to_a_probe_is_shown_harmless(place: Place, name: str) -> None:
+    """`plan --probe` shows the whole conversation, `hosts` what is known: an operator's terminal reads both."""
+    for words in (["plan", f"u@{name}.example", "--probe"], ["plan", f"u@{name}.example", "--probe", "--json"]):
+        said = place.daemon.ask(*words, codes=(0, 75))
+        assert "probe" in said
+        assert not CONTROLS.search(said), CONTROLS.findall(said)
+        assert not re.search(r"(?m)^ *X-Injected", said)
+    for words in (["hosts", "list"], ["hosts", "list", "--json"], ["hosts", "show", "127.0.0.1"]):
+        assert not CONTROLS.search(place.daemon.ask(*words)), words
+
+
+def test_what_is_shown_of_one_message_is_harmless(place: Place) -> None:
+    with place.client() as client:
+        assert (
+            client.transact(b"a@origin.example", b"shown@deferral.example", b"Subject: \x1b[31m\r\n\r\nx").code == 250
+        )
+    place.daemon.fate("shown@deferral.example")
+    for words in (["queue", "show", "--to", "shown@deferral.example"],):
+        for more in ([], ["--json"]):
+            said = place.daemon.ask(*words, *more)
+            assert "451" in said
+            assert not CONTROLS.search(said), CONTROLS.findall(said)
 
 
 @pytest.mark.parametrize("policy", ["required", "verified"])
@@ -238,7 +266,9 @@ def test_a_control_character_in_a_path_is_refused_and_the_session_goes_on(
         assert client.code(b"NOOP") == 250
 
 
-@pytest.mark.parametrize("octets", [b"\xc2\x9b", b"\xe2\x80\xa8", b"\xc2\x85", b"\xff", b"\xc0\x80", b"\xed\xa0\x80"], ids=repr)
+@pytest.mark.parametrize(
+    "octets", [b"\xc2\x9b", b"\xe2\x80\xa8", b"\xc2\x85", b"\xff", b"\xc0\x80", b"\xed\xa0\x80"], ids=repr
+)
 def test_under_smtputf8_a_path_is_utf_8_and_never_a_control_character(place: Place, octets: bytes) -> None:
     """RFC 6531 3.3 allows any UTF-8; C1 controls and line separators may be passed on, but not told raw in a log line."""
     to = b"u%b%b@home.example" % (octets, octets.hex().encode())
@@ -289,7 +319,9 @@ def test_a_control_character_in_a_parameter_never_leaves_us_decoded(place: Place
     assert not re.search(rb"[^\x20-\x7e]", message.mail.removesuffix(b"\r\n"))
 
 
-@pytest.mark.parametrize("value", [b"rfc822;a+0D+0AX-Injected:+20yes@h.example", b"rfc822;a+1B[31m@h.example", b"rfc822;a+00"])
+@pytest.mark.parametrize(
+    "value", [b"rfc822;a+0D+0AX-Injected:+20yes@h.example", b"rfc822;a+1B[31m@h.example", b"rfc822;a+00"]
+)
 def test_an_original_recipient_with_controls_is_refused_or_harmless_in_the_report(place: Place, value: bytes) -> None:
     number = b"%d" % len(value)
     with place.client() as client:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import pytest
 from tests.acceptance.client import Client, Reply
 from tests.acceptance.daemon import Daemon
-from tests.acceptance.sink import COMMON, Sink
+from tests.acceptance.sink import CHUNKING, COMMON, Sink
 
+LMTP = ', protocol = "lmtp"'
 BODY = b"From: a@origin.example\r\nSubject: the subject\r\n\r\nthe body\r\n"
 
 
@@ -20,6 +21,9 @@ class Place(NamedTuple):
     dsn: Sink
     refusing: Sink
     origin: Sink
+    old: Sink
+    chunking: Sink
+    store: Sink
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +36,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 Sink((*COMMON, "DSN")),
                 Sink(script={b"RCPT": b"550 5.1.1 no such user\r\n"}),
                 Sink((*COMMON, "DSN")),
+                Sink(("PIPELINING",)),
+                Sink(CHUNKING),
+                Sink(script={b".": b"250 2.0.0 taken\r\n552 5.2.2 mailbox full\r\n"}),
             )
         ]
         routes = [
-            f'[[route]]\ndomains = ["{name}.example"]\nnext_hop = "127.0.0.1:{sink.port}"\n'
-            for name, sink in zip(("plain", "dsn", "refusing", "origin"), sinks, strict=True)
+            f'[[route]]\ndomains = ["{name}.example"]\nnext_hop = {{ host = "127.0.0.1", port = {sink.port}'
+            f"{LMTP if name == 'store' else ''} }}\n"
+            for name, sink in zip(Place._fields[1:], sinks, strict=True)
         ]
         config = 'listen = ["127.0.0.1:0"]\n[limits]\nerrors = 1000\n' + "".join(routes)
         with Daemon(tmp_path_factory.mktemp("dsn"), config) as daemon:
@@ -189,7 +197,6 @@ def test_a_request_is_passed_on_unchanged_to_a_host_with_dsn_and_not_reported_by
 
 @pytest.mark.parametrize(("ret", "has_body"), [(b" RET=FULL", True), (b" RET=HDRS", False), (b"", None)], ids=repr)
 def test_a_failure_returns_what_ret_asks_for(place: Place, ret: bytes, has_body: bool | None) -> None:
-    sender = b"f%d@origin.example" % len(ret + ret[-2:-1])
     sender = b"f-%b@origin.example" % (ret[-4:].lower() or b"none")
     hand_in(place, sender, ret + b" ENVID=e1", (b"u@refusing.example", b" NOTIFY=FAILURE ORCPT=rfc822;o@x.example"))
 
@@ -238,7 +245,6 @@ def test_one_report_tells_of_all_recipients_who_asked(place: Place) -> None:
         "m1c@refusing.example",
     }
     assert "m1b" not in text
-    place.origin.wait(lambda: True, "nothing")
     assert len([m for m in place.origin.messages if b"m1@" in b"".join(m.recipients)]) == 1
 
 
@@ -252,7 +258,10 @@ def test_success_of_one_that_also_fails_in_another_is_told_apart(place: Place) -
     )
     mine = lambda: [m for m in place.origin.messages if b"<m2@" in b"".join(m.recipients)]  # noqa: E731
 
-    place.origin.wait(lambda: b"m2b@" in b"".join(m.content for m in mine()) and b"relayed" in b"".join(m.content for m in mine()), "both")
+    place.origin.wait(
+        lambda: b"m2b@" in b"".join(m.content for m in mine()) and b"relayed" in b"".join(m.content for m in mine()),
+        "both",
+    )
 
     told = b"".join(m.content for m in mine())
     assert re.search(rb"(?mi)^Final-Recipient: rfc822; ?m2a@plain.example\r\n(?:\S.*\r\n)*?Action: relayed\r$", told)
@@ -276,3 +285,64 @@ def test_our_own_reports_ask_for_no_report(place: Place) -> None:
 
     assert b"ENVID=zz" not in message.mail
     assert b"SUCCESS" not in message.recipients[0]
+
+
+@pytest.mark.parametrize("extensions", ["old", "chunking"])
+def test_a_report_that_returns_binary_or_8_bit_content_is_clean_on_every_wire(place: Place, extensions: str) -> None:
+    """RET=FULL of BODY=BINARYMIME with ends of data in it: the report must not carry what nobody may send with DATA."""
+    ends = b"x\n.\ny\r.\rz\r\n.\r\nMAIL FROM:<evil@attacker.example>\r\n\0\x80\xff\r\n"
+    content = (
+        b"From: a@b.example\r\nSubject: caf\xc3\xa9\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+        + ends
+    )
+    sender = b"bin@%b.example" % extensions.encode()
+    sink = place.old if extensions == "old" else place.chunking
+    with Client(place.daemon.ports[0]) as client:
+        client.hello()
+        assert client.code(b"MAIL FROM:<%b> BODY=BINARYMIME RET=FULL" % sender) == 250
+        assert client.code(b"RCPT TO:<bin@refusing.example>") == 250
+        assert client.bdat(content).code == 250
+
+    report = sink.message(b"<%b>" % sender)
+
+    if not report.is_chunked:
+        assert not re.search(rb"\r(?!\n)|(?<!\r)\n|\0", report.wire)
+        assert not re.search(rb"(\A|\r\n)\.\r\n", report.wire)
+    if extensions == "old":
+        assert report.content.isascii(), [line for line in report.content.split(b"\r\n") if not line.isascii()]
+        assert not report.is_chunked
+    assert not [command for command in sink.commands if b"attacker" in command]
+
+
+@pytest.mark.parametrize("ret", [b"FULL", b"HDRS"])
+def test_a_report_of_8_bit_content_is_7_bit_where_the_host_is(place: Place, ret: bytes) -> None:
+    sender = b"eight-%b@old.example" % ret.lower()
+    with Client(place.daemon.ports[0]) as client:
+        client.hello()
+        assert client.code(b"MAIL FROM:<%b> BODY=8BITMIME RET=%b" % (sender, ret)) == 250
+        assert client.code(b"RCPT TO:<eight@refusing.example>") == 250
+        client.say(b"DATA")
+        client.send("Subject: Grüße\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n".encode())
+        client.send("Content-Transfer-Encoding: 8bit\r\n\r\nKöln\r\n.\r\n".encode())
+        assert client.reply().code == 250
+
+    report = place.old.message(b"<%b>" % sender)
+
+    assert report.content.isascii(), [line for line in report.content.split(b"\r\n") if not line.isascii()]
+    assert b"multipart/report" in report.content
+
+
+def test_a_host_that_speaks_lmtp_answers_for_each_recipient_and_each_has_his_fate(place: Place) -> None:
+    hand_in(
+        place,
+        b"lm@origin.example",
+        b"",
+        (b"one@store.example", b" NOTIFY=SUCCESS,FAILURE"),
+        (b"two@store.example", b""),
+    )
+
+    assert place.daemon.fate("one@store.example")["what"] == "relayed"
+    fate = place.daemon.fate("two@store.example")
+
+    assert (fate["what"], fate["status"]) == ("bounced", "5.2.2"), fate
+    assert any(command.startswith(b"LHLO relay.example.org") for command in place.store.commands)

@@ -42,7 +42,9 @@ LEGAL = (
     "\u2028.\u2028".encode(),
 )
 HEAD = b"Subject: end of data\r\n\r\nbefore"
-SECOND = b"MAIL FROM:<evil@attacker.example>\r\nRCPT TO:<victim@plain.example>\r\nDATA\r\nSubject: smuggled\r\n\r\nsmuggled"
+SECOND = (
+    b"MAIL FROM:<evil@attacker.example>\r\nRCPT TO:<victim@plain.example>\r\nDATA\r\nSubject: smuggled\r\n\r\nsmuggled"
+)
 BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 STUFFED = re.compile(rb"(\A|\r\n)\.")
 fresh = (b"m%d" % n for n in itertools.count())
@@ -78,7 +80,9 @@ next_hop = "127.0.0.1:{chunking.port}"
             yield Place(daemon, plain, chunking)
 
 
-def offer(place: Place, end: bytes, to: bytes, *, normalising: bool = False, by_bdat: bool = False) -> tuple[int, bytes]:
+def offer(
+    place: Place, end: bytes, to: bytes, *, normalising: bool = False, by_bdat: bool = False
+) -> tuple[int, bytes]:
     """Hand in content that has `end` and a second transaction in it; give the code, and the content that was meant.
 
     Exactly one reply comes to the content, and the session goes on as if nothing had been.

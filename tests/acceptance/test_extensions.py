@@ -21,7 +21,18 @@ from tests.acceptance.sink import CHUNKING, COMMON, Sink
 
 RELAY, SUBMISSION, SUBMISSIONS, LMTP, BARE, PROXIED = range(6)
 LIMIT = 100_000
-ALWAYS = {b"PIPELINING", b"SIZE", b"8BITMIME", b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"DSN", b"CHUNKING", b"BINARYMIME", b"LIMITS"}
+LINES = (b"y" * 78 + b"\r\n") * 1000
+ALWAYS = {
+    b"PIPELINING",
+    b"SIZE",
+    b"8BITMIME",
+    b"SMTPUTF8",
+    b"ENHANCEDSTATUSCODES",
+    b"DSN",
+    b"CHUNKING",
+    b"BINARYMIME",
+    b"LIMITS",
+}
 SEVEN_BIT = ("PIPELINING", "ENHANCEDSTATUSCODES")
 HOSTS = {
     "full": CHUNKING,
@@ -29,7 +40,7 @@ HOSTS = {
     "no-utf8": ("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"),
     "seven": SEVEN_BIT,
     "chunk-only": (*COMMON, "CHUNKING"),
-    "small": ("PIPELINING", "SIZE 500"),
+    "small": ("PIPELINING", "SIZE 70000"),
     "origin": COMMON,
     "one-by-one": (*COMMON, "LIMITS RCPTMAX=1 MAILMAX=2"),
 }
@@ -230,7 +241,15 @@ def test_chunks_in_one_segment_with_the_commands_are_answered_in_order(place: Pl
 
 @pytest.mark.parametrize(
     "line",
-    [b"BDAT", b"BDAT x", b"BDAT -1", b"BDAT 5 FIRST", b"BDAT 5 LAST LAST", b"BDAT 99999999999999999999999", b"BDAT LAST"],
+    [
+        b"BDAT",
+        b"BDAT x",
+        b"BDAT -1",
+        b"BDAT 5 FIRST",
+        b"BDAT 5 LAST LAST",
+        b"BDAT 99999999999999999999999",
+        b"BDAT LAST",
+    ],
     ids=repr,
 )
 def test_a_malformed_bdat_is_501_or_ends_the_session(place: Place, line: bytes) -> None:
@@ -287,7 +306,9 @@ def test_lmtp_refuses_content_for_each_recipient(place: Place) -> None:
 
 def test_the_recipient_after_the_last_one_allowed_is_452_and_the_others_are_served(place: Place) -> None:
     with place.client() as client:
-        client.send(b"MAIL FROM:<a@origin.example>\r\n" + b"".join(b"RCPT TO:<x%d@full.example>\r\n" % n for n in range(101)))
+        client.send(
+            b"MAIL FROM:<a@origin.example>\r\n" + b"".join(b"RCPT TO:<x%d@full.example>\r\n" % n for n in range(101))
+        )
         codes = [client.reply().code for _ in range(102)]
         assert codes == [250] * 101 + [452]
         assert client.code(b"DATA") == 354
@@ -325,7 +346,9 @@ def test_requiretls_needs_tls_on_the_way_in(place: Place, parameter: bytes) -> N
 def test_requiretls_is_kept_on_the_way_out_or_the_mail_comes_back(place: Place, host: str) -> None:
     """RFC 8689 4.2.1: verified TLS and a host that offers REQUIRETLS, or 5.7.30."""
     with place.secured() as client:
-        reply = client.transact(b"a@origin.example", b"rt@%b.example" % host.encode(), b"Subject: x\r\n\r\nx", b" REQUIRETLS")
+        reply = client.transact(
+            b"a@origin.example", b"rt@%b.example" % host.encode(), b"Subject: x\r\n\r\nx", b" REQUIRETLS"
+        )
         assert reply.code == 250
     fate = place.daemon.fate(f"rt@{host}.example")
     if host == "requiretls":
@@ -426,7 +449,10 @@ def test_a_utf_8_path_without_smtputf8_is_553_5_6_7(place: Place) -> None:
 @pytest.mark.parametrize("host", ["seven", "utf8", "chunk-only", "full"])
 def test_binary_content_reaches_every_host_readable_or_comes_back(place: Place, host: str) -> None:
     binary = bytes(range(256)) * 3 + b"\n.\n\r.\r\0"
-    content = b"MIME-Version: 1.0\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: binary\r\n\r\n" + binary
+    content = (
+        b"MIME-Version: 1.0\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+        + binary
+    )
     to = f"bin@{host}.example"
     with place.client() as client:
         assert client.code(b"MAIL FROM:<a@origin.example> BODY=BINARYMIME") == 250
@@ -454,7 +480,7 @@ def test_binarymime_cannot_be_sent_with_data(place: Place) -> None:
 
 def test_a_message_too_large_for_the_host_comes_back_unsent(place: Place) -> None:
     with place.client() as client:
-        assert client.transact(b"a@origin.example", b"big@small.example", b"Subject: x\r\n\r\n" + b"y" * 900).code == 250
+        assert client.transact(b"a@origin.example", b"big@small.example", b"Subject: x\r\n\r\n" + LINES).code == 250
     fate = place.daemon.fate("big@small.example")
     assert (fate["what"], fate["status"]) == ("bounced", "5.3.4"), fate
     assert not place.hosts["small"].messages

@@ -133,9 +133,7 @@ def test_a_host_that_does_not_start_tls_gets_mail_in_clear_only_by_policy(
 
 @pytest.mark.parametrize("policy", ["opportunistic", "required", "verified"])
 @pytest.mark.parametrize("injection", INJECTIONS)
-def test_octets_behind_the_reply_to_starttls_end_the_session_at_once(
-    place: Place, injection: str, policy: str
-) -> None:
+def test_octets_behind_the_reply_to_starttls_end_the_session_at_once(place: Place, injection: str, policy: str) -> None:
     check_policy(place, f"i-{injection}", policy)
 
     host = place.host(f"i-{injection}", policy)

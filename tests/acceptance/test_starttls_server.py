@@ -13,7 +13,6 @@ from tests.acceptance.client import DEADLINE_S, Client, trusting
 from tests.acceptance.daemon import Daemon
 from tests.acceptance.sink import Sink
 
-
 LATE_530 = pytest.mark.xfail(
     strict=True, reason="RFC 3207 4: 530 to every command but NOOP, EHLO, STARTTLS, QUIT; VRFY is told 252, RCPT 503"
 )

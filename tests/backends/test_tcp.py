@@ -355,6 +355,9 @@ class Clumsy(Ear):
         if self.bug == "writable":
             raise ZeroDivisionError
 
+    def ended(self) -> bool:
+        return False
+
     def lost(self, why: Exception | None) -> None:
         super().lost(why)
         if self.bug == "lost":

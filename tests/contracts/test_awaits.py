@@ -29,7 +29,11 @@ BOUNDED = {
     ("hosts.py", "Hosts._stops_of", "asyncio.gather"): "plans: each question within ports.Resolver's 30 s",
     ("route/plan.py", "Planner.plan", "under_way.wait"): "set by who plans, within the resolver's times",
     ("route/plan.py", "Planner._look_up_all", "asyncio.TaskGroup"): "each question within ports.Resolver's 30 s",
-    ("route/plan.py", "Planner._look_up_all", "is_enough.wait"): "set when the questions are answered or their time is up",
+    (
+        "route/plan.py",
+        "Planner._look_up_all",
+        "is_enough.wait",
+    ): "set when the questions are answered or their time is up",
     ("route/plan.py", "_ask_all", "asyncio.TaskGroup"): "each question within ports.Resolver's 30 s",
     ("ops/control.py", "ControlServer._explain", "asyncio.wait"): "its own timeout, EXPLAIN_S in all",
     ("ops/control.py", "ControlServer._explain", "asyncio.gather"): "cancelled before",
@@ -148,6 +152,28 @@ async def f(reader, future, lock, stream):
     assert {what for _, _, what in found} == {"reader.readexactly", "future", "lock", "stream", "future.result"}
 
 
+# The functions of the table above that bound what others await.
+BOUNDING = (
+    ("backends/dns/resolver.py", "_try"),
+    ("backends/dns/resolver.py", "_ask_servers"),
+    ("backends/dns/names.py", "ask"),
+    ("backends/tcp.py", "dial"),
+    ("ops/control.py", "_answer"),
+    ("ops/control.py", "_take"),
+    ("ops/control.py", "_say"),
+)
+
+
+def test_what_bounds_others_has_a_timeout() -> None:
+    """Where an await is bounded by who calls it, the caller does bound it."""
+    trees = read_sources()
+
+    for name, function in BOUNDING:
+        functions = [node for node in ast.walk(trees[name]) if isinstance(node, ast.AsyncFunctionDef)]
+        text = "".join(ast.unparse(node) for node in functions if node.name == function)
+        assert "asyncio.timeout(" in text, f"{name}: {function}"
+
+
 def find_careless_cancels(tree: ast.Module) -> list[str]:
     """Find functions that cancel a session's deadline but do not end the session."""
     careless = []
@@ -168,6 +194,10 @@ def test_a_sessions_deadline_runs_as_long_as_the_session_lives() -> None:
         assert 1 == text.count("self._deadline = "), "one deadline, made when the session is"
         assert "_deadline.cancel()" in text
         assert [] == find_careless_cancels(trees[name])
-    others = [name for name, tree in trees.items() if name.startswith(("accept/", "send/")) and "_deadline.cancel()" in ast.unparse(tree)]
+    others = [
+        name
+        for name, tree in trees.items()
+        if name.startswith(("accept/", "send/")) and "_deadline.cancel()" in ast.unparse(tree)
+    ]
     assert ["accept/session.py", "send/session.py"] == others
     assert ["f"] == find_careless_cancels(ast.parse("def f(self):\n    self._deadline.cancel()"))

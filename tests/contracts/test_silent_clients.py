@@ -2,6 +2,7 @@
 """A client that falls silent for ever is hung up on, whatever the state of its session; the bound of each is here."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -72,12 +73,16 @@ SILENCES: dict[State, dict[str, Silence]] = {
     State.ENDED: {"commit that hangs": Silence((ENVELOPE, b"Subject: x\r\n\r\n.\r\n"), ALL_S)},
     State.CLOSED: {"QUIT": Silence((HELLO, b"QUIT\r\n"), 0.0)},
 }  # fmt: skip
-CASES = [pytest.param(state, each, id=f"{state.name}-{name}") for state, all in SILENCES.items() for name, each in all.items()]
+CASES = [
+    pytest.param(state, each, id=f"{state.name}-{name}")
+    for state, all in SILENCES.items()
+    for name, each in all.items()
+]
 
 
 def seat(silence: Silence) -> Desk:
     """Give a desk whose client has said all it will ever say."""
-    terms = {"users": Users()} if silence.users or silence.mode is not Mode.RELAY else {}
+    terms: dict[str, Any] = {"users": Users()} if silence.users or silence.mode is not Mode.RELAY else {}
     desk = Desk(mode=silence.mode, tls=Certificate(), **terms)
     silence.before(desk)
     for octets in silence.said:
@@ -107,7 +112,9 @@ def test_silence_ends_within_the_bound_of_its_state(state: State, silence: Silen
     assert desk.clock.next_due_s is None
 
 
-@pytest.mark.parametrize(("state", "silence"), [case for case in CASES if case.values[0] not in (State.CLOSED, State.ENDED)])
+@pytest.mark.parametrize(
+    ("state", "silence"), [case for case in CASES if case.values[0] not in (State.CLOSED, State.ENDED)]
+)
 def test_dripping_does_not_keep_a_session_for_ever(state: State, silence: Silence) -> None:
     """One octet a minute, of whatever kind, is no more than silence; content has its time in all."""
     desk = seat(silence)

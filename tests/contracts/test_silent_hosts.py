@@ -10,7 +10,21 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 from tests.send.rig import BEST, SendRig, outcomes
-from tests.send.stage import BANNER, CONTENT, DATA, LETTER, MAIL, PLAIN, RCPT, STARTTLS, WITH_AUTH, WITH_TLS, Stage, Steps, Stream
+from tests.send.stage import (
+    BANNER,
+    CONTENT,
+    DATA,
+    LETTER,
+    MAIL,
+    PLAIN,
+    RCPT,
+    STARTTLS,
+    WITH_AUTH,
+    WITH_TLS,
+    Stage,
+    Steps,
+    Stream,
+)
 
 from smarthost.mail.content import Content
 from smarthost.mail.envelope import Body
@@ -117,7 +131,9 @@ SILENCES: dict[Step, dict[str, Silence]] = {
         "LMTP": Silence((BANNER, LHLO, MAIL, RCPT, DATA, WHOLE), limits.FINAL_DOT_S, policy={"is_lmtp": True}),
     },
 }  # fmt: skip
-CASES = [pytest.param(step, each, id=f"{step.value}-{name}") for step, all in SILENCES.items() for name, each in all.items()]
+CASES = [
+    pytest.param(step, each, id=f"{step.value}-{name}") for step, all in SILENCES.items() for name, each in all.items()
+]
 
 
 async def waited(stage: Stage, silence: Silence) -> tuple[float, SetupFailed | TransactionLost]:
@@ -190,8 +206,13 @@ def test_an_idle_session_ends(is_pooled: bool) -> None:
         stage = Stage(simulation)
         session = await stage.ready((b"QUIT\r\n", b""))
         retired: list[Session] = []
+
+        def retire(old: Session) -> None:
+            retired.append(old)
+            old.quit()
+
         if is_pooled:
-            session.rest(5.0, lambda old: (retired.append(old), old.quit())[0])
+            session.rest(5.0, retire)
         await stage.clock.sleep((5.0 if is_pooled else limits.MAIL_S) - 1.0)
         assert session.is_reusable
         await stage.clock.sleep(2.0)
@@ -251,7 +272,7 @@ DRIPS = {
 
 @pytest.mark.parametrize("name", DRIPS)
 def test_dripping_does_not_keep_a_session_for_ever(name: str) -> None:
-    """A host that says an octet a minute is waited for no longer than for all of an envelope, or of the final replies."""
+    """A host that says an octet a minute is waited for no longer than for a whole envelope, or all final replies."""
     steps, word, bound_s, letter, policy = DRIPS[name]
 
     async def scenario(simulation: Simulation) -> None:

@@ -129,7 +129,9 @@ def _check_report(octets: bytes, random: Random) -> None:
         for n in range(random.choice((1, 2, 4)))
     )  # fmt: skip
     is_utf8 = random.random() < 0.3
-    reverse_path = random.choice(("ann@example.org", "jürgen@müller.example" if is_utf8 else "a@b", f"{said(60)}@b.example"))
+    reverse_path = random.choice(
+        ("ann@example.org", "jürgen@müller.example" if is_utf8 else "a@b", f"{said(60)}@b.example")
+    )
     owed = OwedReport(
         "0123456789abcdef", _NOW - 500, reverse_path, is_utf8, b"Received: from x\r\n", octets, recipients,
         random.choice((0, len(octets), 10**9)), random.choice(("", "FULL", "HDRS")), said(100),

@@ -6,6 +6,7 @@ the wrong place. Decides nothing about what is wrong; tests.fuzz.running does.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from random import Random
 
 from msgspec import Struct
@@ -22,8 +23,7 @@ ODD_OCTETS = (
 class Target(Struct, frozen=True):
     """A parser with what it is fed. `check` raises AssertionError, or whatever a broken parser raises.
 
-    `inputs`: how many by default. `tokens`: words of its language. `is_text`: what is fed is lines, so most mutations
-    keep them.
+    `inputs`: how many by default. `tokens`: words of its language.
     """
 
     name: str
@@ -54,7 +54,7 @@ def cut(octets: bytes, random: Random) -> list[bytes]:
     if kind < 0.5 and len(octets) <= 2_000:
         return [octets[at : at + 1] for at in range(len(octets))]
     edges = sorted({0, len(octets), *(random.randrange(len(octets)) for _ in range(random.randint(1, 8)))})
-    return [octets[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [octets[start:end] for start, end in pairwise(edges)]
 
 
 def _flip(octets: bytes, target: Target, random: Random) -> bytes:

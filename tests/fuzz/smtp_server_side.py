@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What clients send: the server machine, its grammar, its readers of lines, content and chunks, SASL, XCLIENT, xtext."""
+"""What clients send: the server machine, grammar, the readers of lines, content and chunks, SASL, XCLIENT, xtext."""
 
 import re
 from random import Random
@@ -269,7 +269,8 @@ _SESSIONS = (
     b"EHLO a\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<e@d.example>\r\nDATA\r\n"
     + _MESSAGE + b".\r\nMAIL FROM:<>\r\nRCPT TO:<x@y>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n",
     b"EHLO a\r\nAUTH LOGIN\r\ndXNlcg==\r\nc2VjcmV0\r\nMAIL FROM:<a@b> AUTH=<>\r\nRSET\r\nQUIT\r\n",
-    b"EHLO a\r\nMAIL FROM:<a@b> BODY=BINARYMIME\r\nRCPT TO:<c@d>\r\nBDAT 9\r\na: b\r\n\r\n\0BDAT 3 LAST\r\n\r\n.QUIT\r\n",
+    b"EHLO a\r\nMAIL FROM:<a@b> BODY=BINARYMIME\r\nRCPT TO:<c@d>\r\nBDAT 9\r\na: b\r\n\r\n\0"
+    b"BDAT 3 LAST\r\n\r\n.QUIT\r\n",
     b"EHLO a\r\nSTARTTLS\r\nEHLO a\r\nAUTH PLAIN AHVzZXIAc2VjcmV0\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n.\r\n",
     b"XCLIENT ADDR=IPV6:2001:db8::1 LOGIN=ann HELO=x\r\nEHLO a\r\nNOOP\r\nVRFY a\r\nHELP\r\nRSET\r\nQUIT\r\n",
     b"EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n" + (b"x" * 78 + b"\r\n") * 700 + b".\r\nQUIT\r\n",
@@ -297,20 +298,26 @@ TARGETS = (
         6_000,
     ),
     Target("grammar", _check_paths, _PATHS, _WORDS, 20_000),
-    Target("xtext", _check_xtext, (b"Bob+2B@d.example", b"+3D+2B+7E", b"plain"), (b"+2B", b"+0A", b"+7F", b"+"), 20_000),
+    Target("xtext", _check_xtext, (b"Bob+2B@d.example", b"+3D+2B+7E"), (b"+2B", b"+0A", b"+7F", b"+"), 20_000),
     Target("lines", _check_lines, _SESSIONS, (b"\r\n", b"\n", b"\r", b"x" * 3000), 10_000),
     Target(
         "content",
         _check_content,
-        (_MESSAGE + b".\r\nQUIT\r\n", b".\r\n", b"..\r\n.\r\n", b"a\r\n" * 30_000 + b".\r\n", b"x" * 70_000 + b"\r\n.\r\n"),
+        (_MESSAGE + b".\r\nQ", b".\r\n", b"..\r\n.\r\n", b"a\r\n" * 30_000 + b".\r\n", b"x" * 70_000 + b"\r\n.\r\n"),
         (b"\r\n.\r\n", b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n..", b"x" * 65_536),
         10_000,
     ),
-    Target("chunks", _check_chunks, (_MESSAGE, b"\r\n\0\r\n", b"a: b\r\n\r\n\0\x80\r", b"x" * 70_000), (b"\r\n\r\n",), 10_000),
+    Target(
+        "chunks",
+        _check_chunks,
+        (_MESSAGE, b"\r\n\0\r\n", b"a: b\r\n\r\n\0\x80\r", b"x" * 70_000),
+        (b"\r\n\r\n",),
+        10_000,
+    ),
     Target(
         "sasl",
         _check_sasl,
-        (b"AHVzZXIAc2VjcmV0", b"\r\nAHVzZXIAc2VjcmV0", b"\r\ndXNlcg==\r\nc2VjcmV0", b"dXNlcg==\r\nc2VjcmV0", b"=", b"\r\n*"),
+        (b"AHVzZXIAc2VjcmV0", b"\r\nAHVzZXIAc2VjcmV0", b"\r\ndXNlcg==\r\nc2VjcmV0", b"dXNlcg==\r\nc2VjcmV0", b"="),
         (b"\r\n", b"*", b"=", b"AAAA", b"dQ=="),
         20_000,
     ),

@@ -81,7 +81,6 @@ def test_what_exim_sends_in_tls_and_chunks_arrives(chain: Chain, kind: str) -> N
     assert " K " in sent  # and used CHUNKING
 
 
-@pytest.mark.xfail(reason="backends.connection drops the reply of a client that has ended its side")
 @pytest.mark.parametrize("way", ["clear", "chunked"])
 def test_exim_hears_that_its_mail_was_taken_although_it_has_ended_its_side(chain: Chain, way: str) -> None:
     """In clear Exim ends its direction behind the last octet of its last message, and then reads our reply."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A real daemon between a raw client and a raw sink: what arrives is, octet for octet, what was sent."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,27 @@ def test_octets_sent_one_by_one_arrive_the_same(daemon: Daemon, sink: Sink) -> N
 
     assert replies == ["250", "250", "250", "354", "250"]
     assert_same(content, without_our_field(sink.wait_for_recipient("slow@example.net").content), "one by one")
+
+
+def test_a_client_that_ends_its_side_still_hears_that_its_mail_was_taken(daemon: Daemon, sink: Sink) -> None:
+    """Exim does so behind its last message: a reply that is dropped would be a duplicate at its next try."""
+    with RawClient(daemon.port) as client:
+        client.begin("ended@example.net")
+        client.socket.sendall(b"Subject: x\r\n\r\nx\r\n.\r\n")
+        client.socket.shutdown(socket.SHUT_WR)
+
+        assert client.reply().startswith("250 2.0.0 Ok: queued as")
+        assert client.is_closed()
+    sink.wait_for_recipient("ended@example.net")
+
+
+def test_a_client_that_ends_its_side_without_a_message_is_let_go(daemon: Daemon) -> None:
+    """There is nothing it could wait for."""
+    with RawClient(daemon.port) as client:
+        client.command("EHLO client.example.org", "250")
+        client.socket.shutdown(socket.SHUT_WR)
+
+        assert client.is_closed()
 
 
 def test_a_whole_session_in_one_write_is_answered_in_order(daemon: Daemon, sink: Sink) -> None:

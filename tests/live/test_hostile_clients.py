@@ -64,7 +64,9 @@ listen = ["127.0.0.1:0"]
     assert open_now > 500
     outcome = json.loads(said)
     assert not outcome["failed"]
-    assert {kind: outcome["begun"][kind] >= number for kind, (number, _) in ATTACKS.items()} == dict.fromkeys(ATTACKS, True)
+    assert {kind: outcome["begun"][kind] >= number for kind, (number, _) in ATTACKS.items()} == dict.fromkeys(
+        ATTACKS, True
+    )
     assert len(sink.arrived) == MESSAGES  # nothing of the attackers' was filed
 
 

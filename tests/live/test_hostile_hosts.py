@@ -83,7 +83,8 @@ def test_who_says_no_to_one_message_gets_the_next(tmp_path: Path) -> None:
             for way in ways:
                 daemon.wait_until(lambda way=way: ends_of(daemon.lines).get(f"bob@{way.domain}"), way.name)  # type: ignore[misc]
         daemon.wait_until(
-            lambda: all(_relayed(daemon, way) == 1 + (way.number != 44) for way in ways), "all but the refused is relayed"
+            lambda: all(_relayed(daemon, way) == 1 + (way.number != 44) for way in ways),
+            "all but the refused is relayed",
         )
         assert daemon.queue() == []
         seen = hosts.end()

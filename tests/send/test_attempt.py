@@ -9,8 +9,9 @@ from tests.send.rig import BEST, CONTENT, PREFIX, WORSE, SendRig, in_simulation,
 
 from smarthost.mail.errors import StoreError
 from smarthost.mail.hop import Credentials, TlsLevel
+from smarthost.settle.decide import decide
 from smarthost.testing.network import Faults, TlsConduct
-from smarthost.testing.peers import ScriptedExchanger
+from smarthost.testing.peers import Answer, ScriptedExchanger
 from smarthost.testing.simulation import Simulation, run_simulation
 
 
@@ -280,6 +281,27 @@ async def test_a_broken_opportunistic_handshake_falls_back_to_clear_and_is_remem
     assert ["relayed"] == outcomes(first) == outcomes(second)
     assert first.tls is None
     assert ["EHLO", "MAIL", "RCPT", "DATA", "MAIL", "RCPT", "DATA"] == verbs(exchanger, 1)
+
+
+@pytest.mark.parametrize("is_first_in_tls", [True, False])
+def test_each_recipient_is_recorded_with_the_tls_it_went_by(is_first_in_tls: bool) -> None:
+    """One goes to a host in TLS, the other to one in clear: neither record takes the other's word for its own."""
+
+    async def scenario(simulation: Simulation) -> None:
+        rig = SendRig(simulation)
+        answers: dict[str, Answer] = {"starttls": "220 go", "rcpt": {"two@example.net": "451 4.3.0 try another"}}
+        secure, clear = ("STARTTLS", "8BITMIME"), ("8BITMIME",)
+        await rig.listen(ScriptedExchanger(extensions=secure if is_first_in_tls else clear, replies=answers))
+        rest = ScriptedExchanger(extensions=clear if is_first_in_tls else secure, replies={"starttls": "220 go"})
+        await rig.listen(rest, WORSE)
+
+        result = await rig.attempt(rig.lease("one@example.net", "two@example.net"), plan_for(BEST, WORSE))
+        settlement = decide(result, now=0.0, retry_at=lambda attempts, at: 9.0, next_seq=lambda: 1)
+
+        assert ["relayed", "relayed"] == outcomes(result)
+        assert [is_first_in_tls, not is_first_in_tls] == [bool(record.tls) for record in settlement.records]
+
+    run_simulation(scenario, seed=1)
 
 
 @in_simulation

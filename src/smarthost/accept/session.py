@@ -37,6 +37,7 @@ class Session:
         self._is_over = False
         self._is_paused = False
         self._is_leaving = False
+        self._has_ended = False  # the client says nothing more, and waits for our last replies
         self._content_ends = 0.0  # monotonic: all content of this message must have come by then
         self._command_timeout_s = terms.limits.command_timeout_s
         self._deadline = terms.clock.deadline(self._command_timeout_s, self._timed_out)
@@ -96,6 +97,11 @@ class Session:
         else:
             self._advance()
 
+    def ended(self) -> bool:
+        """The client has ended its side; Exim does so behind its last message, and then reads what became of it."""
+        self._has_ended = self._machine.is_waiting and not (self._is_over or self._is_shaking)
+        return self._has_ended
+
     def lost(self, why: Exception | None) -> None:
         """The client is gone; a message not yet complete is forgotten, one being filed is filed all the same."""
         if self._is_shaking:
@@ -149,6 +155,8 @@ class Session:
             self._count_errors(machine.errors)
         if self._is_leaving:
             self.leave()
+        if self._has_ended and not (machine.is_waiting or self._is_over):
+            self._hang_up()
         return self._flush() or has_moved
 
     def _count_errors(self, errors: int) -> None:

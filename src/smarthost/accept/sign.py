@@ -222,7 +222,7 @@ def relax_body(pieces: Iterator[bytes]) -> Iterator[bytes]:
             is_empty = False
             yield _relax(b"".join([*waiting, kept]))
             waiting.clear()
-        waiting.append(piece[len(kept) :])
+        waiting.append(_relax(piece[len(kept) :]))  # at once: fifty megabytes in one call would hold up everybody
     if not is_empty:
         yield b"\r\n"
 

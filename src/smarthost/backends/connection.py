@@ -3,9 +3,10 @@
 
 A receiver that raises loses its connection and nothing else; the bug goes to the loop's exception handler. TLS is done
 by backends.tls, on the octets; as a server each step of a handshake waits its turn (backends.handshakes), as a client
-none does: we choose how many hosts we dial. An end of stream by the peer ends the connection at once: what is written
-after it is dropped, for a client that has hung up hears no reply. With TLS that holds without close_notify too: SMTP
-marks the end of all it says itself, so a cut is never taken for an end.
+none does: we choose how many hosts we dial. An end of stream by the peer ends the connection at once, and what is
+written after it is dropped; but in clear a receiver may still owe it a reply (Exim ends its side behind its last
+message, and then reads), and closes itself. With TLS it ends without close_notify too: SMTP marks the end of all it
+says itself, so a cut is never taken for an end.
 
 Our own close lingers: it ends our direction, then reads and drops until the peer ends too, or LINGER_S have passed.
 Closing outright makes the kernel reset the connection when the peer has sent something unread (session tickets, the
@@ -35,6 +36,8 @@ class _Nobody:
     def writable(self) -> None: ...
     def secured(self, facts: TlsFacts) -> None: ...
     def lost(self, why: Exception | None) -> None: ...
+    def ended(self) -> bool:
+        return False
 
 
 _NOBODY = _Nobody()
@@ -69,7 +72,7 @@ class TcpConnection(asyncio.Protocol):
         self._serves_tls = self._awaits_turn = False
         self._unshaken = 0  # octets that came in since the last turn
         self._peer = NOWHERE
-        self._paused = self._full = self._closing = self._flushed = self._lost = False
+        self._has_ended = self._paused = self._full = self._closing = self._flushed = self._lost = False
         self._why: Exception | None = None  # overrules what the transport says
         self._ending: Deadline | None = None
         self._ends_by = 0.0
@@ -188,10 +191,14 @@ class TcpConnection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a bug costs one connection, not the process
             self._contain(error)
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
+        self._has_ended = True
         if self._tls is not None and self._tls.facts is None and not self._closing:
             self._why = TlsFailed("the peer closed the connection during the handshake", step="tls")
+        elif self._tls is None and not self._closing and self._receiver.ended():
+            return True  # half open, until the receiver closes
         self._begin_ending()  # and the transport closes itself, once it has flushed
+        return False
 
     def pause_writing(self) -> None:
         self._full = True
@@ -335,6 +342,9 @@ class TcpConnection(asyncio.Protocol):
 
     def _end_our_direction(self) -> None:
         self._begin_ending()
+        if self._has_ended:  # there is nothing to wait for: the transport flushes, and is gone
+            self._transport.close()
+            return
         self._flushed = not self._transport.get_write_buffer_size()
         self._transport.resume_reading()  # to see the peer's end
         try:

@@ -59,7 +59,10 @@ class Timings(Struct, frozen=True, gc=False):
 
 
 class AttemptResult(Struct, frozen=True, gc=False):
-    """The verdicts of one attempt, in the order of `lease.recipients`; `at`: when it ended (wall seconds)."""
+    """The verdicts of one attempt, in the order of `lease.recipients`; `at`: when it ended (wall seconds).
+
+    `tls`: of the last session. `tls_of`: of each verdict where more than one session was used, in order; else ().
+    """
 
     lease: Lease
     at: float
@@ -68,3 +71,4 @@ class AttemptResult(Struct, frozen=True, gc=False):
     tls: TlsFacts | None = None
     lane: str = ""
     walk: tuple[str, ...] = ()  # one line for each host tried before the last word: "mx1.example [192.0.2.1]: refused"
+    tls_of: tuple[TlsFacts | None, ...] = ()

@@ -98,6 +98,7 @@ class _Walk:
         "_refused",
         "_sender",
         "_tls",
+        "_tls_of",
         "_transfer_s",
         "_uncounted",
         "_verdicts",
@@ -112,7 +113,8 @@ class _Walk:
         self._plan = plan
         self._queued_s = sender.terms.clock.wall() - lease.received_at
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
-        self._tls: TlsFacts | None = None
+        self._tls: TlsFacts | None = None  # of the last session, and where others follow, of each recipient's
+        self._tls_of: dict[int, TlsFacts | None] = {}
         self._transfer_s = 0.0
         self._refused: list[Stop] = []
         self._uncounted: list[tuple[Refused, str, str]] = []
@@ -313,6 +315,8 @@ class _Walk:
                     "error", "host refuses our sessions", host=each.verdict.host, why=each.verdict.why
                 )
         self.pending = [index for index in self.pending if index not in done]
+        if self.pending:
+            self._tls_of.update(dict.fromkeys(done, self._tls))
 
     def _judge_offer(self, session: Session, host: str, address: str, asked: list[int]) -> list[int]:
         """Judge what this host cannot take before anything is sent to it; give the recipients it can be asked for."""
@@ -397,6 +401,7 @@ class _Walk:
             timings=Timings(self._queued_s, self.effort.connect_s, self.effort.handshake_s, self._transfer_s),
             tls=self._tls,
             lane=self._plan.lane,
+            tls_of=tuple([self._tls_of.get(n, self._tls) for n in range(len(verdicts))]) if self._tls_of else (),
             walk=tuple(self.effort.lines),
         )
 

@@ -387,6 +387,10 @@ class Session:
         waited_s = self._clock.monotonic() - self._entered_at
         self._fail(DeadlinePassed(f"no answer at {self._step} within {waited_s:.0f} s", step=self._step))
 
+    def ended(self) -> bool:
+        """A host that has hung up hears nothing more."""
+        return False
+
     def lost(self, why: Exception | None) -> None:
         """The connection is gone."""
         if isinstance(why, SmarthostError):

@@ -43,10 +43,10 @@ def decide(
     lease, verdicts = result.lease, result.verdicts
     if len(verdicts) != len(lease.recipients):
         raise LocalProtocolError(f"{len(verdicts)} verdicts for {len(lease.recipients)} recipients of {lease.id}")
-    tls = describe_tls(result.tls)
+    each_tls = tuple(map(describe_tls, result.tls_of)) or (describe_tls(result.tls),) * len(verdicts)
     recipients = []
     records = []
-    for recipient, verdict in zip(lease.recipients, verdicts, strict=True):
+    for recipient, verdict, tls in zip(lease.recipients, verdicts, each_tls, strict=True):
         said = "" if verdict.reply is None else str(verdict.reply)
         if verdict.outcome is Outcome.RELAYED:
             settled = _relay(recipient, verdict, said)

@@ -187,7 +187,7 @@ def _read_orcpt(value: bytes | None, smtputf8: bool) -> str:
     if match is None:
         return ""
     kind, address = match.groups()
-    if smtputf8 and kind.lower() == b"rfc822" and not is_xtext(address):
+    if smtputf8 and kind.lower() == b"rfc822" and address.isascii() and not is_xtext(address):
         # Deviation: Postfix says rfc822 of every address, where RFC 6533 3 has utf-8 for those beyond ASCII.
         kind, address = b"utf-8", _replace_high_hexchars(lambda found: bytes.fromhex(found[1].decode("ascii")), address)
     if kind.lower() != b"utf-8":

@@ -80,6 +80,9 @@ class Ear:
         self.facts = facts
         self._note("secured")
 
+    def ended(self) -> bool:
+        return False
+
     def lost(self, why: Exception | None) -> None:
         self.ends.append(why)
         self._note("lost")

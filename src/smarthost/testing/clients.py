@@ -54,6 +54,9 @@ class ScriptedClient:
         self.facts = facts
         self._news.set()
 
+    def ended(self) -> bool:
+        return False
+
     def lost(self, why: Exception | None) -> None:
         self.is_lost = True
         self._heard("the end")

@@ -180,6 +180,9 @@ class MortalConnection:
         if not self._life.is_over:
             self._receiver.secured(facts)
 
+    def ended(self) -> bool:
+        return not self._life.is_over and self._receiver.ended()
+
     def lost(self, why: Exception | None) -> None:
         self._life.connections.pop(self, None)
         if not self._life.is_over:

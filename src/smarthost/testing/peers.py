@@ -52,6 +52,9 @@ class PeerSession:
     def writable(self) -> None: ...
     def secured(self, facts: TlsFacts) -> None: ...
 
+    def ended(self) -> bool:
+        return False
+
     def lost(self, why: Exception | None) -> None:
         self.lost_why.append(why)
 
