@@ -25,7 +25,7 @@ from smarthost.queue.feed import Feed
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
 from smarthost.reports import REPORTS_PER_HOUR, Reports, ReportTerms
-from smarthost.send.gates import find_refusal
+from smarthost.send.gates import find_refusal, least_demand
 from smarthost.send.verdict import for_no_plan
 from smarthost.settle import decide
 from smarthost.settle.record import record_acceptance
@@ -226,7 +226,7 @@ class Journey:
         earliest: Refused | None = None
         for host in plan.hosts:
             for address in host.addresses:
-                refused = find_refusal(self._terms.gate, plan.policy_of(host), address)
+                refused = find_refusal(self._terms.gate, least_demand(plan, host), address)
                 if refused is None:
                     return False
                 if earliest is None or refused.until < earliest.until:

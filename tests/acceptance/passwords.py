@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The password of the tests' users and its hash, as cheap as the users file allows: what it costs is not the question."""
+"""The password of the tests' users and its hash, as cheap as the users file allows."""
 
 import argon2
 

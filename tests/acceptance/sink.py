@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A raw host behind the daemon: records every octet, offers what it is told to, and answers by script.
 
-It ends content at CRLF.CRLF only, or by BDAT's count; what a laxer host would have seen is for the test to look for in `octets`.
+It ends content at CRLF.CRLF only, or by BDAT's count; what a laxer host would have made of it
+is for the tests to look for in what it recorded.
 """
 
 import re
@@ -40,7 +41,7 @@ class Session:
 
 
 class Sink:
-    """A host on a port of 127.0.0.1. `script`: raw octets instead of the usual reply to a verb (`CONNECT`, `EHLO`, `.` too)."""
+    """A host on a port of 127.0.0.1. `script`: raw octets instead of the usual reply to a verb, `CONNECT` or `.`."""
 
     def __init__(
         self,

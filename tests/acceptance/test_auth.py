@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""AUTH by RFC 4954: inside TLS only, the replies of each case, nothing to learn for who guesses, no more than one's own senders.
+"""AUTH by RFC 4954: inside TLS only, the reply of each case, nothing to learn for who guesses, one's own senders.
 
-Also what stands for a password (a client certificate), and what a proxy may say of a client (PROXY, XCLIENT), and who may not.
+Also what stands for a password (a client certificate), and who may say PROXY and XCLIENT.
 """
 
 import base64

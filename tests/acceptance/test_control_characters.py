@@ -270,7 +270,7 @@ def test_a_control_character_in_a_path_is_refused_and_the_session_goes_on(
     "octets", [b"\xc2\x9b", b"\xe2\x80\xa8", b"\xc2\x85", b"\xff", b"\xc0\x80", b"\xed\xa0\x80"], ids=repr
 )
 def test_under_smtputf8_a_path_is_utf_8_and_never_a_control_character(place: Place, octets: bytes) -> None:
-    """RFC 6531 3.3 allows any UTF-8; C1 controls and line separators may be passed on, but not told raw in a log line."""
+    """RFC 6531 3.3 allows any UTF-8; C1 controls and line separators are not told raw in a log line."""
     to = b"u%b%b@home.example" % (octets, octets.hex().encode())
     with place.client() as client:
         assert client.code(b"MAIL FROM:<a@origin.example> SMTPUTF8") == 250

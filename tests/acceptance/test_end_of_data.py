@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a message ends: at CRLF.CRLF or by BDAT's count, nowhere else; and nothing leaves us that others might read as an end.
+"""Where a message ends: at CRLF.CRLF or by BDAT's count, nowhere else; nothing leaves us that others may read as one.
 
 The list is the union of what the known scanners for SMTP smuggling try (SEC Consult, smtpsmug, USENIX Security 2025).
 """

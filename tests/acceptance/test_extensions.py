@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Which extensions each kind of door offers, and that each does what its RFC says: SIZE, CHUNKING, LMTP, LIMITS, REQUIRETLS,
+"""Which extensions each kind of door offers, and that each does what its RFC says.
 
-8BITMIME, SMTPUTF8 and BINARYMIME, towards hosts that have them and hosts that do not.
+SIZE, CHUNKING, LMTP, LIMITS, REQUIRETLS, 8BITMIME, SMTPUTF8, BINARYMIME: towards hosts that have them and that do not.
 """
 
 import base64
@@ -363,7 +363,10 @@ def test_requiretls_is_kept_on_the_way_out_or_the_mail_comes_back(place: Place, 
         assert not [each for each in place.hosts[host].messages if b"<rt@" in b"".join(each.recipients)]
 
 
-EIGHT = b"From: a@origin.example\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+EIGHT = (
+    b"From: a@origin.example\r\nMIME-Version: 1.0\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+)
 
 
 def test_8_bit_content_reaches_a_7_bit_host_encoded_and_says_the_same(place: Place) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Every open-relay probe is refused to a stranger, and no odd address is understood, or changed, for one of our own.
 
-T (third.example) is a third party, L (relay.example.org) our name. The probes are nmap's, the reedmedia list's and more.
+T (third.example) is a third party, L (relay.example.org) our name. The probes are nmap's, reedmedia's and more.
 """
 
 from collections.abc import Iterator
@@ -56,8 +56,8 @@ TO = (
     b'<"third.example!u"@relay.example.org>',
     b"<u+third.example=v@relay.example.org>",
 )
-# What leaves us for a client of ours: the same octets, but for what RFC 5321 itself makes equal (the domain's case, a source
-# route dropped by 4.1.1.3 and appendix C), or a refusal. None may become another mailbox.
+# What leaves us for a client of ours: the same octets, but for what RFC 5321 itself makes equal (the domain's case, a
+# source route dropped by 4.1.1.3 and appendix C), or a refusal. None may become another mailbox.
 MAY_LOSE_THE_ROUTE = {
     b"<@relay.example.org:u@third.example>": b"<u@third.example>",
     b"<@[127.0.0.1]:u@third.example>": b"<u@third.example>",

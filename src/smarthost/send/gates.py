@@ -6,7 +6,10 @@ another service at the same address, at another port, is not broken with it. Who
 dialling makes sense must use the same keys.
 """
 
-from smarthost.mail.hop import SessionPolicy, TlsLevel
+from msgspec.structs import replace
+
+from smarthost.mail.hop import Host, SessionPolicy, TlsLevel
+from smarthost.mail.plan import Plan
 from smarthost.ports import HostGate, Refused
 from smarthost.send.egress import SMTP_PORT
 
@@ -41,6 +44,18 @@ def gate_keys(policy: SessionPolicy) -> tuple[str, ...]:
     """Give all keys under which a host must be admitted to be dialled with this policy."""
     demand = demand_key(policy)
     return (service_key(policy),) if demand is None else (service_key(policy), demand)
+
+
+def least_demand(plan: Plan, host: Host) -> SessionPolicy:
+    """Give what mail asks of a host at the least: "TLS-Required: No" waives the TLS that a policy demands by itself.
+
+    Such mail must not wait behind mail that cannot go (RFC 8689 3). A host that the operator chose, or that gets a
+    password, has its demands met by all.
+    """
+    policy = plan.policy_of(host)
+    if plan.is_chosen or policy.credentials is not None or policy.tls in _DEMANDS_NOTHING:
+        return policy
+    return replace(policy, tls=TlsLevel.OPPORTUNISTIC)
 
 
 def find_refusal(gate: HostGate, policy: SessionPolicy, address: str) -> Refused | None:

@@ -10,7 +10,7 @@ Next host, by reason (421 anywhere is the session's end: yes; 5xx is the message
     RCPT, content 4xx                 only if the reply blames the host (RFC 3463 x.3.z, x.4.z; bare 451): greylisting,
                                       full mailboxes, too many recipients and policy are the same at every host
     503, 530, 534, 535, 538;          yes, deferred, with an alarm: about our session, not the mail (Deviation: 5xx)
-    500, 502 to DATA or BDAT
+    500, 501, 502, 504 to DATA or BDAT
     an extension is not offered       yes: SMTPUTF8, REQUIRETLS, 8-bit content that cannot be converted; a bounce if
                                       none of the hosts offers it. SIZE too small: no
 A chunk (BDAT) that is refused counts as DATA, the last as the content. In LMTP each recipient has its own last word.
@@ -56,7 +56,7 @@ class HostVerdict(Struct, frozen=True, gc=False):
 # to MAIL or RCPT speaks of how the session was set up: a rotated password must not bounce the queue.
 _SESSION_CODES = frozenset({503, 530, 534, 535, 538})
 # RFC 5321 unknown or not implemented: who offers CHUNKING and does not know BDAT (or DATA) has not judged the mail.
-_UNKNOWN_COMMAND = frozenset({500, 502})
+_UNKNOWN_COMMAND = frozenset({500, 501, 502, 504})
 # Default status where the host gave no enhanced code (RFC 3463, RFC 5248).
 _STEP_STATUS = {
     Step.CONNECT: "4.4.1",

@@ -13,7 +13,7 @@ from smarthost.smtp.grammar import BARE_NEWLINE, NOT_ASCII, find_forbidden
 from smarthost.smtp.limits import JUNK_COMMANDS
 from smarthost.smtp.lines import ContentReader, Fault, InputBuffer
 from smarthost.smtp.offer import NOTHING, Offer, ServerSettings
-from smarthost.smtp.states import LMTP_MOVES, MOVES, Row, State
+from smarthost.smtp.states import CHUNK, CLOSED, CONNECTED, CONTENT, GREETED, LMTP_MOVES, MOVES, READY, Row, State
 from smarthost.smtp.wire import HangUp, ServerEvent
 
 
@@ -31,8 +31,8 @@ class Conversation:
         self.offer = offer  # the driver may set it at any time; the next command is judged by it
         self._settings = settings
         self._moves = LMTP_MOVES if settings.is_lmtp else MOVES
-        self._state = State.CONNECTED
-        self._row: Row = MOVES[State.CONNECTED]  # empty while what comes in is no command
+        self._state = CONNECTED
+        self._row: Row = MOVES[CONNECTED]  # empty while what comes in is no command
         self._input = InputBuffer()
         self._output: list[bytes] = []
         self._due: State | None = None  # where a positive answer to the pending event leads; None: nothing is pending
@@ -55,16 +55,16 @@ class Conversation:
     @property
     def is_closed(self) -> bool:
         """Is the session over, but for the output and a last event?"""
-        return self._state is State.CLOSED
+        return self._state is CLOSED
 
     @property
     def in_transaction(self) -> bool:
         """Is there an accepted MAIL whose message is neither answered nor reset?"""
-        return State.READY < self._state < State.CLOSED
+        return READY < self._state < CLOSED
 
     @property
     def is_receiving_content(self) -> bool:
-        return self._state is State.CONTENT or self._state is State.CHUNK
+        return self._state is CONTENT or self._state is CHUNK
 
     @property
     def is_authenticated(self) -> bool:
@@ -83,17 +83,17 @@ class Conversation:
 
     def greet(self, reply: Reply) -> None:
         """Queue the banner; if it is not positive, the session is over."""
-        if self._state is not State.CONNECTED:
+        if self._state is not CONNECTED:
             raise LocalProtocolError("a session has one banner")
         self._output.append(reply.encode())
         if reply.is_positive:
-            self._enter(State.GREETED)
+            self._enter(GREETED)
         else:
             self._close()
 
     def receive(self, chunk: bytes) -> None:
         """Take octets from the client; they are looked at in `next_event`."""
-        if self._state is not State.CLOSED:
+        if self._state is not CLOSED:
             self._input.append(chunk)
 
     def take_output(self) -> bytes:
@@ -115,7 +115,7 @@ class Conversation:
         self._row = self._moves[state]
 
     def _close(self) -> None:
-        self._enter(State.CLOSED)
+        self._enter(CLOSED)
         self._due = None
         self._next = None
         self._content = None

@@ -13,7 +13,7 @@ from smarthost.smtp.grammar import find_forbidden, parse_hello, refuse_argument
 from smarthost.smtp.limits import SASL_LINE_OCTETS
 from smarthost.smtp.lines import Fault
 from smarthost.smtp.offer import NOTHING, Offer, ServerSettings, encode_hello
-from smarthost.smtp.states import Row, State
+from smarthost.smtp.states import CLOSED, CONNECTED, GREETED, READY, SECURING, Row, State
 from smarthost.smtp.wire import AuthReceived, HangUp, HelloReceived, ResetReceived, ServerEvent, StarttlsReceived
 from smarthost.smtp.xclient import parse_xclient
 
@@ -47,7 +47,7 @@ class Introduction(Conversation):
         If octets came behind STARTTLS by now, the session ends instead, and no 220 is said.
         Raises: LocalProtocolError: none is pending.
         """
-        if self._due is not State.SECURING:
+        if self._due is not SECURING:
             raise LocalProtocolError("no STARTTLS waits for an answer")
         if len(self._input):
             self._next = self._hang_up_on_injection(states.NOT_LAST)
@@ -60,15 +60,15 @@ class Introduction(Conversation):
 
         Raises: LocalProtocolError: no handshake was due.
         """
-        if self._state is State.CLOSED:
+        if self._state is CLOSED:
             return
-        if self._state is State.SECURING:
+        if self._state is SECURING:
             if len(self._input):
                 self._next = self._hang_up_on_injection(None)
                 return
             self._begin_anew()
-            self._enter(State.GREETED)
-        elif self._state is not State.CONNECTED:
+            self._enter(GREETED)
+        elif self._state is not CONNECTED:
             raise LocalProtocolError("no handshake was due")
         self._is_secured = True
 
@@ -91,7 +91,7 @@ class Introduction(Conversation):
         name = parse_hello(argument)
         if isinstance(name, Reply):
             return self._refuse(find_forbidden(argument) or name)
-        if self._state is not State.GREETED and (hang_up := self._count_junk()) is not None:
+        if self._state is not GREETED and (hang_up := self._count_junk()) is not None:
             return hang_up
         self._hello = HelloReceived(extended, name)
         self._due = move
@@ -100,7 +100,7 @@ class Introduction(Conversation):
             return self._hello
         self._next = self._hello
         self._content = None
-        self._enter(State.READY)  # RFC 5321 4.1.4: EHLO within a transaction is a RSET as well
+        self._enter(READY)  # RFC 5321 4.1.4: EHLO within a transaction is a RSET as well
         return _RESET
 
     def _obey_starttls(self, argument: bytes, move: State) -> ServerEvent | None:
@@ -140,7 +140,7 @@ class Introduction(Conversation):
                 self._row = _NO_COMMANDS
                 return None
             case AuthReceived():
-                self._due = State.READY
+                self._due = READY
                 return outcome
             case _:
                 self._give_up_auth()
@@ -158,7 +158,7 @@ class Introduction(Conversation):
 
     def _give_up_auth(self) -> None:
         self._sasl = None
-        self._enter(State.READY)
+        self._enter(READY)
 
     def _obey_xclient(self, argument: bytes, move: State) -> ServerEvent | None:
         if not self.offer.xclient:
@@ -181,7 +181,7 @@ class Introduction(Conversation):
         if self._sasl is not None:
             self._sasl = None
             self._is_authenticated = octets.startswith(b"235")
-        if due is State.GREETED:  # XCLIENT: another client
+        if due is GREETED:  # XCLIENT: another client
             self._begin_anew()
 
     def _begin_anew(self) -> None:

@@ -21,7 +21,7 @@ from smarthost.smtp.introduction import Introduction
 from smarthost.smtp.limits import REFUSED_CHUNK_OCTETS
 from smarthost.smtp.lines import ContentReader
 from smarthost.smtp.offer import NOTHING, Offer, ServerSettings
-from smarthost.smtp.states import Row, State
+from smarthost.smtp.states import CHUNK, CHUNKED, CONTENT, ENDED, MAIL, READY, RECIPIENTS, SECURING, VOID, Row, State
 from smarthost.smtp.wire import (
     BdatReceived,
     ChunkEnded,
@@ -60,7 +60,7 @@ class SmtpServer(Introduction):
 
     def accept_data(self) -> None:
         """Answer DataReceived with 354. Raises: LocalProtocolError: none is pending."""
-        if self._due is not State.CONTENT:
+        if self._due is not CONTENT:
             raise LocalProtocolError("no DATA waits for an answer")
         self.reply_encoded(_GO_AHEAD, True)
 
@@ -81,19 +81,19 @@ class SmtpServer(Introduction):
         if not positive:
             self._refused(due, octets)
             return
-        if due is State.RECIPIENTS:
+        if due is RECIPIENTS:
             self._recipients += 1
-        elif due is State.MAIL:
+        elif due is MAIL:
             self._recipients = 0
             self._was_refused = False
-        elif due is State.CONTENT:
+        elif due is CONTENT:
             self._content = ContentReader(self._settings.max_octets, self._settings.normalises_newlines)
-        elif self._state is State.ENDED:
+        elif self._state is ENDED:
             self._answer_others(due, octets)
             self._content = None
             self._errors = self._junk = 0
             self._was_refused = False
-        elif due is not State.CHUNKED:
+        elif due is not CHUNKED:
             self._agreed(due, octets)
         self._state = due
         self._row = self._moves[due]
@@ -114,7 +114,7 @@ class SmtpServer(Introduction):
                 event = self._obey(line, row) if isinstance(line, bytes) else self._stumble(line)
                 if event is not None:
                     return event
-            event = self._read_content() if self._state is State.CONTENT else self._read_otherwise()
+            event = self._read_content() if self._state is CONTENT else self._read_otherwise()
             if event is not None or not self._row:
                 return event
 
@@ -258,10 +258,10 @@ class SmtpServer(Introduction):
             piece = content.take_piece()
             return ContentReceived(piece) if piece else None
         self._input.consume(end)
-        return self._end_content(content.take_rest(), content.defect, State.READY)
+        return self._end_content(content.take_rest(), content.defect, READY)
 
     def _end_content(self, piece: bytes, defect: Reply | None, then: State) -> ServerEvent:
-        self._enter(State.ENDED)
+        self._enter(ENDED)
         self._due = then
         ended = ContentEnded(defect)
         if not piece:
@@ -275,9 +275,9 @@ class SmtpServer(Introduction):
             return self._skip_chunk(*self._skipped)
         if self._sasl is not None:
             return self._read_response(self._sasl)
-        if self._state is State.CHUNK:
+        if self._state is CHUNK:
             return self._read_chunk()
-        if self._state is State.SECURING and len(self._input):
+        if self._state is SECURING and len(self._input):
             return self._hang_up_on_injection(None)
         return None
 
@@ -293,10 +293,10 @@ class SmtpServer(Introduction):
         if is_last:
             content.end_content()
         if is_last or content.defect is not None:  # who sends what is refused anyway hears so before it sends it all
-            return self._end_content(content.take_rest(), content.defect, State.READY if is_last else State.VOID)
+            return self._end_content(content.take_rest(), content.defect, READY if is_last else VOID)
         piece = content.take_piece()
-        self._enter(State.CHUNKED)
-        self._due = State.CHUNKED
+        self._enter(CHUNKED)
+        self._due = CHUNKED
         ended = ChunkEnded(content.chunk.octets)
         if not piece:
             return ended
@@ -314,16 +314,16 @@ class SmtpServer(Introduction):
 
     def _refused(self, due: State, octets: bytes) -> None:
         """Draw the consequences of the driver's no; `octets` begin with its code."""
-        if self._state is State.ENDED:
+        if self._state is ENDED:
             self._answer_others(due, octets)
             self._content = None
             self._enter(due)
-            self._was_refused = due is State.VOID
-        elif due is State.MAIL or due is State.RECIPIENTS:
+            self._was_refused = due is VOID
+        elif due is MAIL or due is RECIPIENTS:
             self._was_refused = True
-        elif due is State.CHUNKED:
+        elif due is CHUNKED:
             self._content = None
-            self._enter(State.VOID)
+            self._enter(VOID)
             self._was_refused = True
         self._hello = None
         if self._sasl is not None:
@@ -341,7 +341,7 @@ class SmtpServer(Introduction):
 
     def _answer_others(self, due: State, octets: bytes) -> None:
         """In LMTP, say the answer to the content once for each recipient (RFC 2033 4.2); a chunk has one answer."""
-        if self._settings.is_lmtp and due is State.READY:
+        if self._settings.is_lmtp and due is READY:
             self._output.append(octets * (self._recipients - 1))
 
 

@@ -30,6 +30,20 @@ class State(IntEnum):
     CLOSED = 11
 
 
+# The same as globals: 3.11 takes some 50 ns to find a member in its enum, and the machine asks forty times a message.
+CONNECTED = State.CONNECTED
+SECURING = State.SECURING
+GREETED = State.GREETED
+VOID = State.VOID
+READY = State.READY
+MAIL = State.MAIL
+RECIPIENTS = State.RECIPIENTS
+CHUNKED = State.CHUNKED
+CHUNK = State.CHUNK
+CONTENT = State.CONTENT
+ENDED = State.ENDED
+CLOSED = State.CLOSED
+
 Row = Mapping[bytes, State | Reply]
 
 HELLO_FIRST = reply(503, "5.5.1", "Say EHLO or HELO first")
