@@ -45,6 +45,6 @@ def find_state_dir(state_dir: str | None, file: Path | None, default: Path = DEF
             written = tomllib.loads(source.read_text("utf-8")).get("state_dir")
             if written is not None:
                 return units.path(written)
-        except (OSError, ValueError) as error:  # a decoding error of either kind is a ValueError
+        except (OSError, ValueError, RecursionError) as error:  # a decoding error of either kind is a ValueError
             raise ConfigError(f"{source}: {error}", key="state_dir") from error
     return default_state_dir(os.environ, is_root=os.geteuid() == 0)

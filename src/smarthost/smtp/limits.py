@@ -51,14 +51,11 @@ BANNER_S = 300.0  # 4.5.3.2.1
 HELLO_S = 300.0  # not named by the RFC; as any command of a server that has just greeted
 STARTTLS_S = 120.0  # not named; no database stands behind it
 TLS_HANDSHAKE_S = 60.0  # not named; two or three round trips and one signature
-AUTH_S = 120.0  # not named; for each step of the exchange, password hashing and directories included
+AUTH_S = 120.0  # not named; for the whole exchange, password hashing and directories included
 MAIL_S = 300.0  # 4.5.3.2.2
-RCPT_S = 300.0  # 4.5.3.2.3
-DATA_S = 120.0  # 4.5.3.2.4
+RCPT_S = 300.0  # 4.5.3.2.3; DATA, which rides along with them, has it too (4.5.3.2.4 says 120)
 CONTENT_BLOCK_S = 180.0  # 4.5.3.2.5, for each block handed to TCP
 FINAL_DOT_S = 600.0  # 4.5.3.2.6; giving up earlier makes duplicates (RFC 1047)
-RSET_S = 20.0  # ours: a session that needs longer to forget is cheaper to replace
-QUIT_S = 5.0  # ours: the mail is through, nothing depends on the answer
 
 
 class Limits(Struct, frozen=True, gc=False, kw_only=True):
