@@ -150,10 +150,10 @@ ATTACKS: dict[str, tuple[int, Callable[[Attacker, int], Awaitable[None]]]] = {
     "slow DATA": (10, _slow_data),
     "slow BDAT": (10, _slow_bdat),
     "slow AUTH": (10, _slow_auth),
-    "unread replies": (10, _deaf),
+    "unread replies": (5, _deaf),
     "NOOP flood": (10, _noop_flood),
     "guessing": (10, _guess),
-    "endless RCPT": (5, _endless_rcpt),
+    "endless RCPT": (2, _endless_rcpt),
     "half handshake": (20, _half_handshake),
 }
 

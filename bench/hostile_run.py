@@ -6,6 +6,7 @@ Nothing waits for the queue to drain: with silent hosts it does not. The good lo
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ _OUR_NAME = "relay.bench.test"
 _READY_S = 30.0
 _ENDLESS = 100_000_000
 _PROBES = 4
+_STOPPED_S = 40.0  # must exceed the relay's grace of 30 s
 _CONFIG = """
 [tls]
 certificate_file = "{certificate}"
@@ -167,7 +169,7 @@ class HostileBench:
         replies = probe.end()
         running.child.kill_group()
         waiting = 0 if trickle is None else self._count_waiting()
-        stop_s = self._stop(relay) if stops else None
+        stop_s = self._stop(pid) if stops else None
         latency = summarize(replies, began, ended)
         return HostileRun(
             world=world,
@@ -187,7 +189,7 @@ class HostileBench:
 
     def _count_waiting(self) -> int:
         """Count the hostile domains that have mail in the queue: all whose mail is not taken or returned at once."""
-        command = [self._options.smarthost, "queue", "list", "--json", "--from", "<>"]
+        command: list[str | Path] = [self._options.smarthost, "queue", "list", "--json", "--from", "<>"]
         state = self._scratch.path / "relay" / "state"
         answer = subprocess.run([*command, "--state-dir", state], capture_output=True, check=False, timeout=60)
         messages = [json.loads(line) for line in answer.stdout.splitlines()]
@@ -195,10 +197,18 @@ class HostileBench:
         there = {each["address"].partition("@")[2] for message in messages for each in message["recipients"]}
         return len(there & domains)
 
-    def _stop(self, relay: Smarthost) -> float:
+    def _stop(self, pid: int) -> float:
+        """SIGTERM, and wait for its end; silent hosts have it use its whole grace. Raises: RunFailed."""
         began = time.monotonic()
-        relay.stop()
-        return time.monotonic() - began
+        os.kill(pid, signal.SIGTERM)
+        while time.monotonic() - began < _STOPPED_S:
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is not None and ended.si_status == 0:
+                return time.monotonic() - began
+            if ended is not None:
+                raise RunFailed(f"smarthost ended with {ended.si_status}: {self._scratch.complaint('smarthost')}")
+            time.sleep(0.05)
+        raise RunFailed(f"smarthost did not end within {_STOPPED_S:.0f} s of SIGTERM")
 
 
 def _read_seen(player: Player, world: str, kinds: Sequence[str]) -> dict[str, int]:

@@ -91,7 +91,10 @@ class Connection(Protocol):
 
     @property
     def peer(self) -> tuple[str, int]:
-        """IP address text (IPv4-mapped addresses are shown as IPv4) and port."""
+        """IP address text (IPv4-mapped addresses are shown as IPv4) and port.
+
+        Port 0: a balancer that did not say for whom it connects.
+        """
 
     @property
     def local(self) -> tuple[str, int]: ...
@@ -136,7 +139,8 @@ class Authenticator(Protocol):
     def check(self, username: str, password: str, answered: Callable[[User | None], None]) -> None:
         """Look the password up, off the loop, and call `answered` later: the user, or None for any kind of no.
 
-        Takes as long for a user who does not exist as for a wrong password. Raises: StoreError: users cannot be read.
+        Takes as long for a user who does not exist as for a wrong password. Raises: StoreError: users cannot be read;
+        StoreBusy: too many wait for an answer.
         """
 
     def find_user(self, name: str) -> User | None:

@@ -315,20 +315,7 @@ def test_a_report_that_returns_binary_or_8_bit_content_is_clean_on_every_wire(pl
     assert not [command for command in sink.commands if b"attacker" in command]
 
 
-@pytest.mark.parametrize(
-    "ret",
-    [
-        b"HDRS",
-        pytest.param(
-            b"FULL",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="RET=FULL, a raw 8-bit header field in what is returned and a host without 8BITMIME: the "
-                "report itself bounces (5.6.3), nobody is told; it could carry the header section only",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("ret", [b"HDRS", b"FULL"])
 def test_a_report_of_8_bit_content_is_7_bit_where_the_host_is(place: Place, ret: bytes) -> None:
     sender = b"eight-%b@old.example" % ret.lower()
     with Client(place.daemon.ports[0]) as client:

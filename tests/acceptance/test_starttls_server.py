@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """STARTTLS as a server: what is buffered at the switch closes the session, and what was said before it is forgotten."""
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
@@ -83,6 +84,16 @@ def test_anything_in_the_same_segment_as_starttls_closes_the_session(place: Plac
     assert came.count(b"\r\n") <= 1
     assert not came.startswith(b"25"), came
     assert b"attacker" not in b"".join(place.sink.commands)
+
+
+def test_no_session_inside_tls_begins_with_what_was_buffered_before_it(place: Place) -> None:
+    """A man in the middle put EHLO behind STARTTLS; the client shakes hands as if nothing had been."""
+    with place.client() as client:
+        client.send(b"STARTTLS\r\nEHLO injected.example\r\n")
+        if client.reply().code == 220:
+            with contextlib.suppress(ssl.SSLError, OSError):
+                client.sock = place.tls.wrap_socket(client.sock, server_hostname="localhost")
+        assert b"250" not in client.what_came_until_the_end()
 
 
 def test_a_command_in_clear_after_the_reply_to_starttls_is_no_command(place: Place) -> None:

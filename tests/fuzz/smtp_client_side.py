@@ -164,12 +164,13 @@ _LINES = (
     b"250 ok\r\n", b"250-ok\r\n", b"250\r\n", b"354 go\r\n", b"220 go\r\n", b"221 bye\r\n", b"334 \r\n", b"235 ok\r\n",
     b"421 4.3.2 closing\r\n", b"450 4.2.1 later\r\n", b"452 4.2.2 full\r\n", b"500 what\r\n", b"503 no\r\n",
     b"535 5.7.8 no\r\n", b"550 5.1.1 nobody\r\n", b"552 5.3.4 large\r\n", b"199 x\r\n", b"600 x\r\n",
-    b"250 5.0.0 x\r\n", b"250-STARTTLS\r\n", b"250-SIZE 99999999999999999999999\r\n", b"250-AUTH=LOGIN\r\n", b"250-LIMITS RCPTMAX=0\r\n",
+    b"250 5.0.0 x\r\n", b"250-STARTTLS\r\n", b"250-SIZE 99999999999999999999999\r\n", b"250-AUTH=LOGIN\r\n",
+    b"250-LIMITS RCPTMAX=0\r\n",
     b"x" * 5000, b"\x1b[2J",
 )  # fmt: skip
 
 TARGETS = (
-    Target("smtp-client", _check_client, _DIALOGUES, _LINES, 15_000),
+    Target("smtp-client", _check_client, _DIALOGUES, _LINES, 10_000),
     Target("replies", _check_replies, _DIALOGUES, _LINES, 15_000),
     Target("extensions", _check_extensions, (_OFFERS, _TLS), (*_LINES, b"SIZE", b"AUTH ", b"LIMITS ", b"="), 15_000),
 )

@@ -289,13 +289,13 @@ _WORDS = (
 )  # fmt: skip
 
 TARGETS = (
-    Target("smtp-server", _check_smtp, _SESSIONS, tuple(verb + b"\r\n" for verb in _VERBS), 12_000),
+    Target("smtp-server", _check_smtp, _SESSIONS, tuple(verb + b"\r\n" for verb in _VERBS), 8_000),
     Target(
         "lmtp-server",
         _check_lmtp,
         tuple(session.replace(b"EHLO", b"LHLO") for session in _SESSIONS),
         tuple(verb + b"\r\n" for verb in _VERBS),
-        6_000,
+        4_000,
     ),
     Target("grammar", _check_paths, _PATHS, _WORDS, 20_000),
     Target("xtext", _check_xtext, (b"Bob+2B@d.example", b"+3D+2B+7E"), (b"+2B", b"+0A", b"+7F", b"+"), 20_000),

@@ -260,6 +260,7 @@ def test_ret_full_returns_the_whole_message() -> None:
         full(owed(LATE)),
         full(owed(GONE_ON)),
         full(owed(), HEADER + BODY + b"x\r\n" * 30_000),
+        full(owed(), b"X-Name: Gr\xfc\xdfe\r\n" + HEADER + BODY),
         replace(full(owed()), tls=SenderTls.REQUIRED),
         full(owed(), HEADER + BODY + b"y" * 999 + b"\r\n"),
         full(owed(), HEADER + BODY + b"bare\nnewline\r\n"),

@@ -12,7 +12,7 @@ SEPARATORS = ("\x80", "\x85", "\x9f", "\u2028", "\u2029")
 
 @pytest.mark.parametrize("separator", SEPARATORS)
 def test_controls_beyond_ascii_never_get_into_an_address(separator: str) -> None:
-    """NEL and its like end a line for some readers of logs, and no host would hear them from us: refused at the door."""
+    """NEL and its like end a line for some readers of logs, and no host would hear them from us: refused."""
     path = f"<j{separator}rgen@example.org>".encode()
 
     sender = parse_mail(b"FROM:" + path + b" SMTPUTF8", 1000)

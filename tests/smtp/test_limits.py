@@ -68,7 +68,6 @@ def test_patience_with_a_host_is_what_the_rfc_asks_for() -> None:
         "BANNER_S": 300,
         "MAIL_S": 300,
         "RCPT_S": 300,
-        "DATA_S": 120,
         "CONTENT_BLOCK_S": 180,
         "FINAL_DOT_S": 600,
         "SERVER_COMMAND_S": 300,

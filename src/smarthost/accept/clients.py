@@ -107,7 +107,10 @@ class NetworkAllowance(Allowance):
 
 
 class Client(Struct, frozen=True):
-    """What the terms say about one client address. `network`: the client network it counts for, as text."""
+    """What the terms say about one client address. `network`: the client network it counts for, as text.
+
+    `is_rated`: something of what it asks in a minute is limited.
+    """
 
     network: str
     terms: NetworkTerms
@@ -123,7 +126,7 @@ class Clients:
 
     def __init__(self, terms: ClientTerms, monotonic: Callable[[], float]) -> None:
         self._terms = terms
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._by_network = _narrowest_first(terms.networks)
         self._others = _describe(terms.others or NetworkTerms())
         self._open: dict[str, int] = {}  # bounded by the connections there may be in all
@@ -152,8 +155,7 @@ class Clients:
         limit = found.terms.connections
         if limit is not None and count > limit:
             return False
-        allowance = self.allowance_of(found)
-        return allowance is None or allowance.take_connection(self._monotonic())
+        return not found.is_rated or self.allowance_of(found).take_connection(self.monotonic())
 
     def leave(self, client: str) -> None:
         """A connection that was entered is over."""
@@ -164,10 +166,8 @@ class Clients:
         else:
             self._open.pop(network, None)
 
-    def allowance_of(self, client: Client) -> NetworkAllowance | None:
-        """Give what is left to a client's network; None: nothing of it is limited."""
-        if not client.is_rated:
-            return None
+    def allowance_of(self, client: Client) -> NetworkAllowance:
+        """Give what is left to a client's network, which is rated."""
         return self._allowances.find_or_make(client.network, lambda: NetworkAllowance(client.terms))
 
     def allowance_of_user(self, user: User) -> Allowance | None:

@@ -83,7 +83,7 @@ class Injection:
             InlineContent(octets),
             client,
             sender or client,
-            signs=True,
+            signs=("*",),
         )
         await self._file(message)
         return Receipt(id)

@@ -24,14 +24,14 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 class Networks:
     """A set of networks (CIDR) to ask for client addresses. Immutable. Raises: ConfigError: names `key`."""
 
-    __slots__ = ("_holds", "_networks")
+    __slots__ = ("_networks", "holds")
 
     def __init__(self, networks: Iterable[str], key: str) -> None:
         self._networks = tuple(parse_network(text, key) for text in networks)
-        self._holds: Callable[[str], bool] = lru_cache(maxsize=1024)(self._look_up)  # 0.1 us instead of 2
+        self.holds: Callable[[str], bool] = lru_cache(maxsize=1024)(self._look_up)  # 0.1 us instead of 2
 
     def __contains__(self, client: str) -> bool:
-        return self._holds(client)
+        return self.holds(client)
 
     @property
     def are_everyone(self) -> bool:
@@ -62,7 +62,7 @@ class RelayPolicy:
 
     def may_relay(self, client: str) -> bool:
         """May this client address relay? An IPv4-mapped one is its IPv4 address; what is no address may not."""
-        return client in self._networks
+        return self._networks.holds(client)
 
     def refuse_recipient(self, recipient: Address, client: str, *, may_relay: bool) -> Reply | None:
         """Refuse a recipient, or give None. `may_relay` is the answer given for this client.

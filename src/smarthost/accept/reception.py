@@ -70,8 +70,9 @@ class Reception(Session):
     """One session with one client."""
 
     def __init__(self, connection: Connection, door: Door, lobby: Lobby) -> None:
-        standing = Standing(door, lobby.clients, connection.peer[0], connection.local[0])
-        super().__init__(connection, door, standing, lobby.terms, lobby.seldom)
+        peer, port = connection.peer
+        standing = Standing(door, lobby.clients, peer, connection.local[0], is_named=port != 0)
+        Session.__init__(self, connection, door, standing, lobby.terms, lobby.seldom)  # super() takes 0.3 us in 3.11
         settings = door.terms.settings
         self._lobby = lobby
         self._stamp = trace.ReceivedStamp(standing.client, settings.hostname, is_lmtp=settings.is_lmtp)
@@ -146,15 +147,14 @@ class Reception(Session):
                 self._hang_up()
 
     def _answer_mail(self, mail: MailReceived) -> None:
-        self._transaction.forget()
-        terms = self._terms
+        terms, standing = self._terms, self._standing
         failure = terms.refusal()
         if self._is_leaving:
             refusal: Reply | None = replies.SHUTTING_DOWN
         elif failure is not None:
             refusal = replies.for_store_failure(failure)
         else:
-            refusal = self._standing.refuse_mail(mail.reverse_path, terms.clock.monotonic())
+            refusal = None if standing.sends_freely else standing.refuse_mail(mail.reverse_path)
             if refusal is not None and refusal.enhanced != "5.7.0":  # "log in first" is said to every honest client
                 sender = "" if mail.reverse_path is None else mail.reverse_path.text
                 self._note_refusal("sender refused", refusal, reverse_path=sender)
@@ -166,12 +166,12 @@ class Reception(Session):
 
     def _answer_rcpt(self, rcpt: RcptReceived) -> None:
         recipient = rcpt.recipient
-        refusal = self._standing.refuse_recipient(recipient, self._terms.clock.monotonic())
+        refusal = self._standing.refuse_recipient(recipient)
         if refusal is not None:
             self._note_refusal("recipient refused", refusal, recipient=recipient.text)
             self._machine.reply(refusal)
             return
-        self._transaction.add(self._door.terms.policy.route_recipient(recipient), rcpt.request)
+        self._transaction.add(self._door.policy.route_recipient(recipient), rcpt.request)
         self._machine.reply_encoded(replies.RCPT_OK_OCTETS, True)
 
     def _note_refusal(self, what: str, refusal: Reply, **facts: object) -> None:
@@ -218,16 +218,15 @@ class Reception(Session):
     def _file(self) -> None:
         terms, standing = self._terms, self._standing
         user = standing.user
-        message = self._transaction.to_message(
+        message = self._transaction.hand_over(
             terms.next_id(),
             terms.clock.wall(),
             self._stamp,
             client=standing.client,
             user="" if user is None else user.name,
-            signs=standing.may_relay,
+            signs=standing.signs,
             submits=self._door.submits_to,
         )
-        self._transaction.forget()
         self._filing = message
         self._deadline.restart(FILING_S)  # what we wait for now is ours to be late with
 
@@ -326,6 +325,8 @@ class Reception(Session):
         client = known.get("ADDR", "unknown" if "ADDR" in attributes else former)
         login = known.get("LOGIN")
         standing.came_from(client, None if login is None else self._vouched(login))
+        if "ADDR" in attributes or "LOGIN" in attributes:
+            standing.spoken_for()
         self._transaction.forget()
         self._stamp.came_from(client)
         if login is not None:

@@ -33,6 +33,7 @@ AUTH_FIRST = reply(530, "5.7.0", "Authentication required")  # RFC 4954 6
 AUTH_OK = reply(235, "2.7.0", "Authentication successful")
 AUTH_FAILED = reply(535, "5.7.8", "Authentication failed: user name or password is wrong")  # which is nobody's business
 AUTH_UNAVAILABLE = reply(454, "4.7.0", "Users cannot be checked now, try again later")
+AUTH_BUSY = reply(454, "4.7.0", "Too many logins at once, try again later")
 AUTH_BANNED = reply(454, "4.7.0", "Too many failed logins, try again later")
 TOO_MANY_LOGINS = reply(421, "4.7.0", "Too many failed logins in this session")
 

@@ -162,7 +162,7 @@ class Session:
     def _count_errors(self, errors: int) -> None:
         fresh = errors - self._errors if errors > self._errors else errors  # fewer: a message was taken meanwhile
         self._errors = errors
-        is_within = not fresh or self._standing.take_errors(self._terms.clock.monotonic(), fresh)
+        is_within = not fresh or self._standing.take_errors(fresh)
         if not (is_within or self._is_over or self._machine.is_waiting or self._is_shaking):
             self._machine.reply_unasked(replies.TOO_MANY_ERRORS)
             self._note("client hung up upon", why="too many errors in a minute")

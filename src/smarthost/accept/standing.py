@@ -7,6 +7,8 @@ machines relay, networks count (accept.policy), and users may relay from anywher
 What follows from that is worked out when it changes, not for each command.
 """
 
+from functools import lru_cache
+
 from msgspec.structs import replace
 
 from smarthost.accept import replies
@@ -18,9 +20,10 @@ from smarthost.mail.address import Address
 from smarthost.mail.hop import TlsFacts
 from smarthost.mail.reply import Reply
 from smarthost.mail.user import User
-from smarthost.smtp.offer import Offer, ServerSettings
+from smarthost.smtp.offer import NOTHING, Offer, ServerSettings
 
 MECHANISMS = ("PLAIN", "LOGIN")
+_ANY = ("*",)
 _LOOPBACK = Networks(LOOPBACK, "loopback")
 
 
@@ -29,11 +32,13 @@ class Door:
 
     def __init__(self, terms: ListenerTerms) -> None:
         self.terms = terms
+        self.policy = terms.policy
         self.greeting = replies.greeting(terms.settings.hostname, is_lmtp=terms.settings.is_lmtp)
         self.is_for_users = terms.mode in (Mode.SUBMISSION, Mode.SUBMISSIONS)
         self.begins_with_tls = terms.implicit_tls or terms.mode is Mode.SUBMISSIONS
         self.submits_to = terms.settings.hostname if self.is_for_users else ""  # who adds missing fields, if anybody
         self.proxies = Networks(terms.xclient_from, "xclient_from") if terms.xclient_from else None
+        self.is_plain = terms.tls is None and terms.users is None and self.proxies is None  # nobody is offered more
         self._strict_settings = replace(terms.settings, normalises_newlines=False)
 
     @property
@@ -47,28 +52,39 @@ class Door:
 
 
 class Standing:
-    """What one client is and may."""
+    """What one client is and may. `signs`: whose names in From: we sign for it (accept.senders), () for nobody's.
+
+    Not `is_named`: a balancer did not say for whom it connects. That one has no rights by the balancer's address.
+    """
 
     __slots__ = ("_allowance", "_allowances", "_clients", "_door", "_ends", "_found", "_is_proxy", "_senders", "client",
-                 "is_secured", "may_relay", "user")  # fmt: skip
+                 "_is_named", "_is_spoken_for", "is_secured", "may_relay", "sends_freely", "signs", "user")  # fmt: skip
 
-    def __init__(self, door: Door, clients: Clients, peer: str, local: str) -> None:
+    def __init__(self, door: Door, clients: Clients, peer: str, local: str, *, is_named: bool = True) -> None:
         self._door = door
         self._clients = clients
         self._ends = (peer, local)
-        self._is_proxy = door.proxies is not None and peer in door.proxies
+        self._is_named = is_named
+        self._is_proxy = door.proxies is not None and is_named and peer in door.proxies
+        self._is_spoken_for = False
         self.is_secured = False
         self.user: User | None = None
         self._senders: Senders | None
         self._allowance: NetworkAllowance | None
         self._allowances: tuple[Allowance, ...]
-        self.came_from(peer)
+        self.client = peer
+        self._found = clients.find(peer)
+        self.became(None)
 
     def came_from(self, client: str, user: User | None = None) -> None:
         """The client has this address; a trusted proxy that says so may name a user, too."""
         self.client = client
         self._found = self._clients.find(client)
         self.became(user)
+
+    def spoken_for(self) -> None:
+        """A trusted proxy has said who the client is; it may pass on what that client says from now on (nginx does)."""
+        self._is_spoken_for = True
 
     @property
     def network(self) -> str:
@@ -77,19 +93,23 @@ class Standing:
 
     def became(self, user: User | None) -> None:
         """The client proved to be this user, or what it proved is forgotten."""
-        door, clients = self._door, self._clients
+        door, clients, found = self._door, self._clients, self._found
         self.user = user
-        found = self._found
-        allowance = self._allowance = clients.allowance_of(found)
+        allowance = self._allowance = clients.allowance_of(found) if found.is_rated else None
+        self._allowances = () if allowance is None else (allowance,)
         if user is None:
-            self.may_relay = not door.is_for_users and door.terms.policy.may_relay(self.client)
+            self.may_relay = not door.is_for_users and self._is_named and door.policy.may_relay(self.client)
             self._senders = found.senders
-            self._allowances = (allowance,) if allowance is not None else ()
-            return
-        self.may_relay = True
-        self._senders = senders_of(user.senders)
-        both = (allowance, clients.allowance_of_user(user))
-        self._allowances = tuple([each for each in both if each is not None])
+            self.signs = (found.terms.senders or _ANY) if self.may_relay else ()
+        else:
+            self.may_relay = True
+            self._senders = senders_of(user.senders)
+            self.signs = user.senders
+            if (of_user := clients.allowance_of_user(user)) is not None:
+                self._allowances = (*self._allowances, of_user)
+        # Whom nothing bounds is not asked about each message.
+        is_bound = self._senders is not None or self._allowances or (user is None and door.is_for_users)
+        self.sends_freely = not (is_bound or (door.terms.requires_tls and not self.is_secured))
 
     def secured(self, facts: TlsFacts) -> None:
         """TLS has begun: who the client was before counts no more, its certificate does.
@@ -106,11 +126,11 @@ class Standing:
     @property
     def offer(self) -> Offer:
         """What this client may use now."""
-        return Offer(
-            starttls=not self.is_secured and self._door.can_secure,
-            auth=MECHANISMS if self._may_log_in else (),
-            requiretls=self.is_secured,
-            xclient=self._is_proxy,
+        door, is_secured = self._door, self.is_secured
+        if door.is_plain:
+            return NOTHING
+        return _make_offer(
+            not is_secured and door.can_secure, self._may_log_in, is_secured, self._is_proxy and not self._is_spoken_for
         )
 
     @property
@@ -118,10 +138,13 @@ class Standing:
         terms = self._door.terms
         if terms.users is None or self.is_secured:
             return terms.users is not None
-        return not terms.requires_tls and all(end in _LOOPBACK for end in (*self._ends, self.client))
+        return not terms.requires_tls and self._is_named and all(end in _LOOPBACK for end in (*self._ends, self.client))
 
-    def refuse_mail(self, reverse_path: Address | None, now: float) -> Reply | None:
-        """Refuse a reverse-path (None: the null path), or give None and count a message."""
+    def refuse_mail(self, reverse_path: Address | None) -> Reply | None:
+        """Refuse a reverse-path (None: the null path), or give None and count a message.
+
+        Need not be asked while `sends_freely`: it would give None, and there is nothing to count.
+        """
         door = self._door
         if door.terms.requires_tls and not self.is_secured:
             return replies.TLS_FIRST
@@ -129,6 +152,7 @@ class Standing:
             return replies.AUTH_FIRST if self._may_log_in or self.is_secured else replies.TLS_FIRST
         if self._senders is not None and (refusal := self._refuse_sender(reverse_path, self._senders)) is not None:
             return refusal
+        now = self._clients.monotonic()
         for allowance in self._allowances:
             if not allowance.take_message(now):
                 return replies.TOO_MANY_MESSAGES
@@ -144,16 +168,22 @@ class Standing:
             return replies.sender_denied_to_network(reverse_path.text, self.client)
         return replies.sender_denied_to_user(reverse_path.text, user.name)
 
-    def refuse_recipient(self, recipient: Address, now: float) -> Reply | None:
+    def refuse_recipient(self, recipient: Address) -> Reply | None:
         """Refuse a recipient, or give None and count it."""
-        refusal = self._door.terms.policy.refuse_recipient(recipient, self.client, may_relay=self.may_relay)
-        if refusal is not None:
+        refusal = self._door.policy.refuse_recipient(recipient, self.client, may_relay=self.may_relay)
+        if refusal is not None or not self._allowances:
             return refusal
+        now = self._clients.monotonic()
         for allowance in self._allowances:
             if not allowance.take_recipient(now):
                 return replies.TOO_MANY_RECIPIENTS
         return None
 
-    def take_errors(self, now: float, count: int) -> bool:
+    def take_errors(self, count: int) -> bool:
         """Count 5xx replies; False: they are too many for this client's network."""
-        return self._allowance is None or self._allowance.take_errors(now, count)
+        return self._allowance is None or self._allowance.take_errors(self._clients.monotonic(), count)
+
+
+@lru_cache(maxsize=16)  # all there are
+def _make_offer(starttls: bool, may_log_in: bool, is_secured: bool, is_proxy: bool) -> Offer:
+    return Offer(starttls, MECHANISMS if may_log_in else (), is_secured, is_proxy)

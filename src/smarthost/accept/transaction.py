@@ -15,21 +15,30 @@ from smarthost.mail.message import Message
 from smarthost.smtp.wire import MailReceived
 
 _UNASKED = DsnRequest()
+# Globals, for 3.11 takes some 50 ns to find a member in its enum.
+_REQUIRED, _OPTIONAL, _DEFAULT = SenderTls.REQUIRED, SenderTls.OPTIONAL, SenderTls.DEFAULT
 
 
 class Transaction:
     """Used again for each message of a session."""
 
-    __slots__ = ("_recipients", "_requests", "intake", "mail")
+    __slots__ = ("_mail", "_recipients", "_requests", "intake", "reverse_path")
 
     def __init__(self, draft: Callable[[], Draft]) -> None:
         self.intake = Intake(draft)
-        self.mail: MailReceived | None = None
+        self.reverse_path = NULL_REVERSE_PATH
+        self._mail: MailReceived | None = None
         self._recipients: list[Address] = []
         self._requests: list[DsnRequest] = []  # empty while nobody asked for anything
 
     def begin(self, mail: MailReceived) -> None:
-        self.mail = mail
+        """Take an accepted MAIL; whatever was left of a transaction before it is dropped."""
+        if self._mail is not None:
+            self._let_go()
+        self.intake.drop()
+        self._mail = mail
+        path = mail.reverse_path
+        self.reverse_path = NULL_REVERSE_PATH if path is None else path.text
 
     def add(self, recipient: Address, request: DsnRequest | None) -> None:
         """Take an accepted recipient."""
@@ -39,28 +48,21 @@ class Transaction:
             self._requests.append(request or _UNASKED)
         self._recipients.append(recipient)
 
-    @property
-    def reverse_path(self) -> str:
-        mail = self.mail
-        return NULL_REVERSE_PATH if mail is None or mail.reverse_path is None else mail.reverse_path.text
-
-    def to_message(
-        self, id: str, now: float, stamp: trace.ReceivedStamp, *, client: str, user: str, signs: bool, submits: str
+    def hand_over(
+        self, id: str, now: float, stamp: trace.ReceivedStamp, *, client: str, user: str, signs: tuple[str, ...], submits: str
     ) -> Message:
-        """Give the message. `submits`: our hostname where missing fields are added, else "".
+        """Give the message and keep nothing of it. `submits`: our hostname where missing fields are added, else "".
 
         Raises: StoreError: the draft cannot be finished.
         """
-        mail = self.mail
+        mail = self._mail
         assert mail is not None, "content follows MAIL"
+        intake = self.intake
         reverse_path = self.reverse_path
         prefix = stamp.write(id, now, self._recipients, smtputf8=mail.smtputf8)
         if submits:
-            prefix += self.intake.missing_fields(now, id, submits)
-        if mail.requires_tls:
-            tls = SenderTls.REQUIRED
-        else:
-            tls = SenderTls.OPTIONAL if self.intake.tls_optional else SenderTls.DEFAULT
+            prefix += intake.missing_fields(now, id, submits)
+        tls = _REQUIRED if mail.requires_tls else _OPTIONAL if intake.tls_optional else _DEFAULT
         envelope = Envelope(
             reverse_path,
             tuple(self._recipients),
@@ -71,13 +73,17 @@ class Transaction:
             tls,
             tuple(self._requests),
         )
-        content = self.intake.hand_over()
+        content = intake.hand_over()
+        self._let_go()
         return Message(id, now, envelope, prefix, content, client, user or reverse_path or client, signs, user)
 
     def forget(self) -> None:
         """Drop everything; ready for the next message."""
-        self.mail = None
+        self._let_go()
+        self.intake.drop()
+
+    def _let_go(self) -> None:
+        self._mail = None
         self._recipients = []
         if self._requests:
             self._requests = []
-        self.intake.drop()

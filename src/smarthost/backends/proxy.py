@@ -27,13 +27,15 @@ _UNKNOWN = b"PROXY UNKNOWN"
 _LINE = re.compile(
     rb"PROXY TCP([46]) ([0-9A-Fa-f.:]{2,39}+) ([0-9A-Fa-f.:]{2,39}+) (0|[1-9]\d{0,4}+) (0|[1-9]\d{0,4}+)"
 )
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _LOCAL, _PROXY = 0x20, 0x21  # version 2 with its command
 _UNSPECIFIED, _TCP4, _TCP6 = 0x00, 0x11, 0x21  # family with transport
 _ADDRESS_OCTETS = {_TCP4: 4, _TCP6: 16}
 
 
 class ProxyHeader(Struct, frozen=True, gc=False):
-    """A header of that many octets. `ends`: the client and what it connected to; None: the balancer is the client."""
+    """A header of that many octets. `ends`: the client and what it connected to; None: it does not say (a health check,
+    or a balancer that does not know)."""
 
     octets: int
     ends: tuple[SocketAddress, SocketAddress] | None = None
@@ -67,9 +69,12 @@ def compile_networks(networks: Iterable[str]) -> Callable[[str], bool]:
     known = []
     for text in networks:
         try:
-            known.append(ipaddress.ip_network(text))
+            network = ipaddress.ip_network(text)
         except ValueError as error:
             raise ConfigError(f"{text!r} is not a network: {error}", key="proxies") from error
+        if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):  # peers are shown as IPv4
+            network = ipaddress.ip_network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+        known.append(network)
 
     @lru_cache(maxsize=1024)
     def is_within(address: str) -> bool:

@@ -143,7 +143,7 @@ class _ProxiedConnection(asyncio.Protocol):
             self._drop(header.why)
             return
         self._stop_waiting()
-        connection = self._hand_over(header.ends)
+        connection = self._hand_over(header.ends or self._nameless_ends())
         rest = self._unread[header.octets :]
         if rest and not self._transport.is_closing():
             connection.data_received(rest)
@@ -156,6 +156,11 @@ class _ProxiedConnection(asyncio.Protocol):
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
         return connection
+
+    def _nameless_ends(self) -> tuple[SocketAddress, SocketAddress]:
+        """Whoever is behind it, it is not the balancer: port 0 says so (ports.Connection.peer)."""
+        balancer, here = map(self._transport.get_extra_info, ("peername", "sockname"))
+        return (to_address(balancer)[0], 0), to_address(here)
 
     def _give_up(self) -> None:
         self._drop(f"no PROXY header within {HEADER_S:g} s")

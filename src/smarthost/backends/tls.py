@@ -157,12 +157,15 @@ def _read_kind(path: str) -> type:
     A context has a place for each kind: loading an ECDSA certificate would leave the RSA one of before in use.
     """
     from cryptography import x509  # 77 ms, for those who need it
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     _read(path, "certificate_file")
     try:
         return type(x509.load_pem_x509_certificate(Path(path).read_bytes()).public_key())
     except ValueError as error:
         raise ConfigError(f"{path} does not begin with a certificate in PEM", key="certificate_file") from error
+    except (x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path} has a certificate of no known kind: {error}", key="certificate_file") from error
 
 
 def _read(path: str, key: str) -> None:

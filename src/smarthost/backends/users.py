@@ -34,7 +34,7 @@ from argon2.low_level import Type, verify_secret
 
 from smarthost.backends.watched import Note, WatchedFiles
 from smarthost.mail.address import to_domain
-from smarthost.mail.errors import ConfigError, StoreError
+from smarthost.mail.errors import ConfigError, StoreBusy, StoreError
 from smarthost.mail.user import User
 from smarthost.ports import Clock
 
@@ -79,7 +79,7 @@ class _Users:
 
 
 def _yield_to_mail() -> None:
-    """Hash with what CPU mail leaves: beside ten who guess mail had a third of its rate on two cores, and now all of it."""
+    """Hash with the CPU that mail leaves: ten who guessed took two thirds of its rate on two cores, and now nothing."""
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own; the lanes of a hash inherit this one
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
@@ -99,7 +99,7 @@ class UserFile:
         self._watched = WatchedFiles((str(path),), self._load, clock, note, complaint="users file not taken")
 
     def check(self, username: str, password: str, answered: Callable[[User | None], None]) -> None:
-        """See ports.Authenticator. Raises: StoreError: too many wait for an answer."""
+        """See ports.Authenticator. Raises: StoreBusy, StoreError."""
         users = self._watched.value
         name, secret = prepare(username), prepare(password).encode("utf-8", "surrogatepass")
         digest = self._digest(name, secret)
@@ -109,10 +109,13 @@ class UserFile:
             loop.call_soon(answered, users.by_name[name])
             return
         if self._waiting >= WAITING:
-            raise StoreError("too many passwords wait to be checked")
-        self._waiting += 1
+            raise StoreBusy("too many passwords wait to be checked")
         hashed = users.hashes.get(name, users.dummy)
-        future = loop.run_in_executor(self._pool, self._verify, hashed, secret)
+        try:
+            future = loop.run_in_executor(self._pool, self._verify, hashed, secret)
+        except RuntimeError as error:  # no thread can be started
+            raise StoreError(f"passwords cannot be checked: {error}") from error
+        self._waiting += 1
         future.add_done_callback(partial(self._conclude, users, name, digest, answered))
 
     def find_user(self, name: str) -> User | None:
@@ -138,7 +141,11 @@ class UserFile:
         self._waiting -= 1
         if future.cancelled():
             return
-        user = users.by_name.get(name) if future.result() and name in users.hashes else None
+        failure = future.exception()
+        if failure is not None:  # who asked waits, whatever it was
+            self._note("error", "a password could not be checked", why=repr(failure))
+        is_right = failure is None and future.result()
+        user = users.by_name.get(name) if is_right and name in users.hashes else None
         if user is not None:
             users.known[name] = digest, self._clock.monotonic() + KNOWN_S
         answered(user)
@@ -204,6 +211,8 @@ def _read_users(tables: dict[str, Any]) -> _Users:
             raise _BadEntry(f"user {name!r}: {error}") from error
         if entry.password is not None:
             kinds[entry.password.rpartition("$")[0].rpartition("$")[0]] += 1  # kind, version, parameters
+    if not users.by_name:  # a file that was emptied by mistake says no to everybody
+        raise _BadEntry("there is no user in it")
     users.dummy = _make_dummy(kinds.most_common(1)[0][0] if kinds else _default_kind())
     return users
 

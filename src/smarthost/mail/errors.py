@@ -20,6 +20,7 @@
     |   `-- CanonicalNameChainTooLong     4.4.4
     |-- StoreError                the store cannot promise durability now
     |   |-- StoreFull             ... because space is short
+    |   |-- StoreBusy             ... because too many wait for it already
     |   `-- StoreLocked           ... because another process owns the state directory
     |-- SubmissionRefused         mail handed to us in code was refused; carries the reply
     `-- ConfigError               names the key, and the line where it is known
@@ -126,6 +127,10 @@ class StoreError(SmarthostError):
 
 class StoreFull(StoreError):
     """Space is short: new mail is refused with 452 4.3.1, settlements still work."""
+
+
+class StoreBusy(StoreError):
+    """Too many wait already."""
 
 
 class StoreLocked(StoreError):

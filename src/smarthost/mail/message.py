@@ -13,7 +13,8 @@ class Message(Struct, frozen=True, gc=False):
     `prefix` is what we put before the content (Received: and, in submission, Date and Message-ID), kept apart from the
     content, which stays as received. `client` says who handed it to us (an address literal, or "local"); `sender` is
     the key fairness counts by (authenticated user, else reverse-path, else client).
-    `user`: who logged in to hand it to us, or "". `signs`: DKIM may sign it, since who handed it to us may relay.
+    `user`: who logged in to hand it to us, or "". `signs`: whose names DKIM may sign for: those that
+    he who handed it to us may use, as addresses, "@domain", or "*" for any; () for a stranger's mail.
     """
 
     id: str
@@ -23,5 +24,5 @@ class Message(Struct, frozen=True, gc=False):
     content: Content
     client: str
     sender: str
-    signs: bool = False
+    signs: tuple[str, ...] = ()
     user: str = ""

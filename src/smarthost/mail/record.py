@@ -34,6 +34,7 @@ class Record(Struct, frozen=True, gc=False, omit_defaults=True):
     `at`: wall seconds. `seq` rises, is unique within a store, and makes committing a record twice harmless.
     `queued_s` .. `transfer_s`: where the time went. `next_attempt_at`: for a deferral, when it is tried again; for a
     broken host, when it is probed. `service`: which of a host's services (send.gates), "" for the usual one.
+    `user`: of an acceptance, who logged in.
     """
 
     seq: int
@@ -60,6 +61,7 @@ class Record(Struct, frozen=True, gc=False, omit_defaults=True):
     transfer_s: float = 0.0
     walk: tuple[str, ...] = ()
     service: str = ""
+    user: str = ""
 
 
 _encoder = msgspec.json.Encoder(decimal_format="number")

@@ -60,6 +60,7 @@ class RecordLine(Struct, omit_defaults=True, gc=False):
     transfer_s: float = 0.0
     walk: tuple[str, ...] = ()
     service: str = ""
+    user: str = ""
 
 
 def _describe(thing: object) -> str:
@@ -141,6 +142,7 @@ class JsonLog:
             _rounded(record.transfer_s),
             record.walk,
             record.service,
+            record.user,
         )
         try:
             self._keep(_encode(line))

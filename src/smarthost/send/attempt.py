@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from smarthost.mail.content import Content
-from smarthost.mail.envelope import SenderTls
+from smarthost.mail.envelope import DsnRequest, SenderTls
 from smarthost.mail.errors import ConnectionLost, SmarthostError, TlsFailed
 from smarthost.mail.hop import Host, SessionPolicy, TlsFacts, TlsLevel
 from smarthost.mail.lease import Lease
@@ -19,7 +19,7 @@ from smarthost.mail.reply import Reply
 from smarthost.mail.result import AttemptResult, Outcome, Timings, Verdict
 from smarthost.ports import Refused
 from smarthost.send import verdict
-from smarthost.send.offer import Allowance, Needs, Rendition, Unfit, demanded_policy, dsn_duty, share_out
+from smarthost.send.offer import Allowance, Needs, Rendition, Unfit, demanded_policy, dsn_duty, plain_form, share_out
 from smarthost.send.opening import AttemptTerms, Effort, Opener
 from smarthost.send.session import Session, SetupFailed, TransactionLost
 from smarthost.smtp.client import Transaction
@@ -31,6 +31,7 @@ DIALS_PER_ATTEMPT = 5  # Postfix's smtp_mx_address_limit; at 10 s each a dead si
 CROWDED_S = 30.0  # until content that had no room to be converted is tried again: a large message takes about as long
 
 _NO_WISH, _REQUIRED, _OPTIONAL = SenderTls.DEFAULT, SenderTls.REQUIRED, SenderTls.OPTIONAL  # cheaper to ask for
+_NO_REQUESTS: tuple[DsnRequest, ...] = ()
 
 Stop: TypeAlias = tuple[Host, str]  # of the walk: a host and one of its addresses
 
@@ -62,13 +63,14 @@ class Sender:
                 if not walk.pending or walk.effort.dials >= DIALS_PER_ATTEMPT:
                     break
                 await walk.visit(host, address, stops[index + 1 :])
-            await walk.visit_anew()
+            if walk.refused:
+                await walk.visit_anew()
         except SmarthostError as failure:
             if not walk.has_relayed:
                 raise
             walk.break_off(failure)  # what a host took is not sent again because the rest cannot go on
         finally:
-            walk.needs.close()
+            walk.close()
         return walk.result()
 
 
@@ -92,10 +94,11 @@ class _Walk:
     """One attempt's way along the hosts; it knows who still needs a verdict."""
 
     __slots__ = (
+        "_content",
         "_lease",
+        "_needs",
         "_plan",
         "_queued_s",
-        "_refused",
         "_sender",
         "_tls",
         "_tls_of",
@@ -103,30 +106,43 @@ class _Walk:
         "_uncounted",
         "_verdicts",
         "effort",
-        "needs",
         "pending",
+        "refused",
     )
 
     def __init__(self, sender: Sender, lease: Lease, plan: Plan, content: Content) -> None:
         self._sender = sender
         self._lease = lease
         self._plan = plan
+        self._content = content
+        self._needs: Needs | None = None  # most mail needs nothing
         self._queued_s = sender.terms.clock.wall() - lease.received_at
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
         self._tls: TlsFacts | None = None  # of the last session, and where others follow, of each recipient's
         self._tls_of: dict[int, TlsFacts | None] = {}
         self._transfer_s = 0.0
-        self._refused: list[Stop] = []
+        self.refused: list[Stop] = []
         self._uncounted: list[tuple[Refused, str, str]] = []
-        self.needs = Needs(lease, content, sender.allowance)
         self.pending = list(range(len(lease.recipients)))
         self.effort = Effort()
         if plan.caveat:
             self.effort.lines.append(plan.caveat)
 
+    def close(self) -> None:
+        """Give back the memory of a converted form."""
+        if self._needs is not None:
+            self._needs.close()
+
+    @property
+    def needs(self) -> Needs:
+        """What this mail needs of a host."""
+        if self._needs is None:
+            self._needs = Needs(self._lease, self._content, self._sender.allowance)
+        return self._needs
+
     def _policy_for(self, host: Host) -> SessionPolicy:
         if self._lease.tls is _NO_WISH:
-            return self._plan.policy_of(host)
+            return host.policy or self._plan.policy  # Plan.policy_of, spelled out: asked for all mail
         return demanded_policy(self._lease, self._plan, host)
 
     async def visit(self, host: Host, address: str, ahead: Sequence[Stop]) -> None:
@@ -159,7 +175,7 @@ class _Walk:
 
     async def visit_anew(self) -> None:
         """Go back to hosts that were refused and work now: a probe may have found that while this walk went on."""
-        for host, address in tuple(self._refused):
+        for host, address in tuple(self.refused):
             if not self.pending or self.effort.dials >= DIALS_PER_ATTEMPT:
                 return
             if self._sender.opener.refusal(self._policy_for(host), address) is None:
@@ -180,49 +196,59 @@ class _Walk:
         That is all of them, if the session had died while idle, which is nobody's attempt.
         """
         try:
-            asked = self._judge_offer(session, host, address, asked)
-            if not asked:
-                return []
-            fit = self.needs.fit(session.extensions)
-            if fit is None and await self.needs.convert(self._sender.terms.clock.sleep):
-                fit = self.needs.fit(session.extensions)
-            if not isinstance(fit, Rendition) or fit.is_converted:
-                fit = self._judge_fit(fit, session, host, address, asked)
-                if fit is None:
+            offered = session.extensions
+            fit = None if offered is None else plain_form(self._lease, self._content, offered)
+            shares = [asked]
+            if fit is None:
+                asked = self._judge_offer(session, host, address, asked)
+                if not asked or (fit := await self._find_fit(session, host, address, asked)) is None:
                     return []
-            shares = share_out(self._lease, asked, session.extensions)
+                shares = share_out(self._lease, asked, offered)
             rest: list[int] = []
             for number, share in enumerate(shares):
                 if number and not session.is_reusable:  # MAILMAX
                     return rest
                 rest = [index for later in shares[number + 1 :] for index in later] if len(shares) > 1 else []
-                ended = await self._transact(session, share, fit)
+                ended = await self._transact(session, offered, share, fit)
                 if isinstance(ended, TransactionLost) and ended.was_stale and (is_stale_tolerable or number):
                     return share + rest
                 self._tls = session.tls
-                if self._judge_transaction(ended, share, rest, session, host, address):
+                if self._judge_transaction(ended, share, rest, session, offered, host, address):
                     break
             return []
         finally:
             self._sender.terms.pool.keep(session)
 
+    async def _find_fit(self, session: Session, host: str, address: str, asked: list[int]) -> Rendition | None:
+        """Find the form in which this host takes the mail; None: there is none, and that is judged."""
+        needs, offered = self.needs, session.extensions
+        fit = needs.fit(offered)
+        if fit is None and await needs.convert(self._sender.terms.clock.sleep):
+            fit = needs.fit(offered)
+        if not isinstance(fit, Rendition) or fit.is_converted:
+            return self._judge_fit(fit, session, host, address, asked)
+        return fit
+
     async def _transact(
-        self, session: Session, asked: list[int], rendition: Rendition
+        self, session: Session, offered: Extensions | None, asked: list[int], rendition: Rendition
     ) -> TransactionEnded | TransactionLost:
-        lease, clock, offered = self._lease, self._sender.terms.clock, session.extensions
-        recipients = [lease.recipients[index] for index in asked]
-        utf8 = self.needs.needs_utf8(recipients)
-        takes_dsn = offered is not None and offered.dsn
+        lease, clock = self._lease, self._sender.terms.clock
+        utf8, requests = False, _NO_REQUESTS
+        if not rendition.is_plain:
+            recipients = [lease.recipients[index] for index in asked]
+            utf8 = self.needs.needs_utf8(recipients)
+            if offered is not None and offered.dsn:
+                requests = self.needs.requests(recipients, utf8=utf8)
         transaction = Transaction(
             lease.reverse_path,
-            tuple([recipient.address for recipient in recipients]),
+            tuple([lease.recipients[index].address for index in asked]),
             rendition.octets,
             rendition.body,
             utf8,
             lease.ret,
             lease.envid,
             lease.tls is _REQUIRED,
-            self.needs.requests(recipients, utf8=utf8) if takes_dsn else (),
+            requests,
         )
         started = clock.monotonic()
         try:
@@ -234,7 +260,7 @@ class _Walk:
 
     def _refuse(self, refused: Refused, host: Host, address: str) -> None:
         """Pass a host over. What that means is worked out only for mail that no other host takes."""
-        self._refused.append((host, address))
+        self.refused.append((host, address))
         self._uncounted.append((refused, host.name, address))
         self.effort.lines.append(self._sender.opener.refusal_line(host.name, address, refused))
 
@@ -276,12 +302,13 @@ class _Walk:
         asked: list[int],
         rest: list[int],
         session: Session,
+        offered: Extensions | None,
         host: str,
         address: str,
     ) -> bool:
         """Judge the recipients asked for, and the `rest` that a later transaction would ask for, where it is the same
         for them. True: this host need not be asked for them."""
-        soft_bounce, dsn = self._sender.terms.soft_bounce, dsn_duty(session.extensions, is_lmtp=session.key[2].is_lmtp)
+        soft_bounce, dsn = self._sender.terms.soft_bounce, dsn_duty(offered, is_lmtp=session.key[2].is_lmtp)
         if isinstance(ended, TransactionLost):
             judged = verdict.after_lost_transaction(
                 ended.step, ended.error, ended.heard, len(asked), host, address, soft_bounce, dsn
@@ -307,7 +334,8 @@ class _Walk:
             self._count_refusals()
         done = set()
         for index, each in zip(indices, judged, strict=True):
-            self._verdicts[index] = verdict.combine(self._verdicts[index], each.verdict)
+            better = self._verdicts[index]
+            self._verdicts[index] = each.verdict if better is None else verdict.combine(better, each.verdict)
             if not each.try_next_host:
                 done.add(index)
             if each.alarm:

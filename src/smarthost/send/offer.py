@@ -62,12 +62,38 @@ class Rendition(Struct, frozen=True, gc=False):
     octets: int
     body: Body
     is_converted: bool = False
+    is_plain: bool = False  # nothing about its recipients needs a parameter either
 
 
 class Unfit(Struct, frozen=True, gc=False):
     """There is no form that the host would take. `lacks`: the extension that is missing."""
 
     lacks: str
+
+
+def plain_form(lease: Lease, content: Content, offered: Extensions) -> Rendition | None:
+    """Give mail that needs nothing special, as received, where the host takes all such mail in one transaction.
+
+    That is nearly all mail at nearly all hosts, decided in one look. None: who needs what is to be found out (Needs).
+    """
+    prefix, body = lease.prefix, lease.body
+    octets = lease.octets + len(prefix)
+    if (
+        lease.smtputf8
+        or lease.tls is not _NO_WISH
+        or body is _BINARY_MIME
+        or not lease.reverse_path.isascii()
+        or (offered.size and offered.size < octets)
+        or offered.most_recipients is not None
+        or offered.most_recipient_domains is not None
+    ):
+        return None
+    for recipient in lease.recipients:
+        if recipient.notify is not _UNSET or recipient.orcpt or not recipient.address.isascii():
+            return None
+    if body is _SEVEN_BIT and isinstance(content, InlineContent) and content.body.isascii() and prefix.isascii():
+        return Rendition(prefix, content, octets, _SEVEN_BIT, False, True)
+    return Rendition(prefix, content, octets, _EIGHT_BIT_MIME, False, True) if offered.eight_bit_mime else None
 
 
 class Needs:

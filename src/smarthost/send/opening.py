@@ -148,7 +148,9 @@ class Opener:
     def _watch(self, key: SessionKey, permits: "_Permits") -> Deadline:
         """A host alone has the RFC's times; nobody else need hang on it meanwhile, and an operator should see it."""
         name = key[0]
-        soon_s = max(self._terms.patience_s, self._greets_in.get(_service(key), 0.0))
+        soon_s = self._terms.patience_s
+        if self._greets_in:  # of all hosts few are slow
+            soon_s = max(soon_s, self._greets_in.get(_service(key), 0.0))
         return self._terms.clock.deadline(soon_s, lambda: permits.stall(f"no answer within {soon_s:.0f} s", name))
 
     # Probes aside

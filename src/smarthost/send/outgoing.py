@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The content of one transaction on its way to the host: in DATA or in BDAT, as fast as both sides have room for it.
+"""Content that leaves in more than one write: in DATA or in BDAT, as fast as both sides have room for it.
 
 Called by send.session when the machine wants content and when the connection has room again. It neither waits nor has
 deadlines (session does), and decides nothing: the machine says how content leaves. Raises what reading content raises.
@@ -7,7 +7,7 @@ deadlines (session does), and decides nothing: the machine says how content leav
 
 from collections.abc import Iterator
 
-from smarthost.mail.content import Content, InlineContent
+from smarthost.mail.content import Content
 from smarthost.ports import Connection
 from smarthost.send.transcript import Transcript
 from smarthost.smtp.client import SmtpClient
@@ -16,20 +16,13 @@ CHUNK_OCTETS = 256 * 1024  # in BDAT: as large as the pieces that content is rea
 
 
 class Outgoing:
-    """What is still to be sent: the prefix, then the content. One for each transaction."""
+    """What is still to be sent: the prefix, then the content. One for each transaction that needs it."""
 
-    __slots__ = ("_content", "_inline", "_is_chunked", "_is_full")
+    __slots__ = ("_content", "_is_chunked", "_is_full")
 
     def __init__(self, prefix: bytes, content: Content, is_chunked: bool) -> None:
         self._is_chunked = is_chunked
-        self._inline: tuple[bytes, bytes] | None = None
-        self._content: Iterator[bytes] | None = None
-        if is_chunked:
-            self._content = _in_chunks(prefix, content)
-        elif isinstance(content, InlineContent):
-            self._inline = (prefix, content.body)
-        else:
-            self._content = _with_prefix(prefix, content)
+        self._content: Iterator[bytes] | None = (_in_chunks if is_chunked else _with_prefix)(prefix, content)
         self._is_full = False  # the connection takes no more
 
     def writable(self) -> None:
@@ -38,13 +31,7 @@ class Outgoing:
 
     def send(self, machine: SmtpClient, connection: Connection, transcript: Transcript | None) -> None:
         """Send what there is room for; when that was all, tell the machine. The machine's output is to be flushed."""
-        if self._inline is not None:  # small content and its final dot leave in one write
-            buffers = machine.content(self._inline)
-            self._inline = None
-            machine.content_end()
-            buffers.append(machine.take_output())
-            connection.write(buffers)
-        elif self._is_chunked:
+        if self._is_chunked:
             self._send_chunks(machine, connection, transcript)
         else:
             self._send_data(machine, connection)

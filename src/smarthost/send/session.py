@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from smarthost.mail.content import Content
+from smarthost.mail.content import Content, InlineContent
 from smarthost.mail.errors import (
     ConnectionLost,
     DeadlinePassed,
@@ -47,7 +47,10 @@ from smarthost.smtp.wire import (
 ENVELOPE_S = 1800.0
 FINALS_S = 1800.0  # in LMTP, from the final dot to the last recipient's reply: as ENVELOPE_S; must exceed FINAL_DOT_S
 
-_IDLE, _TLS, _MAIL, _CONTENT, _FINAL = Step.IDLE, Step.TLS, Step.MAIL, Step.CONTENT, Step.FINAL  # see smtp.dialogue
+# By way of the class a member costs 0.2 us (Python 3.11).
+_BANNER, _EHLO, _IDLE, _TLS = Step.BANNER, Step.EHLO, Step.IDLE, Step.TLS
+_MAIL, _CONTENT, _FINAL = Step.MAIL, Step.CONTENT, Step.FINAL
+_NO_TLS = TlsLevel.NONE
 
 SessionKey: TypeAlias = tuple[str, str, SessionPolicy]  # host name (certificates are judged by it), address, policy
 
@@ -86,10 +89,11 @@ class Session:
         self._clock = clock
         self._host, _, self._policy = key
         self._machine = SmtpClient(is_lmtp=self._policy.is_lmtp)
-        self._step = Step.BANNER
+        self._step = _BANNER
         self._wanted: asyncio.Future[SetupFailed | None] | None = None
         self._ended: asyncio.Future[TransactionEnded | TransactionLost] | None = None
-        self._outgoing: Outgoing | None = None  # content that is still to be sent
+        self._inline: tuple[bytes, bytes] | None = None  # content that is still to be sent: in one write,
+        self._outgoing: Outgoing | None = None  # or in several
         self._heard = False
         self._set_up_ends: float | None = None  # monotonic
         self._patience_ends = 0.0  # monotonic; of the envelope, in LMTP then of the final replies
@@ -160,7 +164,7 @@ class Session:
         self._flush()
 
     def _say_hello(self) -> None:
-        self._enter(Step.EHLO, limits.HELLO_S)
+        self._enter(_EHLO, limits.HELLO_S)
         self._machine.hello(self._policy.helo)
 
     def _advance_setup(self, event: ClientEvent) -> None:
@@ -190,7 +194,7 @@ class Session:
     def _after_hello(self) -> None:
         policy, offered = self._policy, self._machine.extensions
         assert offered is not None, "a positive EHLO leaves its extensions"
-        if self.tls is None and policy.tls is not TlsLevel.NONE:
+        if self.tls is None and policy.tls is not _NO_TLS:
             if offered.starttls:
                 self._enter(Step.STARTTLS, limits.STARTTLS_S)
                 self._machine.starttls()
@@ -273,7 +277,11 @@ class Session:
         self._heard = False
         self._patience_ends = self._clock.monotonic() + ENVELOPE_S
         self._ended = asyncio.get_running_loop().create_future()
-        self._outgoing = Outgoing(prefix, content, transaction.is_chunked)
+        is_chunked = transaction.is_chunked
+        if isinstance(content, InlineContent) and not is_chunked:
+            self._inline = (prefix, content.body)
+        else:
+            self._outgoing = Outgoing(prefix, content, is_chunked)
         self._enter(_MAIL, limits.MAIL_S)
         self._flush()
         try:
@@ -283,7 +291,7 @@ class Session:
             raise
         finally:
             self._ended = None
-            self._outgoing = None
+            self._inline = self._outgoing = None
 
     def _advance_transaction(self, event: ClientEvent) -> None:
         match event:
@@ -299,9 +307,18 @@ class Session:
                 self._fail(RemoteProtocolError(f"unexpected {type(event).__name__} at {self._step}"))
 
     def _send_content(self) -> None:
+        inline, machine = self._inline, self._machine
+        if inline is not None:  # the final dot leaves with it
+            self._inline = None
+            buffers = machine.content(inline)
+            machine.content_end()
+            buffers.append(machine.take_output())
+            self._connection.write(buffers)
+            self._enter_final()
+            return
         assert self._outgoing is not None, "content is sent inside a transaction"
-        self._outgoing.send(self._machine, self._connection, self._transcript)
-        if self._machine.step is _FINAL:
+        self._outgoing.send(machine, self._connection, self._transcript)
+        if machine.step is _FINAL:
             self._enter_final()
         else:
             self._enter(_CONTENT, limits.CONTENT_BLOCK_S)
@@ -327,19 +344,21 @@ class Session:
             self._transcript.heard(chunk)
         self._machine.receive(chunk)
         self._guard(self._advance)
-        if self._ended is not None and self._step is not _IDLE and not self._is_lost:
-            self._extend_patience()
+        step = self._step
+        if step is _MAIL or step is _CONTENT or (step is _FINAL and self._policy.is_lmtp):
+            self._extend_patience(step)
         self._flush()
 
-    def _extend_patience(self) -> None:
+    def _extend_patience(self, step: Step) -> None:
         """Give the next reply its own time, where several follow each other without an event between them."""
-        step = self._step
+        if self._ended is None or self._is_lost:
+            return
         if step is _MAIL:
             self._restart(limits.RCPT_S)
-        elif step is _CONTENT and self._machine.step is _FINAL:
-            self._enter_final()
-        elif step is _FINAL and self._policy.is_lmtp:
+        elif step is _FINAL:
             self._restart(limits.FINAL_DOT_S)
+        elif self._machine.step is _FINAL:
+            self._enter_final()
 
     def _restart(self, timeout_s: float) -> None:
         self._deadline.restart(min(timeout_s, max(0.0, self._patience_ends - self._clock.monotonic())))

@@ -281,7 +281,7 @@ def _judge_accepted(
     if final is not None:
         if 200 <= final.code < 300:
             status = final.enhanced if final.enhanced.startswith("2.") else "2.0.0"
-            verdict = Verdict(Outcome.RELAYED, status, _RELAYED_WHY, final, host, address, dsn=dsn)
+            verdict = Verdict(_RELAYED, status, _RELAYED_WHY, final, host, address, dsn=dsn)
             return RecipientVerdict(verdict, try_next_host=False)
         return _judge(Step.FINAL, final, host, address, soft)
     if ended.data is not None and ended.data.code >= 400:
@@ -289,6 +289,7 @@ def _judge_accepted(
     return unheard or _unknown(host, address)
 
 
+_RELAYED = Outcome.RELAYED  # by way of the class a member costs 0.2 us (Python 3.11)
 _RELAYED_WHY = "the host took responsibility for it"
 
 

@@ -19,14 +19,18 @@ _FIELD_LINE = re.compile(rb"[!-9;-~]+[ \t]*:|[ \t]")
 def is_whole_due(owed: OwedReport, is_failure: bool) -> bool:
     """May the whole message go back, and is it at hand in a form that mail can carry?
 
-    RFC 2046 5.2.1: a message/rfc822 cannot be encoded. So lines that are too long, or control characters, keep the body
-    from going back, but for internationalised messages: message/global can (RFC 6532 3.7).
+    RFC 2046 5.2.1: a message/rfc822 cannot be encoded. So lines that are too long, control characters, or a header
+    section beyond ASCII (which nobody could convert for a 7-bit host) keep the body from going back, but for
+    internationalised messages: message/global can (RFC 6532 3.7).
     """
     if not (is_failure and owed.ret == "FULL" and owed.tls is not SenderTls.REQUIRED):
         return False
     if not 0 < owed.octets <= len(owed.header):
         return False
-    return owed.smtputf8 or (fits_lines(owed.header) and not has_controls(owed.header))
+    if owed.smtputf8:
+        return True
+    is_plain = owed.header.partition(b"\r\n\r\n")[0].isascii()
+    return is_plain and fits_lines(owed.header) and not has_controls(owed.header)
 
 
 def write_whole(owed: OwedReport, is_utf8: bool) -> bytes:

@@ -114,6 +114,7 @@ def record_acceptance(message: Message) -> tuple[Record, ...]:
                 envelope.reverse_path,
                 octets=message.content.octets,
                 client=message.client,
+                user=message.user,
             )
             for recipient in envelope.recipients
         ]

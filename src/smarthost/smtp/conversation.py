@@ -22,8 +22,8 @@ class Conversation:
 
     # fmt: off
     __slots__ = (
-        "_content", "_due", "_errors", "_input", "_is_authenticated", "_is_secured", "_junk", "_moves", "_next",
-        "_output", "_row", "_settings", "_state", "_was_refused", "offer",
+        "_content", "_due", "_input", "_is_authenticated", "_is_secured", "_junk", "_moves", "_next", "_output",
+        "_row", "_settings", "_state", "_was_refused", "errors", "offer",
     )
     # fmt: on
 
@@ -41,7 +41,7 @@ class Conversation:
         self._was_refused = False  # MAIL, a RCPT or a chunk: what was pipelined behind it is no error of its own
         self._is_secured = False
         self._is_authenticated = False
-        self._errors = 0
+        self.errors = 0  # 5xx since the last message was accepted; consequences of a refusal are not counted
         self._junk = 0
 
     def __repr__(self) -> str:
@@ -70,11 +70,6 @@ class Conversation:
     def is_authenticated(self) -> bool:
         """Was AUTH answered with 235, since the session began or began anew?"""
         return self._is_authenticated
-
-    @property
-    def errors(self) -> int:
-        """How many 5xx were said since the last message was accepted; consequences of a refusal are not counted."""
-        return self._errors
 
     @property
     def buffered(self) -> int:
@@ -150,10 +145,10 @@ class Conversation:
         return self._count_error() if refusal.is_permanent else None
 
     def _count_error(self) -> HangUp | None:
-        self._errors += 1
-        if self._errors < self._settings.max_errors:
+        self.errors += 1
+        if self.errors < self._settings.max_errors:
             return None
-        return self._hang_up(states.TOO_MANY_ERRORS, f"{self._errors} errors")
+        return self._hang_up(states.TOO_MANY_ERRORS, f"{self.errors} errors")
 
     def _count_junk(self) -> HangUp | None:
         self._junk += 1

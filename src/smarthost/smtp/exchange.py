@@ -119,7 +119,7 @@ def compose(transaction: Transaction, extensions: Extensions) -> list[bytes]:
         if not extensions.requiretls:
             raise LocalProtocolError("REQUIRETLS for a host that does not offer it")
         mail += " REQUIRETLS"  # RFC 8689 4.1
-    if extensions.dsn:
+    if extensions.dsn and (transaction.ret or transaction.envid):
         mail += _return_parameters(transaction)
     commands = [encode_command(mail, utf8)]
     parameters = _recipient_parameters(transaction, utf8) if extensions.dsn and transaction.requests else repeat("")

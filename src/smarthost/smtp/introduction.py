@@ -29,7 +29,7 @@ class Introduction(Conversation):
     __slots__ = ("_hello", "_sasl")
 
     def __init__(self, settings: ServerSettings, offer: Offer = NOTHING) -> None:
-        super().__init__(settings, offer)
+        Conversation.__init__(self, settings, offer)  # super() takes 0.3 us in 3.11, for each session
         self._hello: HelloReceived | None = None  # unanswered
         self._sasl: sasl.SaslExchange | None = None  # from AUTH to the answer to AuthReceived
 
@@ -190,5 +190,5 @@ class Introduction(Conversation):
         self._was_refused = False
 
     def _close(self) -> None:
-        super()._close()
+        Conversation._close(self)
         self._sasl = None

@@ -14,7 +14,7 @@ from smarthost.mail.reply import reply
 XCLIENT_ATTRIBUTES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 
 
-class ServerSettings(Struct, frozen=True):
+class ServerSettings(Struct, frozen=True, cache_hash=True):
     """What the machines of one listener share. `extensions` are further lines of the EHLO answer.
 
     `is_lmtp`: LHLO and a reply for each recipient (RFC 2033). `normalises_newlines`: a bare CR or LF in DATA becomes a
@@ -30,7 +30,7 @@ class ServerSettings(Struct, frozen=True):
     normalises_newlines: bool = False
 
 
-class Offer(Struct, frozen=True):
+class Offer(Struct, frozen=True, cache_hash=True):
     """What this client may use now; it changes with TLS and AUTH. `auth`: names of mechanisms, PLAIN and LOGIN.
 
     `starttls` may stay set inside TLS: the machine offers it only outside.

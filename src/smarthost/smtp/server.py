@@ -10,6 +10,7 @@ smtp.lines and smtp.chunks cut the octets.
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from smarthost.mail.envelope import Body
 from smarthost.mail.errors import LocalProtocolError
@@ -29,7 +30,6 @@ from smarthost.smtp.wire import (
     ContentReceived,
     DataReceived,
     HangUp,
-    MailReceived,
     QuitReceived,
     ResetReceived,
     ServerEvent,
@@ -45,16 +45,18 @@ _RESET = ResetReceived()
 _DATA = DataReceived()
 _BDAT = BdatReceived()
 _NO_COMMANDS: Row = {}
+_BINARY_MIME = Body.BINARY_MIME
 
 
 class SmtpServer(Introduction):
     """One session with a client. Call `greet`, then `receive` and `next_event` until it gives None."""
 
-    __slots__ = ("_mail", "_recipients", "_skipped")
+    __slots__ = ("_is_binary", "_is_smtputf8", "_recipients", "_skipped")
 
     def __init__(self, settings: ServerSettings, offer: Offer = NOTHING) -> None:
-        super().__init__(settings, offer)
-        self._mail: MailReceived | None = None  # whose transaction it is, once it was accepted
+        Introduction.__init__(self, settings, offer)  # super() takes 0.3 us in 3.11, for each session
+        self._is_smtputf8 = False  # as MAIL said
+        self._is_binary = False  # likewise
         self._recipients = 0
         self._skipped: tuple[ChunkReader, Reply] | None = None  # a chunk that nobody wants, and the answer to it
 
@@ -91,7 +93,7 @@ class SmtpServer(Introduction):
         elif self._state is ENDED:
             self._answer_others(due, octets)
             self._content = None
-            self._errors = self._junk = 0
+            self.errors = self._junk = 0
             self._was_refused = False
         elif due is not CHUNKED:
             self._agreed(due, octets)
@@ -164,15 +166,15 @@ class SmtpServer(Introduction):
         if isinstance(event, Reply):
             self._was_refused = True
             return self._refuse(event)
-        self._mail = event
+        self._is_smtputf8 = event.smtputf8
+        self._is_binary = event.body is _BINARY_MIME
         self._due = move
         return event
 
     def _obey_rcpt(self, argument: bytes, move: State) -> ServerEvent | None:
         if self._recipients >= self._settings.max_recipients:
             return self._refuse(states.TOO_MANY_RECIPIENTS)
-        assert self._mail is not None, "MAIL was accepted"
-        event = parse_rcpt(argument, self._mail.smtputf8)
+        event = parse_rcpt(argument, self._is_smtputf8)
         if isinstance(event, Reply):
             self._was_refused = True
             return self._refuse(event)
@@ -186,10 +188,6 @@ class SmtpServer(Introduction):
             return self._refuse(states.BINARY_NEEDS_BDAT)
         self._due = move
         return _DATA
-
-    @property
-    def _is_binary(self) -> bool:
-        return self._mail is not None and self._mail.body is Body.BINARY_MIME
 
     def _obey_bdat(self, argument: bytes, move: State) -> ServerEvent | None:
         chunk = parse_chunk(argument)
@@ -244,7 +242,7 @@ class SmtpServer(Introduction):
     def _obey_quit(self, argument: bytes, move: State) -> ServerEvent | None:
         if refusal := refuse_argument(argument):
             return self._refuse(refusal)
-        self._output.append(reply(221, "2.0.0", f"{self._settings.hostname} closes").encode())
+        self._output.append(_encode_goodbye(self._settings.hostname))
         self._close()
         return QuitReceived()
 
@@ -336,13 +334,18 @@ class SmtpServer(Introduction):
             self._next = self._count_error()
 
     def _close(self) -> None:
-        super()._close()
+        Introduction._close(self)
         self._skipped = None
 
     def _answer_others(self, due: State, octets: bytes) -> None:
         """In LMTP, say the answer to the content once for each recipient (RFC 2033 4.2); a chunk has one answer."""
         if self._settings.is_lmtp and due is READY:
             self._output.append(octets * (self._recipients - 1))
+
+
+@lru_cache(maxsize=64)  # one for each listener
+def _encode_goodbye(hostname: str) -> bytes:
+    return reply(221, "2.0.0", f"{hostname} closes").encode()
 
 
 _COMMANDS: Mapping[bytes, Callable[[SmtpServer, bytes, State], ServerEvent | None]] = {
