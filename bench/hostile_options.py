@@ -23,7 +23,7 @@ class HostileOptions(Struct, frozen=True, kw_only=True):
     window_s: float = WINDOW_S
     sessions: int = 20
     octets: int = 5120
-    trickle: float = 0.5
+    trickle: float = 0.2
     attacks: tuple[str, ...] = ()  # none: all
     gate: bool = True
     stop: bool = True  # see once how long the relay takes to stop among silent hosts
@@ -68,7 +68,7 @@ def _parser() -> Parser:
     say("--window", type=at_least_one, help=f"seconds measured after the first {LEARNING_S:.0f} ({WINDOW_S:.0f})")
     say("--sessions", type=at_least_one, default=20, help="parallel sessions of smtp-source (20)")
     say("--octets", type=at_least_one, default=5120, help="size of a message without its header (5120)")
-    say("--trickle", type=_rate, default=0.5, help="messages a second to each hostile domain (0.5)")
+    say("--trickle", type=_rate, default=0.2, help="messages a second to each hostile domain (0.2)")
     say("--no-gate", action="store_true", help="do not judge the figures (a run that failed still fails)")
     say("--scratch", type=Path, default=Path("/var/tmp"), help="where queues live meanwhile; a real disk (/var/tmp)")
     say("--out", type=Path, default=Path("bench/out"), help="where the JSON goes (bench/out)")

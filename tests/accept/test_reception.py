@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Reception: what a client sees on the wire, and what reaches the store."""
 
+from typing import get_args
+
 import pytest
 from tests.accept.desk import ENVELOPE, Desk, Wire
 
+from smarthost.accept import reception
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.smtp.limits import Limits
+from smarthost.smtp.wire import ServerEvent
 from smarthost.testing.clock import FakeClock
 
 
@@ -318,9 +322,31 @@ def test_a_bug_in_policy_is_a_local_error() -> None:
     """An exception while answering is noted, 451 to the client, and the relay lives on."""
     desk = Desk()
     desk.say(b"EHLO c\r\nMAIL FROM:<a@example.org>\r\n")
-    desk.reception._answer_rcpt = None  # type: ignore[assignment,method-assign]
+    desk.reception._door = None  # type: ignore[assignment]
 
     answer = desk.say(b"RCPT TO:<b@example.net>\r\n")
 
     assert answer.startswith(b"451 4.3.0")
     assert "reception failed" in desk.notes
+
+
+def test_every_event_of_the_machine_has_an_answer() -> None:
+    """What a client may ask is closed: a new event without an answer would be a local error to it."""
+    assert set(get_args(ServerEvent)) == set(reception._ANSWERS)
+
+
+def test_after_a_bug_in_filing_the_next_message_begins_with_nothing() -> None:
+    """What was taken before something broke is in no later message."""
+    desk = Desk()
+    stamp = desk.reception._stamp
+    desk.say(ENVELOPE)
+    desk.reception._stamp = None  # type: ignore[assignment]
+    broken = desk.say(b"first\r\n.\r\n")
+    desk.reception._stamp = stamp
+    desk.say(b"MAIL FROM:<a@example.org>\r\nRCPT TO:<c@example.net>\r\nDATA\r\n")
+    desk.say(b"second\r\n.\r\n")
+    message = desk.adding[0][0]
+
+    assert broken.startswith(b"451 4.3.0")
+    assert ["c@example.net"] == [each.text for each in message.envelope.recipients]
+    assert b"second\r\n" == b"".join(message.content.chunks())

@@ -91,7 +91,7 @@ def message(octets: bytes, prefix: bytes = b"", body: Body = Body.SEVEN_BIT, pie
     recipient = Address("bob@example.net", Domain("example.net"))
     envelope = Envelope("alice@example.org", (recipient,), body)
     content = Pieces(octets, piece) if piece else InlineContent(octets)
-    return Message("0123456789abcdef", 0.0, envelope, prefix, content, "192.0.2.1", "alice", signs=True)
+    return Message("0123456789abcdef", 0.0, envelope, prefix, content, "192.0.2.1", "alice", signs=("*",))
 
 
 def signed(mail: Message, keyring: OurKeys | None = None, notes: Notes | None = None) -> bytes:

@@ -7,7 +7,8 @@ decided by accept.standing, what a message is by accept.transaction, how guessin
 A crash before the commit leaves nothing but an orphan file, which the store sweeps; after it, the message is ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -107,44 +108,18 @@ class Reception(Session):
 
     def _leave_nothing(self) -> None:
         self._login = None
-        self._transaction.forget()
+        self._transaction.intake.drop()
         self._lobby.forget(self, self._standing.client)
 
     # The conversation
 
     def _answer(self, event: ServerEvent) -> None:
-        match event:
-            case RcptReceived():
-                self._answer_rcpt(event)
-            case ContentReceived(octets):
-                self._transaction.intake.take(octets)
-            case ContentEnded(defect):
-                self._answer_content(defect)
-            case MailReceived():
-                self._answer_mail(event)
-            case DataReceived():
-                self._answer_data()
-            case HelloReceived(extended, name):
-                self._stamp.greeted(self._claimed_name or name, extended=extended)
-                self._machine.offer = self._standing.offer  # what is offered counts from here on, and only there
-                self._machine.accept_hello()
-            case BdatReceived():
-                self._content_ends = self._terms.clock.monotonic() + self._terms.limits.content_total_s
-            case ChunkEnded(octets):
-                self._answer_chunk(octets)
-            case ResetReceived():
-                self._transaction.forget()
-            case QuitReceived():
-                self._hang_up()
-            case AuthReceived():
-                self._answer_auth(event)
-            case StarttlsReceived():
-                self._answer_starttls()
-            case XclientReceived():
-                self._answer_xclient(dict(event.attributes))
-            case HangUp(why):
-                self._note("client hung up upon", why=why)
-                self._hang_up()
+        _ANSWERS[type(event)](self, event)
+
+    def _answer_hello(self, hello: HelloReceived) -> None:
+        self._stamp.greeted(self._claimed_name or hello.name, extended=hello.extended)
+        self._machine.offer = self._standing.offer  # what is offered counts from here on, and only there
+        self._machine.accept_hello()
 
     def _answer_mail(self, mail: MailReceived) -> None:
         terms, standing = self._terms, self._standing
@@ -181,15 +156,21 @@ class Reception(Session):
             client, network = self._standing.client, self._standing.network
             self._seldom.note("warning", what, network, client=client, **facts, reply=str(refusal))
 
-    def _answer_data(self) -> None:
+    def _answer_data(self, _: DataReceived) -> None:
         failure = self._terms.refusal()
         if failure is not None:
             self._machine.reply(replies.for_store_failure(failure))
             return
-        self._content_ends = self._terms.clock.monotonic() + self._terms.limits.content_total_s
+        self._begin_content()
         self._machine.accept_data()
 
-    def _answer_chunk(self, octets: int) -> None:
+    def _begin_content(self) -> None:
+        self._content_ends = self._terms.clock.monotonic() + self._terms.limits.content_total_s
+
+    def _take_content(self, content: ContentReceived) -> None:
+        self._transaction.intake.take(content.octets)
+
+    def _answer_chunk(self, chunk: ChunkEnded) -> None:
         """Answer a chunk that is not the last: go on, or stop sending what will not be taken."""
         failure = self._transaction.intake.failure or self._terms.refusal()
         if self._terms.clock.monotonic() > self._content_ends:
@@ -197,10 +178,10 @@ class Reception(Session):
         elif failure is not None:
             self._refuse_content(replies.for_store_failure(failure))
         else:
-            self._machine.reply(replies.chunk_taken(octets))
+            self._machine.reply(replies.chunk_taken(chunk.octets))
 
-    def _answer_content(self, defect: Reply | None) -> None:
-        intake = self._transaction.intake
+    def _answer_content(self, ended: ContentEnded) -> None:
+        intake, defect = self._transaction.intake, ended.defect
         if intake.failure is not None:
             self._refuse_content(replies.for_store_failure(intake.failure))
         elif defect is not None:
@@ -263,9 +244,13 @@ class Reception(Session):
             self._machine.reply_unasked(replies.LOCAL_ERROR)
             self._hang_up()
 
+    def _end(self, hang_up: HangUp) -> None:
+        self._note("client hung up upon", why=hang_up.why)
+        self._hang_up()
+
     # Who the client is
 
-    def _answer_starttls(self) -> None:
+    def _answer_starttls(self, _: StarttlsReceived) -> None:
         if not self._door.can_secure:
             self._machine.reply(replies.TLS_UNAVAILABLE)
             return
@@ -316,8 +301,9 @@ class Reception(Session):
         users = self._door.terms.users
         return (None if users is None else users.find_user(name)) or User(name, ("*",))
 
-    def _answer_xclient(self, attributes: dict[str, str]) -> None:
+    def _answer_xclient(self, said: XclientReceived) -> None:
         """Take a trusted proxy's word for who the client is; the session begins anew."""
+        attributes = dict(said.attributes)
         known = {name: text for name, text in attributes.items() if text not in (UNAVAILABLE, TEMPORARILY_UNAVAILABLE)}
         standing = self._standing
         former = standing.client
@@ -333,3 +319,22 @@ class Reception(Session):
             self._stamp.authenticated()
         self._claimed_name = known.get("HELO", "")
         self._machine.reply(self._lobby.readmit(former, client) or self._door.greeting)
+
+
+# By class: six of them a message, which as `match` take 0.3 us each in 3.11.
+_ANSWERS: Mapping[type[ServerEvent], Callable[[Reception, Any], None]] = {
+    HelloReceived: Reception._answer_hello,
+    MailReceived: Reception._answer_mail,
+    RcptReceived: Reception._answer_rcpt,
+    DataReceived: Reception._answer_data,
+    BdatReceived: lambda reception, _: reception._begin_content(),
+    ContentReceived: Reception._take_content,
+    ChunkEnded: Reception._answer_chunk,
+    ContentEnded: Reception._answer_content,
+    ResetReceived: lambda reception, _: reception._transaction.forget(),
+    StarttlsReceived: Reception._answer_starttls,
+    AuthReceived: Reception._answer_auth,
+    XclientReceived: Reception._answer_xclient,
+    QuitReceived: lambda reception, _: reception._hang_up(),
+    HangUp: Reception._end,
+}

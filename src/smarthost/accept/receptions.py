@@ -6,6 +6,7 @@ begins with TLS: a handshake costs us more than it costs the client, so there it
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -52,10 +53,9 @@ class Receptions:
 
     def door(self, terms: ListenerTerms) -> Callable[[Connection], Reception | None]:
         """Give what a listener calls for each connection. Raises: ConfigError: `xclient_from` is no networks."""
-        door = Door(terms)
-        return lambda connection: self._accept(connection, door)
+        return partial(self._accept, Door(terms))
 
-    def _accept(self, connection: Connection, door: Door) -> Reception | None:
+    def _accept(self, door: Door, connection: Connection) -> Reception | None:
         """Begin a session: it greets, or explains why not and closes; None: it is dropped."""
         client = connection.peer[0]
         refusal = self._admit(client)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Signs messages with DKIM (RFC 6376, 8301, 8463): relaxed/relaxed, one signature for each key of the sender's domain.
 
-Decides which keys sign what (by the domain of From:), writes the fields, and knows no key itself: a Keyring makes the
-signatures, RSA ones off the loop. Signed is what leaves: our own Date and Message-ID too, Received not. From is listed
+Decides which keys sign what (by the domain of From:, if whoever handed the message in may use the names there), writes
+the fields, and knows no key itself: a Keyring makes the signatures, RSA ones off the loop. Signed is what leaves: our own Date and Message-ID too, Received not. From is listed
 once more than it occurs, so that a second one breaks the signature. Nothing of the message is changed; a message that
 cannot be signed goes without, and a note says why. A crash here leaves nothing: the message is not filed yet.
 """
@@ -15,7 +15,8 @@ from hashlib import sha256
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smarthost.mail.address import to_domain
+from smarthost.accept.senders import senders_of
+from smarthost.mail.address import Address, to_domain
 from smarthost.mail.content import Content, InlineContent
 from smarthost.mail.envelope import Body
 from smarthost.mail.message import Message
@@ -24,6 +25,7 @@ from smarthost.ports import Clock, Keyring, SigningKey, Sink
 HEADER_OCTETS = 256 * 1024  # a header section that is longer is not signed
 LOOP_OCTETS = 256 * 1024  # hashed on the loop: about 1 ms; more is hashed aside
 LINE_OCTETS = 78
+AUTHORS = 10  # addresses in From: that are looked at; nobody but a forger has more
 
 # RFC 6376 5.4.1, with what RFC 8058 and 2369 say to lists. Only what is there is signed, but From.
 _SIGNED = (
@@ -36,10 +38,10 @@ _ORDER = {name: place for place, name in enumerate(_SIGNED)}
 _match_field = re.compile(rb"([!-9;-~]++)[ \t]*+:((?:[^\r\n]|\r\n[ \t])*+)\r\n").match
 _collapse = re.compile(rb"[ \t]++").sub
 # What does not end matches, too, or it would be looked at again from each of its characters: in quadratic time.
-_find_comment = re.compile(rb"(\((?:[^()\\]|\\.)*+)(\)?+)")
-_find_quoted = re.compile(rb'("(?:[^"\\]|\\.)*+)("?+)')
+_find_aside = re.compile(rb'"(?:[^"\\]|\\.)*+("?+)|\((?:[^()\\]|\\.)*+(\)?+)')  # a quoted string or a comment
 _find_angle = re.compile(rb"<[^<>@]*+@([^<>@\s,;]++)>").search
 _find_bare = re.compile(rb"@([^<>@\s,;]++)").search
+_find_words = re.compile(rb"[^<>\s,;:]++").findall
 
 
 class Header(Struct, frozen=True, gc=False):
@@ -48,6 +50,7 @@ class Header(Struct, frozen=True, gc=False):
     names: tuple[bytes, ...]
     fields: bytes
     domain: str
+    author: bytes
 
 
 class Signing:
@@ -63,13 +66,15 @@ class Signing:
 
         At once where there is nothing to do, else later.
         """
-        header = read_header(_first_octets(message))
+        header = _read_header_of(message)
         if isinstance(header, str):
             self._pass(message, signed, header)
             return
         keys = self._keyring.keys_for(header.domain)
         if not keys:
             signed(message)
+        elif not _may_sign(message.signs, header.author):
+            self._pass(message, signed, "From: is not one of the sender's")
         elif message.envelope.body is Body.BINARY_MIME:
             self._pass(message, signed, "BINARYMIME: it may have to be converted on its way")
         else:
@@ -134,14 +139,27 @@ class _Job:
         self._signed(self._message)
 
 
-def _first_octets(message: Message) -> bytes:
+def _may_sign(signs: tuple[str, ...], author: bytes) -> bool:
+    """May the names in a From: field be used by somebody who may use those of `signs`?"""
+    senders = senders_of(signs)
+    if senders.is_any:
+        return True
+    authors = find_authors(author)
+    return bool(authors) and all(map(senders.allow, authors))
+
+
+def _read_header_of(message: Message) -> Header | str:
     content = message.content
     first = content.body if isinstance(content, InlineContent) else next(iter(content.chunks()), b"")
-    return message.prefix + first[: HEADER_OCTETS + 4]
+    first = first[: HEADER_OCTETS + 4]
+    return read_header(message.prefix + first, is_all=len(first) == content.octets)
 
 
-def read_header(octets: bytes) -> Header | str:
-    """Read what is to be signed from octets that begin with a header section; or say why it cannot be signed."""
+def read_header(octets: bytes, *, is_all: bool = True) -> Header | str:
+    """Read what is to be signed from octets that begin with a header section; or say why it cannot be signed.
+
+    `is_all`: there are no more octets, so that the section may end where they do.
+    """
     found: dict[bytes, list[bytes]] = {}
     position = 0
     while (match := _match_field(octets, position)) is not None:
@@ -149,7 +167,7 @@ def read_header(octets: bytes) -> Header | str:
         if name in _ORDER:
             found.setdefault(name, []).append(match[2])
         position = match.end()
-    if not octets.startswith(b"\r\n", position) and position < len(octets):
+    if not octets.startswith(b"\r\n", position) and not (is_all and position == len(octets)):
         return "its header section has a line that is no field, or is too long"
     authors = found.get(b"from", [])
     if len(authors) != 1:
@@ -163,18 +181,43 @@ def read_header(octets: bytes) -> Header | str:
         values = found[name]
         names += [name] * len(values)
         fields += [relax_field(name, value) + b"\r\n" for value in reversed(values)]  # RFC 6376 5.4.2: bottom up
-    return Header((b"from", *names), b"".join(fields), domain)
+    return Header((b"from", *names), b"".join(fields), domain, authors[0])
 
 
 def find_domain(author: bytes) -> str | None:
     """Give the domain of the first address in the value of a From: field, as A-labels; None: there is none."""
-    text = _find_quoted.sub(lambda match: b'""' if match[2] else match[1], author)
-    text = _find_comment.sub(lambda match: b"" if match[2] else match[1], text)
+    text = _find_aside.sub(_clear, author)
     found = _find_angle(text) or _find_bare(text)
     try:
         return None if found is None else str(to_domain(found[1].decode("utf-8")))
     except ValueError:
         return None
+
+
+def _clear(aside: re.Match[bytes]) -> bytes:
+    """Give what stands for a quoted string or a comment; one that does not end is none."""
+    return b'""' if aside[1] else b"" if aside[2] else aside[0]
+
+
+def find_authors(author: bytes) -> tuple[Address, ...]:
+    """Give all that may be taken for addresses in the value of a From: field, as A-labels.
+
+    None at all, if readers may differ about it (quotes or comments that do not end, comments in comments, what is no
+    address but for its @), or if there are more than AUTHORS.
+    """
+    if any(not (aside[1] or aside[2]) for aside in _find_aside.finditer(author)):
+        return ()
+    words = [word for word in _find_words(_find_aside.sub(_clear, author)) if b"@" in word]
+    if len(words) > AUTHORS:
+        return ()
+    try:
+        return tuple([_to_address(word.decode("utf-8")) for word in words])
+    except ValueError:
+        return ()
+
+
+def _to_address(text: str) -> Address:
+    return Address(text, to_domain(text.rpartition("@")[2]))
 
 
 def relax_field(name: bytes, value: bytes) -> bytes:
@@ -191,22 +234,18 @@ def hash_body(content: Content) -> bytes:
 
 
 def _body_of(content: Content) -> Iterator[bytes]:
-    """Give what follows the empty line, in the pieces it comes in."""
-    pending: bytes | None = b""
-    for chunk in content.chunks():
-        if pending is None:
-            yield chunk
-            continue
+    """Give what follows the empty line, in the pieces it comes in; nothing behind a header section that is too long."""
+    chunks = iter(content.chunks())
+    pending = b"\r\n"  # as if a line ended before it: the first one may be the empty one
+    for chunk in chunks:
+        start = max(0, len(pending) - 3)
         pending += chunk
-        if pending.startswith(b"\r\n"):
-            body = pending[2:]
-        else:
-            end = pending.find(b"\r\n\r\n")
-            if end < 0:
-                continue
-            body = pending[end + 4 :]
-        pending = None
-        yield body
+        end = pending.find(b"\r\n\r\n", start)
+        if end >= 0:
+            yield pending[end + 4 :]
+            yield from chunks
+        if end >= 0 or len(pending) > HEADER_OCTETS + 4:
+            return
 
 
 def relax_body(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -57,13 +57,18 @@ class Standing:
     Not `is_named`: a balancer did not say for whom it connects. That one has no rights by the balancer's address.
     """
 
-    __slots__ = ("_allowance", "_allowances", "_clients", "_door", "_ends", "_found", "_is_proxy", "_senders", "client",
-                 "_is_named", "_is_spoken_for", "is_secured", "may_relay", "sends_freely", "signs", "user")  # fmt: skip
+    # fmt: off
+    __slots__ = (
+        "_allowance", "_allowances", "_clients", "_door", "_found", "_is_named", "_is_proxy", "_is_spoken_for",
+        "_local", "_peer", "_senders", "client", "is_secured", "may_relay", "sends_freely", "signs", "user",
+    )
+    # fmt: on
 
     def __init__(self, door: Door, clients: Clients, peer: str, local: str, *, is_named: bool = True) -> None:
         self._door = door
         self._clients = clients
-        self._ends = (peer, local)
+        self._peer = peer
+        self._local = local
         self._is_named = is_named
         self._is_proxy = door.proxies is not None and is_named and peer in door.proxies
         self._is_spoken_for = False
@@ -138,7 +143,11 @@ class Standing:
         terms = self._door.terms
         if terms.users is None or self.is_secured:
             return terms.users is not None
-        return not terms.requires_tls and self._is_named and all(end in _LOOPBACK for end in (*self._ends, self.client))
+        return (
+            not terms.requires_tls
+            and self._is_named
+            and all(end in _LOOPBACK for end in (self._peer, self._local, self.client))
+        )
 
     def refuse_mail(self, reverse_path: Address | None) -> Reply | None:
         """Refuse a reverse-path (None: the null path), or give None and count a message.

@@ -83,19 +83,13 @@ class ReceivedStamp:
         self._is_authenticated = False
         self.greeted("", extended=True)
 
-    @property
-    def _protocol(self) -> str:
-        """The keyword after "with", but for what SMTPUTF8 makes of it."""
-        if self._is_lmtp:
-            return "LMTP"
-        return "ESMTP" if self._is_extended else "SMTP"
-
     def _prepare(self, smtputf8: bool) -> str:
         suffix = ("S" if self._tls else "") + ("A" if self._is_authenticated else "")  # RFC 3848 2
         if smtputf8:  # RFC 6531 4.3; a client that said HELO cannot have asked for it: UTF8SMTP implies EHLO
             protocol = ("UTF8LMTP" if self._is_lmtp else "UTF8SMTP") + suffix
         else:
-            protocol = self._protocol + (suffix if self._is_extended else "")
+            protocol = "LMTP" if self._is_lmtp else "ESMTP" if self._is_extended else "SMTP"
+            protocol += suffix if self._is_extended else ""
         head = _describe_hop(self._name, self._client, self._hostname, protocol, self._tls)
         if smtputf8:
             self._head_utf8 = head

@@ -29,7 +29,7 @@ class Transaction:
         self.reverse_path = NULL_REVERSE_PATH
         self._mail: MailReceived | None = None
         self._recipients: list[Address] = []
-        self._requests: list[DsnRequest] = []  # empty while nobody asked for anything
+        self._requests: list[DsnRequest] | None = None  # while nobody asked for anything
 
     def begin(self, mail: MailReceived) -> None:
         """Take an accepted MAIL; whatever was left of a transaction before it is dropped."""
@@ -42,14 +42,23 @@ class Transaction:
 
     def add(self, recipient: Address, request: DsnRequest | None) -> None:
         """Take an accepted recipient."""
-        if request is not None or self._requests:
-            missing = len(self._recipients) - len(self._requests)
-            self._requests += [_UNASKED] * missing
+        if self._requests is not None:
             self._requests.append(request or _UNASKED)
+        elif request is not None:
+            self._requests = [_UNASKED] * len(self._recipients)
+            self._requests.append(request)
         self._recipients.append(recipient)
 
     def hand_over(
-        self, id: str, now: float, stamp: trace.ReceivedStamp, *, client: str, user: str, signs: tuple[str, ...], submits: str
+        self,
+        id: str,
+        now: float,
+        stamp: trace.ReceivedStamp,
+        *,
+        client: str,
+        user: str,
+        signs: tuple[str, ...],
+        submits: str,
     ) -> Message:
         """Give the message and keep nothing of it. `submits`: our hostname where missing fields are added, else "".
 
@@ -71,7 +80,7 @@ class Transaction:
             mail.ret,
             mail.envid,
             tls,
-            tuple(self._requests),
+            () if self._requests is None else tuple(self._requests),
         )
         content = intake.hand_over()
         self._let_go()
@@ -85,5 +94,4 @@ class Transaction:
     def _let_go(self) -> None:
         self._mail = None
         self._recipients = []
-        if self._requests:
-            self._requests = []
+        self._requests = None

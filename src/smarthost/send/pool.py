@@ -40,10 +40,7 @@ class Pool:
         if not session.is_reusable or session.transactions >= self._transactions or self._count >= IDLE_SESSIONS:
             session.quit()
             return
-        idle = self._idle.get(session.key)
-        if idle is None:
-            idle = self._idle[session.key] = deque()
-        idle.append(session)
+        self._idle.setdefault(session.key, deque()).append(session)  # hashing a key costs more than a deque
         self._count += 1
         session.rest(self._idle_s, self._retire)
 

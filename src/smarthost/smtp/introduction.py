@@ -36,7 +36,7 @@ class Introduction(Conversation):
     def accept_hello(self) -> None:
         """Answer HelloReceived positively. Raises: LocalProtocolError: none is pending."""
         hello = self._hello
-        if hello is None or not self.is_waiting:
+        if hello is None or self._due is None or self._next is not None:
             raise LocalProtocolError("no EHLO or HELO waits for an answer")
         self._hello = None
         self._agree(encode_hello(self._settings, self.offer, extended=hello.extended, is_secured=self._is_secured))
