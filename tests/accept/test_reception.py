@@ -350,3 +350,13 @@ def test_after_a_bug_in_filing_the_next_message_begins_with_nothing() -> None:
     assert broken.startswith(b"451 4.3.0")
     assert ["c@example.net"] == [each.text for each in message.envelope.recipients]
     assert b"second\r\n" == b"".join(message.content.chunks())
+
+
+def test_a_session_between_two_messages_keeps_nothing_of_the_first() -> None:
+    """A thousand of them idle: what was filed is the store's."""
+    desk = Desk()
+    desk.say(ENVELOPE)
+    desk.say(b"x\r\n.\r\n")
+    transaction = desk.reception._transaction
+
+    assert (None, [], b"") == (transaction._mail, transaction._recipients, transaction.intake._piece)

@@ -256,6 +256,14 @@ def test_a_user_named_by_a_proxy_has_the_senders_that_the_users_file_gives_him()
     assert b"550 5.7.1" in desk.say(b"RSET\r\nMAIL FROM:<eve@example.org>\r\n")
 
 
+def test_a_proxy_is_believed_where_nothing_else_is_offered() -> None:
+    """A relay in clear text, without users, behind a proxy: it needs no certificate to be told who the client is."""
+    desk = Desk(xclient_from=("127.0.0.1",))
+
+    assert b"250 XCLIENT NAME ADDR" in desk.say(EHLO)
+    assert desk.say(b"XCLIENT ADDR=203.0.113.7\r\n").startswith(b"220")
+
+
 def test_a_proxy_that_names_another_client_takes_the_login_back() -> None:
     """Each XCLIENT begins anew: nothing of the former client stays."""
     desk = proxied(mode=Mode.SUBMISSION)

@@ -38,7 +38,7 @@ class Credentials(Struct, frozen=True, gc=False):
         return f"Credentials(username={self.username!r}, password=***)"
 
 
-class SessionPolicy(Struct, frozen=True, gc=False):
+class SessionPolicy(Struct, frozen=True, gc=False, cache_hash=True):
     """What a session must be like before mail may pass: equal policies may share a session.
 
     `implicit_tls`: TLS from the first octet (port 465) instead of STARTTLS. `helo`: the name we give in EHLO.
