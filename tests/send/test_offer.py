@@ -505,6 +505,18 @@ async def test_undeclared_content_that_cannot_be_converted_goes_as_it_came(simul
 
 
 @in_simulation
+async def test_a_report_that_cannot_be_converted_goes_as_it_is(simulation: Simulation) -> None:
+    """Bounced, it would be lost in silence: nobody is told about a report."""
+    rig = SendRig(simulation)
+    exchanger = await rig.listen(plain())
+
+    result = await rig.attempt(replace(carrying(rig, STUBBORN, Body.EIGHT_BIT_MIME), reverse_path=""))
+
+    assert "relayed 2.0.0" == said(result)
+    assert PREFIX + STUBBORN == exchanger.messages[0].content
+
+
+@in_simulation
 async def test_large_content_is_not_read_to_find_out_what_nobody_asks(simulation: Simulation) -> None:
     """A host with 8BITMIME takes anything: content in a file is read once, to be sent."""
     rig = SendRig(simulation)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from smarthost.mail.address import recipient_domain
 from smarthost.mail.content import Content, InlineContent
-from smarthost.mail.envelope import Body, DsnRequest, Notify, SenderTls
+from smarthost.mail.envelope import NULL_REVERSE_PATH, Body, DsnRequest, Notify, SenderTls
 from smarthost.mail.hop import Host, SessionPolicy, TlsLevel
 from smarthost.mail.lease import Lease, LeasedRecipient
 from smarthost.mail.plan import Plan
@@ -180,8 +180,9 @@ class Needs:
         if self._is_ascii():
             return self._as_received(_SEVEN_BIT)
         fit = self._converted(lacks="8BITMIME")
-        if isinstance(fit, Unfit) and lease.body is _SEVEN_BIT:
+        if isinstance(fit, Unfit) and (lease.body is _SEVEN_BIT or lease.reverse_path == NULL_REVERSE_PATH):
             # Declared by nobody, taken by all hosts for thirty years: better as it came than not at all, never stripped
+            # A report that bounced would be lost in silence.
             return self._as_received(_SEVEN_BIT)
         return fit
 
