@@ -89,6 +89,8 @@ class Entrance:
         tls = None if section.tls is ListenerTls.NONE else self._certificate(section)
         is_for_users = mode in (Mode.SUBMISSION, Mode.SUBMISSIONS)
         networks = config.relay_from if section.relay_from is None else section.relay_from
+        is_demanded = section.tls is ListenerTls.REQUIRED or (is_for_users and section.tls is None)
+        requires_tls = tls is not None and is_demanded
         return ListenerTerms(
             settings=ServerSettings(
                 hostname=config.hostname,
@@ -97,12 +99,12 @@ class Entrance:
                 max_errors=limits.errors,
                 is_lmtp=mode is Mode.LMTP,
                 normalises_newlines=section.bare_newline is BareNewline.NORMALISE,
+                requires_tls=requires_tls,
             ),
             policy=self._policy(networks),
             mode=mode,
             tls=tls,
-            requires_tls=tls is not None
-            and (section.tls is ListenerTls.REQUIRED or (is_for_users and not section.tls)),
+            requires_tls=requires_tls,
             implicit_tls=mode is Mode.SUBMISSIONS,
             users=self._users,
             xclient_from=tuple(map(str, section.xclient_from)),

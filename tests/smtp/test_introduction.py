@@ -512,3 +512,42 @@ def test_endless_xclient_ends_the_session() -> None:
 def test_commands_of_an_offer_are_in_the_table_of_every_state() -> None:
     """None of them is forgotten where another is refused."""
     assert all({b"STARTTLS", b"AUTH", b"XCLIENT"} <= set(row) for row in MOVES if row)
+
+
+def test_before_a_demanded_handshake_everything_else_is_told_530() -> None:
+    """RFC 3207 4: all but EHLO, STARTTLS, NOOP and QUIT; and then all is as anywhere."""
+    settings = ServerSettings("mx.example.org", 1_000_000, 100, 50, requires_tls=True)
+    machine = SmtpServer(settings, Offer(starttls=True))
+    machine.greet(reply(220, "", "mx.example.org ESMTP"))
+    machine.receive(b"MAIL FROM:<a@b.example>\r\nEHLO c.example\r\n")
+    assert isinstance(machine.next_event(), HelloReceived)
+    machine.accept_hello()
+    machine.take_output()
+
+    said = []
+    for line in (
+        b"MAIL FROM:<a@b.example>",
+        b"RCPT TO:<a@b.example>",
+        b"DATA",
+        b"RSET",
+        b"VRFY a",
+        b"HELP",
+        b"AUTH PLAIN",
+    ):
+        machine.receive(line + b"\r\n")
+        assert machine.next_event() is None
+        said.append(machine.take_output()[:9])
+    machine.receive(b"BDAT 6 LAST\r\nRSET\r\nNOOP\r\n")
+    assert machine.next_event() is None
+    chunk = machine.take_output()
+    machine.receive(b"STARTTLS\r\n")
+    assert isinstance(machine.next_event(), StarttlsReceived)
+    machine.accept_starttls()
+    machine.secured()
+    machine.receive(b"EHLO c.example\r\nMAIL FROM:<a@b.example>\r\n")
+    assert isinstance(machine.next_event(), HelloReceived)
+    machine.accept_hello()
+
+    assert said == [b"530 5.7.0"] * 6 + [b"538 5.7.1"]  # RFC 4954 6 has a code of its own for AUTH
+    assert chunk == b"530 5.7.0 Must issue a STARTTLS command first\r\n250 2.0.0 Ok\r\n"
+    assert isinstance(machine.next_event(), MailReceived)

@@ -13,7 +13,7 @@ from smarthost.smtp.grammar import BARE_NEWLINE, NOT_ASCII, find_forbidden
 from smarthost.smtp.limits import JUNK_COMMANDS
 from smarthost.smtp.lines import ContentReader, Fault, InputBuffer
 from smarthost.smtp.offer import NOTHING, Offer, ServerSettings
-from smarthost.smtp.states import CHUNK, CLOSED, CONNECTED, CONTENT, GREETED, LMTP_MOVES, MOVES, READY, Row, State
+from smarthost.smtp.states import CHUNK, CLOSED, CONNECTED, CONTENT, GREETED, MOVES, READY, Row, State
 from smarthost.smtp.wire import HangUp, ServerEvent
 
 
@@ -30,7 +30,7 @@ class Conversation:
     def __init__(self, settings: ServerSettings, offer: Offer = NOTHING) -> None:
         self.offer = offer  # the driver may set it at any time; the next command is judged by it
         self._settings = settings
-        self._moves = LMTP_MOVES if settings.is_lmtp else MOVES
+        self._moves = states.moves_of(is_lmtp=settings.is_lmtp, is_clear=settings.requires_tls)
         self._state = CONNECTED
         self._row: Row = MOVES[CONNECTED]  # empty while what comes in is no command
         self._input = InputBuffer()

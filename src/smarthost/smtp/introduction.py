@@ -62,6 +62,7 @@ class Introduction(Conversation):
         """
         if self._state is CLOSED:
             return
+        self._moves = states.moves_of(is_lmtp=self._settings.is_lmtp, is_clear=False)
         if self._state is SECURING:
             if len(self._input):
                 self._next = self._hang_up_on_injection(None)

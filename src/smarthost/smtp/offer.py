@@ -18,7 +18,8 @@ class ServerSettings(Struct, frozen=True, cache_hash=True):
     """What the machines of one listener share. `extensions` are further lines of the EHLO answer.
 
     `is_lmtp`: LHLO and a reply for each recipient (RFC 2033). `normalises_newlines`: a bare CR or LF in DATA becomes a
-    CRLF, where it is otherwise refused; for old appliances only.
+    CRLF, where it is otherwise refused; for old appliances only. `requires_tls`: before TLS nothing but EHLO, STARTTLS,
+    NOOP and QUIT is obeyed, nor XCLIENT of those to whom it is offered.
     """
 
     hostname: str
@@ -28,6 +29,7 @@ class ServerSettings(Struct, frozen=True, cache_hash=True):
     extensions: tuple[str, ...] = ()
     is_lmtp: bool = False
     normalises_newlines: bool = False
+    requires_tls: bool = False
 
 
 class Offer(Struct, frozen=True, cache_hash=True):

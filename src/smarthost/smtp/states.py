@@ -60,6 +60,7 @@ BINARY_NEEDS_BDAT = reply(503, "5.5.1", "BODY=BINARYMIME is sent with BDAT")  # 
 NOT_OFFERED = reply(502, "5.5.1", "Command not implemented")
 NO_VALID_RECIPIENT = reply(554, "5.5.1", "No valid recipient")  # RFC 5321 3.3; for RCPT_FIRST when all were refused
 
+STARTTLS_FIRST = reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 TLS_IN_USE = reply(503, "5.5.1", "TLS is in use already")
 TLS_FIRST = reply(538, "5.7.11", "STARTTLS comes before AUTH")  # RFC 4954 6
 AUTHENTICATED = reply(503, "5.5.1", "Authenticated already")  # RFC 4954 4
@@ -177,3 +178,21 @@ LMTP_MOVES: tuple[Row, ...] = tuple(_to_lmtp(row) for row in MOVES)
 FOREIGN_VERBS = frozenset(
     (b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH", b"TRACE", b"PRI")
 )
+
+_BEFORE_TLS = frozenset((b"EHLO", b"HELO", b"LHLO", b"STARTTLS", b"NOOP", b"QUIT", b"XCLIENT"))
+
+
+def _in_clear(row: Row) -> Row:
+    """Give a row of a server that wants TLS first."""
+    return {verb: move if verb in _BEFORE_TLS else STARTTLS_FIRST for verb, move in row.items()}
+
+
+CLEAR_MOVES: tuple[Row, ...] = tuple(map(_in_clear, MOVES))
+LMTP_CLEAR_MOVES: tuple[Row, ...] = tuple(map(_in_clear, LMTP_MOVES))
+
+
+def moves_of(*, is_lmtp: bool, is_clear: bool) -> tuple[Row, ...]:
+    """Give the table to follow; `is_clear`: TLS is required and not in use."""
+    if is_clear:
+        return LMTP_CLEAR_MOVES if is_lmtp else CLEAR_MOVES
+    return LMTP_MOVES if is_lmtp else MOVES
