@@ -11,13 +11,15 @@ from smarthost.accept.authentication import (
     FADE_S,
     NAME_FAILURES,
     NETWORK_FAILURES,
+    PENDING,
     SESSION_FAILURES,
+    WELCOME_FAILURES,
     Decision,
     LoginGuard,
 )
 from smarthost.accept.listeners import Mode
 from smarthost.accept.recent import Seldom
-from smarthost.mail.errors import StoreError
+from smarthost.mail.errors import StoreBusy, StoreError
 from smarthost.mail.record import Record
 from smarthost.smtp.wire import AuthReceived
 from smarthost.testing.clock import FakeClock
@@ -291,6 +293,7 @@ def test_failures_fade() -> None:
 def test_a_name_guessed_at_from_everywhere_still_works_from_where_it_works() -> None:
     """A hundred networks guess at alice: hers is asked as before, an unknown one is not; bob is not concerned."""
     gate = Gate()
+    gate.clock.advance(BAN_S)
     assert gate.ask("192.0.2.1/32", password="secret") is not None
     for n in range(NAME_FAILURES):
         gate.ask(f"198.51.100.{n}/32")
@@ -308,12 +311,70 @@ def test_a_name_guessed_at_from_everywhere_still_works_from_where_it_works() -> 
 def test_asking_for_much_at_once_is_no_way_around_the_limit() -> None:
     """Who has failed may not have more claims under way than it may still fail."""
     gate = Gate()
-    gate.ask("192.0.2.1/32")
+    for _ in range(NETWORK_FAILURES - 5):
+        gate.ask("192.0.2.1/32")
     gate.users.waits = True
 
     decisions = [gate.ask("192.0.2.1/32") for _ in range(200)]
 
-    assert NETWORK_FAILURES - 1 == len(gate.users.waiting) == decisions.count(None)
+    assert 5 == len(gate.users.waiting) == decisions.count(None)
+
+
+def test_one_address_does_not_fill_the_queue_of_passwords() -> None:
+    """A hundred first claims at once: some are checked, the others and nobody else hear 454, and the log one line."""
+    gate = Gate()
+    gate.ask("192.0.2.1/32", password="secret")
+    gate.users.waits = True
+
+    decisions = [gate.ask("192.0.2.1/32", "eve") for _ in range(100)]
+
+    assert PENDING == decisions.count(None)
+    assert {454} == {each.reply.code for each in decisions if each is not None}
+    assert ["too many logins at once"] == gate.notes
+    assert gate.ask("192.0.2.1/32") is None  # who works there is asked all the same
+    assert gate.ask("192.0.2.2/32", "eve") is None
+    for answer in gate.users.waiting:
+        answer()
+    assert gate.ask("192.0.2.1/32", "bob") is None
+
+
+def test_too_many_who_wait_is_not_a_broken_users_file() -> None:
+    """The operator reads which of the two it is; and whatever a check raises, nothing stays pending."""
+    gate = Gate()
+    gate.users.failure = StoreBusy("too many")
+    for _ in range(2 * PENDING):
+        assert 454 == gate.ask("192.0.2.1/32").reply.code  # type: ignore[union-attr]
+    gate.users.failure = ValueError("bug")  # type: ignore[assignment]
+    for _ in range(2 * PENDING):
+        with pytest.raises(ValueError, match="bug"):
+            gate.ask("192.0.2.1/32")
+    gate.users.failure = None
+
+    assert ["too many logins at once"] == gate.notes
+    assert 235 == gate.ask("192.0.2.1/32", password="secret").reply.code  # type: ignore[union-attr]
+
+
+def test_a_program_with_an_old_password_does_not_shut_out_its_office() -> None:
+    """Who has logged in from a network is asked there, until he himself fails often; others are not."""
+    gate = Gate()
+    for _ in range(2):
+        gate.ask("192.0.2.1/32", "alice", "secret")
+    for _ in range(NETWORK_FAILURES):
+        gate.ask("192.0.2.1/32", "bob")
+    stranger, alice = gate.ask("192.0.2.1/32", "bob"), gate.ask("192.0.2.1/32", "alice", "secret")
+    guesses = [gate.ask("192.0.2.1/32", "alice") for _ in range(WELCOME_FAILURES + 5)]
+
+    assert (454, 235) == (stranger.reply.code, alice.reply.code)  # type: ignore[union-attr]
+    assert [535] * WELCOME_FAILURES + [454] * 5 == [each.reply.code for each in guesses if each is not None]
+
+
+def test_right_after_a_start_no_name_is_shut_out() -> None:
+    """Where a user works is not known yet: who guessed at him before the restart must not keep him out."""
+    gate = Gate()
+    for n in range(2 * NAME_FAILURES):
+        gate.ask(f"198.51.100.{n}/32")
+
+    assert 235 == gate.ask("203.0.113.9/32", password="secret").reply.code  # type: ignore[union-attr]
 
 
 def test_a_million_guessers_cost_bounded_memory() -> None:

@@ -229,6 +229,6 @@ async def test_what_code_hands_in_is_signed_before_it_is_filed() -> None:
     await counter.door.submit(b"TLS-Required: No\r\n" + CONTENT, "ann@example.org", TO)
 
     (message,) = counter.messages
-    assert asked[0].signs
+    assert asked[0].signs == ("*",)
     assert message.prefix.startswith(b"DKIM-Signature: x\r\nReceived: ")
     assert SenderTls.OPTIONAL is message.envelope.tls

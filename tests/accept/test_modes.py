@@ -55,7 +55,7 @@ def test_a_user_submits_from_anywhere() -> None:
 
     assert desk.commit().startswith(b"250")
     assert "alice" == message.sender
-    assert message.signs
+    assert message.signs == ("alice@example.org", "@lists.example.org")
     assert STRANGER == message.client
     assert b" (using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)\r\n by relay.example.org with ESMTPSA id" in (
         message.prefix

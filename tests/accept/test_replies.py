@@ -59,6 +59,7 @@ def test_all_the_replies_that_others_rely_on_are_there() -> None:
         "AUTH_FAILED": "535 5.7.8",
         "AUTH_UNAVAILABLE": "454 4.7.0",
         "AUTH_BANNED": "454 4.7.0",
+        "AUTH_BUSY": "454 4.7.0",
         "TOO_MANY_LOGINS": "421 4.7.0",
         "TOO_MANY_MESSAGES": "450 4.7.1",
         "TOO_MANY_RECIPIENTS": "452 4.7.1",

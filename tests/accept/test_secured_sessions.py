@@ -4,7 +4,7 @@
 from base64 import b64encode
 
 import pytest
-from tests.accept.desk import STRANGER, TLS, Certificate, Desk, Users
+from tests.accept.desk import STRANGER, TLS, Certificate, Desk, Users, Wire
 
 from smarthost.accept.clients import ClientTerms, NetworkTerms
 from smarthost.accept.listeners import Mode
@@ -267,10 +267,35 @@ def test_a_proxy_is_believed_where_nothing_else_is_offered() -> None:
 def test_a_proxy_that_names_another_client_takes_the_login_back() -> None:
     """Each XCLIENT begins anew: nothing of the former client stays."""
     desk = proxied(mode=Mode.SUBMISSION)
-    desk.say(EHLO + b"XCLIENT ADDR=203.0.113.7 LOGIN=carol\r\n" + EHLO)
+    desk.say(EHLO + b"XCLIENT ADDR=203.0.113.7 LOGIN=carol\r\n")
     desk.say(b"XCLIENT ADDR=203.0.113.8 LOGIN=[UNAVAILABLE]\r\n")
 
     assert desk.say(EHLO + MAIL).endswith(b"Must issue a STARTTLS command first\r\n")
+
+
+def test_a_client_behind_a_proxy_is_not_believed_to_be_another() -> None:
+    """A proxy that only passes octets on from then on (nginx) does not lend its client the right to say XCLIENT."""
+    desk = proxied()
+    desk.say(EHLO + b"XCLIENT ADDR=203.0.113.7\r\n")
+
+    assert b"XCLIENT" not in desk.say(EHLO)
+    assert desk.say(b"XCLIENT ADDR=127.0.0.1 LOGIN=alice\r\n").startswith(b"500")
+    assert b"550 5.7.1 Relaying denied: 203.0.113.7" in desk.say(MAIL + RCPT)
+
+
+def test_who_comes_through_a_balancer_that_does_not_say_for_whom_has_no_rights_by_address() -> None:
+    """PROXY UNKNOWN from loopback: neither relaying, nor a password in clear, nor XCLIENT."""
+    desk = Desk(users=Users(), xclient_from=("127.0.0.0/8",))
+    desk.wire = Wire()
+    desk.wire.peer = ("127.0.0.1", 0)
+    reception = desk.accept(desk.wire)
+    assert reception is not None
+    reception.received(EHLO + MAIL + RCPT)
+    heard = b"".join(desk.wire.written)
+
+    assert b"550 5.7.1 Relaying denied" in heard
+    assert b"AUTH" not in heard
+    assert b"XCLIENT" not in heard
 
 
 def test_tls_forgets_a_login_named_by_a_proxy_but_not_the_address() -> None:

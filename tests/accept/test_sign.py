@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from msgspec.structs import replace
 
 from smarthost.accept import sign
 from smarthost.backends.clock import SystemClock
@@ -328,3 +329,44 @@ def test_a_signature_from_before_still_verifies() -> None:
 
     assert twice.count(b"DKIM-Signature:") == 4
     assert all(verifies(twice, index) for index in range(4))
+
+
+@pytest.mark.parametrize(
+    ("author", "is_signed"),
+    [
+        (b"Alice <alice@example.org>", True),
+        (b'"ceo@example.com" <alice@example.org>', True),
+        (b"ceo@example.org", False),
+        (b"Alice <alice@example.org>, ceo@example.org", False),
+        (b'(") <ceo@example.org> (") <alice@example.org>', False),
+        (b'(a (b) ") <ceo@example.org> (" ) <alice@example.org>', False),
+        (b"alice@example.org," * (sign.AUTHORS + 1), False),
+    ],
+)
+def test_only_the_senders_own_names_are_signed(author: bytes, is_signed: bool) -> None:
+    """Who may relay may not borrow the domain of another: it goes unsigned, with a note."""
+    notes = Notes()
+    mail = replace(message(MAIL.replace(b"Alice <alice@example.org>", author)), signs=("alice@example.org",))
+
+    assert (b"DKIM-Signature" in signed(mail, notes=notes)) is is_signed
+    assert [what for _, what, _ in notes.told] == ([] if is_signed else ["message not signed"])
+
+
+def test_a_header_section_that_goes_on_behind_what_is_looked_at_is_not_signed() -> None:
+    """Where it is cut between two fields it looks whole."""
+    head = MAIL.partition(b"\r\n\r\n")[0]
+    notes = Notes()
+
+    signed(message(MAIL, piece=len(head) + 2), notes=notes)
+
+    assert ["message not signed"] == [what for _, what, _ in notes.told]
+
+
+def test_content_without_a_body_takes_linear_time() -> None:
+    """Fifty megabytes without an empty line are given up, in whichever pieces they come."""
+    before = process_time()
+
+    assert sign.hash_body(Pieces(b"x" * 998 + b"\r\n", 1)) == sign.hash_body(InlineContent(b""))
+    assert sign.hash_body(Pieces(b"a: b\r\n" * 8_000_000, 4096)) == sign.hash_body(InlineContent(b""))
+
+    assert process_time() - before < 1.0

@@ -147,3 +147,9 @@ def test_networks() -> None:
     ] * 3
     with pytest.raises(ConfigError, match=r"'10\.0\.0\.1/8' is not a network"):
         compile_networks(["10.0.0.1/8"])
+
+
+def test_networks_of_mapped_addresses_are_those_of_ipv4() -> None:
+    """Peers are shown as IPv4, however the network was written."""
+    assert compile_networks(["::ffff:192.0.2.0/120"])("192.0.2.7")
+    assert not compile_networks(["::ffff:192.0.2.0/120"])("192.0.3.7")

@@ -703,3 +703,17 @@ def test_client_that_leaves_while_it_waits_its_turn(run: Run, tmp_path: Path) ->
         await listener.close()
 
     run(main())
+
+
+def test_certificates_of_no_known_kind_are_named(tmp_path: Path) -> None:
+    """A version or a kind of key that nobody knows is a mistake in the file, not a crash."""
+    whole = trustme.CA().issue_cert("relay.example").cert_chain_pems[0].bytes()
+    der = ssl.PEM_cert_to_DER_cert(whole.decode())
+    version = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1)
+    kind = der.replace(b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x02\x63", 1)
+    for changed in (version, kind):
+        assert changed != der
+        path = tmp_path / "odd.pem"
+        path.write_text(ssl.DER_cert_to_PEM_cert(changed))
+        with pytest.raises(ConfigError, match="certificate"):
+            ServerTls(str(path), clock=FakeClock(), note=lambda *_, **__: None)

@@ -298,3 +298,32 @@ def test_file_that_is_no_text(tmp_path: Path) -> None:
 def test_threads_are_few() -> None:
     """Each password being checked takes 64 MiB."""
     assert users_module.THREADS == 2
+
+
+@pytest.mark.asyncio
+async def test_emptied_file_keeps_the_users(desk: Desk) -> None:
+    """A file without a user is a slip, and not a no to everybody."""
+    desk.path.write_text("")
+    desk.clock.advance(LOOK_S)
+
+    assert await desk.ask("alice", "correct horse") == KNOWN
+    assert ["users file not taken"] == [what for _, what, _ in desk.notes]
+
+
+def test_a_start_with_an_empty_file_is_refused(tmp_path: Path) -> None:
+    """Nobody could log in."""
+    with pytest.raises(ConfigError, match="there is no user in it"):
+        Desk(tmp_path / "users.toml", "")
+
+
+@pytest.mark.asyncio
+async def test_check_that_breaks_is_answered(desk: Desk) -> None:
+    """Whatever it raises, who asked is answered and the log says what it was."""
+
+    def broken(hashed: bytes, password: bytes) -> bool:
+        raise MemoryError("no memory")
+
+    desk.users._verify = broken
+
+    assert await desk.ask("alice", "correct horse") is None
+    assert ["a password could not be checked"] == [what for _, what, _ in desk.notes]

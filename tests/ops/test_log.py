@@ -347,3 +347,16 @@ async def test_a_full_pipe_never_stalls_the_loop(pipe: Pipe) -> None:
     while log._lines:
         pipe.read()
         log.flush()
+
+
+def test_an_accepted_line_names_the_user_who_logged_in(pipe: Pipe) -> None:
+    """And says nothing of one where nobody did."""
+    log = log_of(pipe)
+
+    log.record(record(Kind.ACCEPTED, user="alice"))
+    log.record(record(Kind.ACCEPTED))
+    log.flush()
+
+    named, nameless = pipe.read()
+    assert named["user"] == "alice"
+    assert "user" not in nameless

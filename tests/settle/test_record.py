@@ -4,14 +4,17 @@
 import msgspec
 import pytest
 
-from smarthost.mail.envelope import Body
+from smarthost.mail.address import Address, Domain
+from smarthost.mail.content import InlineContent
+from smarthost.mail.envelope import Body, Envelope
 from smarthost.mail.hop import TlsFacts
 from smarthost.mail.lease import Lease, LeasedRecipient
+from smarthost.mail.message import Message
 from smarthost.mail.record import Kind, Record, to_json
 from smarthost.mail.reply import reply
 from smarthost.mail.result import AttemptResult, Outcome, Timings, Verdict
 from smarthost.mail.settlement import SettledRecipient, State
-from smarthost.settle.record import describe_tls, record_expiry, record_verdict
+from smarthost.settle.record import describe_tls, record_acceptance, record_expiry, record_verdict
 
 LEASE = Lease(
     "0123456789abcdef",
@@ -79,6 +82,7 @@ def test_every_field_of_a_record_is_filled_from_its_place() -> None:
         "transfer_s": 4.0,
         "walk": ("mx1.example.net [192.0.2.8]: refused",),
         "service": "",
+        "user": "",
     }
 
 
@@ -145,3 +149,15 @@ def test_record_becomes_one_json_line_without_empty_fields() -> None:
 def test_tls_is_told_in_one_line(facts: TlsFacts | None, text: str) -> None:
     """Whether the session was protected, and how well, can be read at a glance."""
     assert describe_tls(facts) == text
+
+
+def test_the_log_says_who_logged_in() -> None:
+    """An acceptance names the user, and nothing where nobody logged in."""
+    recipient = Address("bob@example.net", Domain("example.net"))
+    envelope = Envelope("alice@example.org", (recipient,), Body.SEVEN_BIT)
+    content = InlineContent(b"x")
+    (named,) = record_acceptance(Message("id", 1.0, envelope, b"", content, "192.0.2.1", "alice", user="alice"))
+    (nameless,) = record_acceptance(Message("id", 1.0, envelope, b"", content, "192.0.2.1", "alice"))
+
+    assert "alice" == named.user
+    assert b"user" not in to_json(nameless)

@@ -28,7 +28,9 @@ SESSION_FAILURES = 3  # then the session ends
 NETWORK_FAILURES = 30  # an office behind one address may mistype that often
 NAME_FAILURES = 100
 WELCOME_FAILURES = 10  # of somebody where he has logged in: a program with his old password, and he with his new one
-PENDING = 10  # claims of one network that are checked at a time: 0.8 s of hashing, and a tenth of all who may wait
+PENDING = (
+    50  # claims of one client network that are being checked: half of what may wait (backends.users), a second or two
+)
 FADE_S = 120.0  # for one failure: a phone with an old password, asking every few minutes, locks nobody out
 BAN_S = 900.0
 _TABLE = 10_000
@@ -113,9 +115,8 @@ class LoginGuard:
     def _refuse(self, name: str, network: str, of_network: _Failures, of_pair: _Failures | None) -> Reply | None:
         """Say why a claim is not looked at; None: it is."""
         now = self._clock.monotonic()
-        if (
-            of_pair is not None
-        ):  # he works there: what others fail at is not his fault, nor is who guesses at him elsewhere
+        if of_pair is not None:
+            # He works there: what others fail at is not his fault, nor is who guesses at him elsewhere.
             if not self._is_used_up(of_pair, now, WELCOME_FAILURES):
                 return None
         elif self._is_under_attack(name, now):

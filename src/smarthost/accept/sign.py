@@ -2,8 +2,9 @@
 """Signs messages with DKIM (RFC 6376, 8301, 8463): relaxed/relaxed, one signature for each key of the sender's domain.
 
 Decides which keys sign what (by the domain of From:, if whoever handed the message in may use the names there), writes
-the fields, and knows no key itself: a Keyring makes the signatures, RSA ones off the loop. Signed is what leaves: our own Date and Message-ID too, Received not. From is listed
-once more than it occurs, so that a second one breaks the signature. Nothing of the message is changed; a message that
+the fields, and knows no key itself: a Keyring makes the signatures, RSA ones off the loop. Signed is what leaves: our
+own Date and Message-ID too, Received not. From is listed once more than it occurs, so that a second one breaks the
+signature. Nothing of the message is changed; a message that
 cannot be signed goes without, and a note says why. A crash here leaves nothing: the message is not filed yet.
 """
 

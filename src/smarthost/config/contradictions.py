@@ -2,7 +2,7 @@
 """What is wrong between keys that are right each by itself. Pure: gives (dotted key, what to mend)."""
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from smarthost.config import units
 from smarthost.config.values import (
@@ -16,6 +16,7 @@ from smarthost.config.values import (
 )
 
 SMTP_PORT = 25
+_ALL_MAPPED = ip_network("::ffff:0:0/96")  # all of IPv4, since mapped addresses are taken for what they stand for
 _FOR_USERS = (Mode.SUBMISSION, Mode.SUBMISSIONS)
 
 
@@ -106,7 +107,7 @@ def _is_loopback(endpoint: Endpoint) -> bool:
 
 
 def _is_everyone(networks: Iterable[Network]) -> bool:
-    return any(network.prefixlen == 0 for network in networks)
+    return any(network.prefixlen == 0 or network == _ALL_MAPPED for network in networks)
 
 
 def _of_addresses(config: Config) -> Iterator[tuple[str, str]]:
