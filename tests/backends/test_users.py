@@ -273,6 +273,7 @@ def hash_like(**parts: object) -> str:
         (f'["\u00eb"]\npassword = "{HASHED}"\n["e\u0308"]\npassword = "{HASHED}"', "user '\u00eb' stands there twice"),
         (ALICE + ALICE.replace("alice", "bob"), "user 'bob': certificates: .* is that of 'alice' already"),
     ],
+    ids=lambda value: "" if "argon2id" in value else None,  # salts differ from process to process
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, complaint: str) -> None:
     """A mistake at the start names the file, the user and the key."""

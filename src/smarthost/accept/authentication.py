@@ -28,9 +28,7 @@ SESSION_FAILURES = 3  # then the session ends
 NETWORK_FAILURES = 30  # an office behind one address may mistype that often
 NAME_FAILURES = 100
 WELCOME_FAILURES = 10  # of somebody where he has logged in: a program with his old password, and he with his new one
-PENDING = (
-    50  # claims of one client network that are being checked: half of what may wait (backends.users), a second or two
-)
+PENDING = 20  # claims of one client network that are checked at a time: a fifth of all that may wait
 FADE_S = 120.0  # for one failure: a phone with an old password, asking every few minutes, locks nobody out
 BAN_S = 900.0
 _TABLE = 10_000
