@@ -846,3 +846,31 @@ async def test_who_was_heard_in_lmtp_before_the_connection_was_lost_is_through(s
 
     assert ["relayed", "deferred", "deferred"] == outcomes(result)
     assert [False, True, True] == [verdict.ambiguous for verdict in result.verdicts]
+
+
+@in_simulation
+async def test_a_conversion_that_breaks_a_signature_says_so(simulation: Simulation) -> None:
+    """The recipient's host will not believe it any more, and its postmaster asks ours."""
+    rig = SendRig(simulation)
+    await rig.listen(plain())
+    signed = b"DKIM-Signature: v=1; d=example.org\r\n" + UMLAUTS
+
+    plainly = await rig.attempt(carrying(rig, UMLAUTS, Body.EIGHT_BIT_MIME))
+    broken = await rig.attempt(carrying(rig, signed, Body.EIGHT_BIT_MIME))
+
+    assert not any("DKIM" in line for line in plainly.walk)
+    assert any("which breaks its DKIM signature" in line for line in broken.walk)
+
+
+@in_simulation
+async def test_who_waits_for_requiretls_says_so(simulation: Simulation) -> None:
+    """Else an operator would look for a fault of the network, or of a certificate that nobody else minds."""
+    rig = SendRig(simulation)
+    await rig.listen(secure())
+    rig.network.faults[BEST, 25] = Faults(tls=TlsConduct.UNTRUSTED)
+
+    result = await rig.attempt(replace(rig.lease(), tls=SenderTls.REQUIRED))
+
+    assert "deferred 4.7.5" == said(result)
+    assert "the sender demands REQUIRETLS" in result.verdicts[0].why
+    assert any("the sender demands REQUIRETLS" in line for line in result.walk)

@@ -9,6 +9,8 @@ A crash in the middle leaves the recipients deferred in the store; at worst a ho
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from msgspec.structs import replace
+
 from smarthost.mail.content import Content
 from smarthost.mail.envelope import DsnRequest, SenderTls
 from smarthost.mail.errors import ConnectionLost, SmarthostError, TlsFailed
@@ -90,6 +92,9 @@ def _stops(plan: Plan) -> list[Stop]:
     return list(found.values())
 
 
+_REQUIRETLS_ASKED = "the sender demands REQUIRETLS: a verified certificate and the extension at each hop"
+
+
 class _Walk:
     """One attempt's way along the hosts; it knows who still needs a verdict."""
 
@@ -127,6 +132,8 @@ class _Walk:
         self.effort = Effort()
         if plan.caveat:
             self.effort.lines.append(plan.caveat)
+        if lease.tls is _REQUIRED:
+            self.effort.lines.append(_REQUIRETLS_ASKED)
 
     def close(self) -> None:
         """Give back the memory of a converted form."""
@@ -293,8 +300,11 @@ class _Walk:
                 step=failed.step,
                 why=judged.verdict.why,
             )
+        said = judged.verdict
+        if is_required:  # or an operator would look for a fault of the network
+            said = replace(said, why=f"{said.why}; {_REQUIRETLS_ASKED}")
         for index in asked:
-            self._verdicts[index] = verdict.combine(self._verdicts[index], judged.verdict)
+            self._verdicts[index] = verdict.combine(self._verdicts[index], said)
 
     def _judge_transaction(
         self,
@@ -396,7 +406,8 @@ class _Walk:
         if isinstance(fit, Rendition):
             if offered is not None and not self._judge_size(offered, fit.octets, host, address, asked):
                 return None
-            self.effort.tried(host, address, f"converted to 7-bit for {host}")
+            breaks = ", which breaks its DKIM signature" if fit.was_signed else ""
+            self.effort.tried(host, address, f"converted to 7-bit for {host}{breaks}")
             return fit
         if fit is None:
             one = verdict.for_crowded_conversion(host, address, terms.clock.wall() + CROWDED_S)

@@ -63,6 +63,7 @@ class Rendition(Struct, frozen=True, gc=False):
     body: Body
     is_converted: bool = False
     is_plain: bool = False  # nothing about its recipients needs a parameter either
+    was_signed: bool = False  # with DKIM, before it was converted
 
 
 class Unfit(Struct, frozen=True, gc=False):
@@ -208,7 +209,11 @@ class Needs:
         if result is None:
             return
         if conversion.is_needed:
-            self._seven_bit = Rendition(b"", InlineContent(result), len(result), _SEVEN_BIT, is_converted=True)
+            header = result[: result.find(b"\r\n\r\n") + 2].lower()
+            was_signed = header.startswith(b"dkim-signature:") or b"\r\ndkim-signature:" in header
+            self._seven_bit = Rendition(
+                b"", InlineContent(result), len(result), _SEVEN_BIT, is_converted=True, was_signed=was_signed
+            )
         else:
             self._seven_bit = self._as_received(_SEVEN_BIT)
 
