@@ -6,6 +6,7 @@ import os
 import smtplib
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -120,3 +121,18 @@ def test_config_check_looks_into_the_files(files: Path, spoil: Callable[[Path], 
 
     assert checked.exit_code == exits.CONFIG
     assert said in checked.output
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_an_expired_certificate_is_told_at_the_start(files: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The relay starts all the same: most hosts do not verify, and an operator reads why others stay away."""
+    expired = AUTHORITY.issue_cert("mail.example.org", not_after=datetime(2020, 1, 1, tzinfo=UTC))
+    expired.private_key_and_cert_chain_pem.write_to_path(str(files / "cert.pem"))
+
+    async with Relay(state_dir=files / "state", next_hop="127.0.0.1:9", settings=settings(files)) as relay:
+        assert len(relay.bound) == 3
+
+    (told,) = [each.getMessage() for each in caplog.records if "certificate expired" in each.getMessage()]
+    assert str(files / "cert.pem") in told
+    assert "2020-01-01T00:00:00+00:00" in told

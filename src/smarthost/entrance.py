@@ -6,11 +6,13 @@ users, keys) is a ConfigError before anything listens. Decides nothing about mai
 """
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from smarthost.accept.clients import Clients
 from smarthost.accept.inject import Injection
 from smarthost.accept.listeners import ListenerTerms, Mode, ReceptionTerms
 from smarthost.accept.policy import RelayPolicy
@@ -142,13 +144,16 @@ class Entrance:
 
 
 def find_bad_files(config: Config, clock: Clock, sink: Sink) -> Iterator[ConfigError]:
-    """Name what is wrong with users, keys and certificates, as a start would; opens no door."""
+    """Name what is wrong with routes, networks, users, keys and certificates, as a start would; opens no door."""
     own = config.tls
     pairs = {
         (own.certificate_file, own.key_file),
         *((each.certificate_file, each.key_file) for each in config.listeners),
     }
     openers: list[Callable[[], object]] = [
+        lambda: terms.route_table(config),
+        lambda: terms.ca_file(config),
+        lambda: Clients(terms.client_terms(config), clock.monotonic),
         lambda: _open_users(config, clock, sink),
         *[partial(load_key, section.key_file) for section in config.dkim],
         *[partial(_open_certificate, config, pair, clock, sink) for pair in sorted(pairs, key=str) if pair[0]],
@@ -161,7 +166,7 @@ def find_bad_files(config: Config, clock: Clock, sink: Sink) -> Iterator[ConfigE
 
 
 def _open_certificate(config: Config, pair: tuple[Path | None, Path | None], clock: Clock, sink: Sink) -> ServerTls:
-    return ServerTls(
+    opened = ServerTls(
         str(pair[0]),
         str(pair[1] or ""),
         client_ca_file=str(config.tls.client_ca_file or ""),
@@ -169,6 +174,17 @@ def _open_certificate(config: Config, pair: tuple[Path | None, Path | None], clo
         clock=clock,
         note=sink.note,
     )
+    _warn_if_expired(Path(str(pair[0])), clock, sink)
+    return opened
+
+
+def _warn_if_expired(file: Path, clock: Clock, sink: Sink) -> None:
+    """Say that clients which verify will not have the certificate; those that do not (RFC 7435) go on, so we start."""
+    from cryptography import x509  # 77 ms, for those who need it
+
+    ended_at = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
+    if ended_at <= datetime.fromtimestamp(clock.wall(), UTC):
+        sink.note("warning", "certificate expired", file=str(file), since=ended_at.isoformat())
 
 
 def _all_listeners(config: Config) -> tuple[ListenerSection, ...]:

@@ -231,7 +231,8 @@ def test_errors_in_a_minute_end_the_session_and_keep_the_network_out() -> None:
     desk.clock.advance(61)
 
     assert heard.endswith(b"421 4.7.0 Too many errors in this minute, try again later\r\n")
-    assert early.startswith(b"421 4.7.0")
+    assert early == b"421 4.7.0 Too many errors from your network, try again later\r\n"
+    assert (1, 0) == (desk.notes.count("too many errors"), desk.notes.count("too many connections"))
     assert desk.connect().startswith(b"220")
 
 

@@ -45,6 +45,7 @@ def test_all_the_replies_that_others_rely_on_are_there() -> None:
         "RCPT_OK": "250 2.1.5",
         "TOO_BUSY": "421 4.3.2",
         "TOO_MANY_CONNECTIONS": "421 4.7.0",
+        "BANNED_FOR_ERRORS": "421 4.7.0",
         "SHUTTING_DOWN": "421 4.3.2",
         "TIMED_OUT": "421 4.4.2",
         "LOCAL_ERROR": "421 4.3.0",

@@ -27,6 +27,7 @@ certificates = ["{":".join(["AB"] * 32)}"]
 messages_per_minute = 60
 recipients_per_minute = 600
 """
+NAMED = f'password = "{HASHED}"\nsenders = ["*"]\n'
 KNOWN = User(
     "alice",
     ("alice@example.org", "@example.com", "*", "@xn--bcher-kva.example"),
@@ -186,9 +187,9 @@ async def test_certificate(desk: Desk) -> None:
 @pytest.mark.slow
 async def test_user_with_a_certificate_only_has_no_password(tmp_path: Path) -> None:
     """No password opens an account that has none, and it costs the same to try."""
-    desk = Desk(tmp_path / "users.toml", f'[robot]\ncertificates = ["{FINGERPRINT}"]\n')
+    desk = Desk(tmp_path / "users.toml", f'[robot]\ncertificates = ["{FINGERPRINT}"]\nsenders = ["*"]\n')
 
-    assert desk.users.find_certificate(FINGERPRINT) == User("robot")
+    assert desk.users.find_certificate(FINGERPRINT) == User("robot", ("*",))
     assert await desk.ask("robot", "") is None
     assert len(desk.verified) == 1
     desk.users.close()
@@ -198,9 +199,9 @@ async def test_user_with_a_certificate_only_has_no_password(tmp_path: Path) -> N
 async def test_names_and_passwords_in_any_normal_form(tmp_path: Path) -> None:
     """A Mac sends decomposed letters, a PC composed ones: the same user types the same password."""
     hashed = CHEAP.hash(prepare("cafe\u0301"))
-    desk = Desk(tmp_path / "users.toml", f'["zo\u00eb"]\npassword = "{hashed}"\n')
+    desk = Desk(tmp_path / "users.toml", f'["zo\u00eb"]\npassword = "{hashed}"\nsenders = ["*"]\n')
 
-    assert await desk.ask("zoe\u0308", "caf\u00e9") == User("zo\u00eb")
+    assert await desk.ask("zoe\u0308", "caf\u00e9") == User("zo\u00eb", ("*",))
     desk.users.close()
 
 
@@ -211,7 +212,7 @@ def test_hash_for_the_file(tmp_path: Path) -> None:
 
     assert hashed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert verify(hashed.encode(), prepare("cafe\u0301").encode())
-    Desk(tmp_path / "users.toml", f'[alice]\npassword = "{hashed}"\n').users.close()
+    Desk(tmp_path / "users.toml", f'[alice]\npassword = "{hashed}"\nsenders = ["*"]\n').users.close()
 
 
 def test_file_everybody_can_read_is_noted(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_file_everybody_can_read_is_noted(tmp_path: Path) -> None:
 
 def entry(**keys: object) -> str:
     """Give a file with one user, changed."""
-    lines = {"password": f'"{HASHED}"', **keys}
+    lines = {"password": f'"{HASHED}"', "senders": '["*"]', **keys}
     return "[alice]\n" + "\n".join(f"{key} = {value}" for key, value in lines.items() if value is not None)
 
 
@@ -244,6 +245,8 @@ def hash_like(**parts: object) -> str:
         ("alice = 3", "user 'alice': Expected `object`, got `int`"),
         (entry(pasword='"x"'), "user 'alice': Object contains unknown field `pasword`"),
         (entry(senders='"alice@example.org"'), r"user 'alice': Expected `array`, got `str` - at `\$.senders`"),
+        (entry(senders=None), "user 'alice': senders: missing: .* or \"\\*\" for any"),
+        (entry(senders="[]"), "user 'alice': senders: missing"),
         (entry(senders='["alice"]'), "user 'alice': senders: 'alice' is no address"),
         (entry(senders='["alice@"]'), "user 'alice': senders: a domain has 1 to 255 octets"),
         (entry(senders='["a\\nb@example.org"]'), r"user 'alice': senders: 'a\\nb@example.org' is no address"),
@@ -270,7 +273,7 @@ def hash_like(**parts: object) -> str:
         (f'[""]\npassword = "{HASHED}"', "user '': a name has 1 to 255 octets"),
         (f'["a\\u0007"]\npassword = "{HASHED}"', r"user 'a\\x07': a name has 1 to 255 octets, and no control"),
         (f'["{"a" * 256}"]\npassword = "{HASHED}"', "a name has 1 to 255 octets"),
-        (f'["\u00eb"]\npassword = "{HASHED}"\n["e\u0308"]\npassword = "{HASHED}"', "user '\u00eb' stands there twice"),
+        (f'["\u00eb"]\n{NAMED}["e\u0308"]\n{NAMED}', "user '\u00eb' stands there twice"),
         (ALICE + ALICE.replace("alice", "bob"), "user 'bob': certificates: .* is that of 'alice' already"),
     ],
     ids=lambda value: "" if "argon2id" in value else None,  # salts differ from process to process

@@ -41,6 +41,15 @@ def listener(mode: str, where: str = "0.0.0.0:587", more: str = "") -> str:
         ("[tls]\nclient_ca_file = '/etc/hosts'", "has no effect without client_certificates"),
         ("listen = ['127.0.0.1:25']\n" + listener("relay", "127.0.0.1:25"), "is taken by listen already"),
         (listener("relay") + listener("relay"), "listener[2].listen: 0.0.0.0:587 is taken by listener[1].listen"),
+        (
+            listener("relay", "0.0.0.0:14025") + listener("relay", "127.0.0.1:14025"),
+            "listener[2].listen: 127.0.0.1:14025 is covered by 0.0.0.0:14025 of listener[1].listen already",
+        ),
+        (
+            listener("relay", "[::1]:25") + listener("relay", "[::]:25"),
+            "listener[2].listen: [::]:25 covers [::1]:25 of listener[1].listen",
+        ),
+        ("listen = ['0.0.0.0:25', '127.0.0.1:25']", "listen: 127.0.0.1:25 is covered by 0.0.0.0:25 of listen"),
         ("[[network]]\nnetworks=['10.0.0.0/8']\n" * 2, "10.0.0.0/8 is described by network[1] already"),
         (
             "[[dkim]]\ndomains=['a.example']\nselector='s'\nkey_file='/etc/hosts'\n" * 2,
@@ -70,6 +79,13 @@ def test_a_listener_for_users_on_loopback_needs_no_certificate() -> None:
 
     assert config.listeners[0].mode is Mode.SUBMISSION
     assert config.listen == ()
+
+
+def test_addresses_that_share_no_socket_stand_side_by_side() -> None:
+    """Both families at one port, a wildcard beside another port, and free ports are no contradiction."""
+    text = "listen = ['0.0.0.0:25', '[::]:25', '127.0.0.1:26', '[::1]:27', '0.0.0.0:0', '127.0.0.1:0']"
+
+    assert errors(text) == []
 
 
 def test_listen_and_listeners_stand_side_by_side() -> None:

@@ -35,7 +35,7 @@ def test_a_new_key_is_private_and_its_record_is_that_of_the_key(tmp_path: Path, 
 
     assert code == exits.OK
     assert path.stat().st_mode & 0o777 == 0o600
-    assert output.startswith("s2026._domainkey.example.org. IN TXT (")
+    assert output.splitlines()[-1].startswith("s2026._domainkey.example.org. IN TXT (")
     value = told(output)
     assert value.startswith(f"v=DKIM1; k={kind}; p=")
     public = base64.b64decode(value.rpartition("p=")[2])
@@ -45,6 +45,22 @@ def test_a_new_key_is_private_and_its_record_is_that_of_the_key(tmp_path: Path, 
         assert all(len(string) <= 255 for string in re.findall(r'"([^"]*)"', output))
     else:
         assert public == key.public_key().public_bytes_raw()
+
+
+def test_a_record_says_what_in_it_was_not_asked_for(tmp_path: Path) -> None:
+    """A domain that is only an example, and a selector taken from the file, are told in comments of a zone file."""
+    kind = ("--type", "ed25519")
+
+    _, guessed = run("dkim", "keygen", str(tmp_path / "s1.pem"), *kind)
+    _, named = run("dkim", "keygen", str(tmp_path / "s2.pem"), *kind, "--domain", "a.example", "--selector", "mail")
+
+    *comments, line = guessed.splitlines()
+    assert comments == [
+        "; put your domain in place of example.org, or say --domain",
+        "; the selector s1 is from the name of the file; --selector gives another",
+    ]
+    assert line.startswith("s1._domainkey.example.org. ")
+    assert [line.split()[0] for line in named.splitlines()] == ["mail._domainkey.a.example."]
 
 
 def test_a_key_in_use_is_not_overwritten(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 
 import json
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import trustme
 from click.testing import CliRunner
 
 from smarthost.ops import cli
@@ -78,6 +80,52 @@ def test_an_open_relay_is_warned_about(file: Path) -> None:
 
     assert code == 0
     assert "open relay" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            "[[route]]\ndomains = ['a.example']\nrefuse = 'x'\n[[route]]\ndomains = ['A.example']\nrefuse = 'y'\n",
+            "route[2].domains: a.example has a route already",
+        ),
+        (
+            "[[next_hop]]\nhost = 'a.example'\nca_file = '/etc/hosts'\n"
+            "[[next_hop]]\nhost = 'b.example'\nca_file = '/etc/passwd'\n",
+            "next_hop.ca_file: one ca_file for all next hops",
+        ),
+        ("[[network]]\nnetworks = ['10.0.0.0/8', '10.0.0.0/8']\n", "network is described twice"),
+    ],
+)
+def test_what_a_start_would_refuse_is_told_before(file: Path, more: str, said: str) -> None:
+    """`config check` finds what only the whole of it shows."""
+    file.write_text(GOOD + more)
+
+    code, out, told = run("check", "--config", str(file))
+
+    assert (code, out) == (78, "")
+    assert said in told
+
+
+def test_an_expired_certificate_is_warned_about(file: Path, tmp_path: Path) -> None:
+    """It is no error: hosts that do not verify go on, and the relay starts."""
+    ended_at = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+    issued = trustme.CA().issue_cert("mail.example.org", not_after=ended_at)
+    issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
+    file.write_text(GOOD + f'[tls]\ncertificate_file = "{tmp_path}/cert.pem"\n')
+
+    code, out, told = run("check", "--config", str(file))
+
+    assert (code, out) == (0, f"{file}: no errors\n")
+    assert told == f"warning: certificate expired: file {tmp_path}/cert.pem, since 2020-01-02T03:04:05+00:00\n"
+
+
+def test_a_certificate_that_is_still_good_is_not_warned_about(file: Path, tmp_path: Path) -> None:
+    """Silence means that there is nothing to do."""
+    trustme.CA().issue_cert("mail.example.org").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
+    file.write_text(GOOD + f'[tls]\ncertificate_file = "{tmp_path}/cert.pem"\n')
+
+    assert run("check", "--config", str(file)) == (0, f"{file}: no errors\n", "")
 
 
 def test_show_prints_what_holds_with_options_over_the_file(file: Path) -> None:

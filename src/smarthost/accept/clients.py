@@ -95,8 +95,12 @@ class NetworkAllowance(Allowance):
         self._errors = _rate(terms.errors_per_minute)
         self._banned_until = 0.0
 
+    def is_banned(self, now: float) -> bool:
+        """Were there too many errors less than a minute ago?"""
+        return now < self._banned_until
+
     def take_connection(self, now: float) -> bool:
-        return now >= self._banned_until and (self._connections is None or self._connections.take(now))
+        return not self.is_banned(now) and (self._connections is None or self._connections.take(now))
 
     def take_errors(self, now: float, count: int) -> bool:
         """Count errors; False: too many, and no new connection is welcome for a minute."""
@@ -156,6 +160,11 @@ class Clients:
         if limit is not None and count > limit:
             return False
         return not found.is_rated or self.allowance_of(found).take_connection(self.monotonic())
+
+    def is_banned(self, client: str) -> bool:
+        """Is it for its errors that a client is not welcome?"""
+        found = self.find(client)
+        return found.is_rated and self.allowance_of(found).is_banned(self.monotonic())
 
     def leave(self, client: str) -> None:
         """A connection that was entered is over."""

@@ -82,15 +82,21 @@ class Receptions:
         if len(self._open) - self._turned_away >= self.terms.limits.connections:
             return replies.TOO_BUSY
         if not is_within:
-            self._seldom.note("warning", "too many connections", self._clients.find(client).network, client=client)
-            return replies.TOO_MANY_CONNECTIONS
+            reply, what = self._name_excess(client)
+            self._seldom.note("warning", what, self._clients.find(client).network, client=client)
+            return reply
         failure = self.terms.refusal()
         return None if failure is None else replies.for_store_failure(failure, at_banner=True)
 
     def _readmit(self, former: str, client: str) -> Reply | None:
         """A session turns out to be another client's; say whether that one is welcome."""
         self._clients.leave(former)
-        return None if self._clients.enter(client) else replies.TOO_MANY_CONNECTIONS
+        return None if self._clients.enter(client) else self._name_excess(client)[0]
+
+    def _name_excess(self, client: str) -> tuple[Reply, str]:
+        if self._clients.is_banned(client):
+            return replies.BANNED_FOR_ERRORS, "too many errors"
+        return replies.TOO_MANY_CONNECTIONS, "too many connections"
 
     def _forget(self, reception: Reception, client: str) -> None:
         was_greeted = self._open.pop(reception, None)

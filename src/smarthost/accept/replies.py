@@ -18,6 +18,7 @@ RCPT_OK_OCTETS = RCPT_OK.encode()
 
 TOO_BUSY = reply(421, "4.3.2", "Too many sessions, try again later")
 TOO_MANY_CONNECTIONS = reply(421, "4.7.0", "Too many connections from your network, try again later")
+BANNED_FOR_ERRORS = reply(421, "4.7.0", "Too many errors from your network, try again later")
 SHUTTING_DOWN = reply(421, "4.3.2", "Shutting down, try again later")
 TIMED_OUT = reply(421, "4.4.2", "Timed out while waiting for you")
 LOCAL_ERROR = reply(421, "4.3.0", "Local error, try again later")

@@ -306,12 +306,13 @@ class TcpConnection(asyncio.Protocol):
             self._send_outgoing(stream)  # the alert, so that the peer's log says why
             self._fail(error)
             return
-        self._send_outgoing(stream)
+        if facts is None or not self._serves_tls or facts.version != "TLSv1.3":
+            self._send_outgoing(stream)  # in 1.3 all that is left is a ticket, which rides along with our next words
         if facts is not None:
             self._receiver.secured(facts)
-            self._read(stream)
+            self._read(stream, is_first=True)
 
-    def _read(self, stream: SecureStream) -> None:
+    def _read(self, stream: SecureStream, *, is_first: bool = False) -> None:
         if self._closing:
             return
         try:
@@ -319,7 +320,8 @@ class TcpConnection(asyncio.Protocol):
         except ConnectionLost as error:
             self._fail(error)
             return
-        self._send_outgoing(stream)  # a key update answers
+        if not is_first:
+            self._send_outgoing(stream)  # a key update answers
         if octets and self._paused:
             self._held.append(octets)
         elif octets:

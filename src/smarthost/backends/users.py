@@ -224,6 +224,10 @@ def _read_user(users: _Users, name: str, entry: _Entry) -> None:
         raise ValueError(f"a name has 1 to {NAME_OCTETS} octets, and no control characters")
     if entry.password is None and not entry.certificates:
         raise ValueError("password: there is none, and no certificates either")
+    if not entry.senders:
+        raise ValueError(
+            'senders: missing: the addresses this user sends from, "@domain" for all of one, or "*" for any'
+        )
     for key in ("messages_per_minute", "recipients_per_minute"):
         if (limit := getattr(entry, key)) is not None and limit < 1:
             raise ValueError(f"{key}: at least 1, or leave it out for no limit")

@@ -111,13 +111,27 @@ def _is_everyone(networks: Iterable[Network]) -> bool:
 
 
 def _of_addresses(config: Config) -> Iterator[tuple[str, str]]:
-    seen = dict.fromkeys(config.listen, "listen")
-    for number, listener in enumerate(config.listeners, 1):
-        for endpoint in listener.listen:
-            key = f"listener[{number}].listen"
-            if endpoint.port and endpoint in seen:
-                yield key, f"{endpoint} is taken by {seen[endpoint]} already"
+    seen: dict[Endpoint, str] = {}
+    listens = [("listen", config.listen)]
+    listens += [(f"listener[{number}].listen", each.listen) for number, each in enumerate(config.listeners, 1)]
+    for key, endpoints in listens:
+        for endpoint in endpoints:
+            if not endpoint.port:  # each gets a free port of its own
+                continue
+            for other, at in seen.items():
+                if endpoint == other:
+                    yield key, f"{endpoint} is taken by {at} already"
+                elif _covers(other, endpoint):
+                    yield key, f"{endpoint} is covered by {other} of {at} already"
+                elif _covers(endpoint, other):
+                    yield key, f"{endpoint} covers {other} of {at}: name one of them"
             seen.setdefault(endpoint, key)
+
+
+def _covers(wildcard: Endpoint, endpoint: Endpoint) -> bool:
+    """Does one take every address of the other's family at its port, so that the other cannot be bound?"""
+    all_of, one = ip_address(wildcard.host), ip_address(endpoint.host)
+    return wildcard.port == endpoint.port and all_of.is_unspecified and all_of.version == one.version
 
 
 def _of_networks(config: Config) -> Iterator[tuple[str, str]]:

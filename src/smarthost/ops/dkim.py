@@ -27,7 +27,7 @@ def dkim() -> None:
 @click.option("--type", "kind", type=click.Choice(["rsa", "ed25519"]), default="rsa", help="Kind of key [rsa].")
 @click.option("--bits", type=click.IntRange(2048, 4096), default=2048, help="Of an RSA key [2048].")
 @click.option("--domain", default="", help="For the record that is printed.")
-@click.option("--selector", default="", help="For the record that is printed.")
+@click.option("--selector", default="", help="For the record that is printed [the name of FILE without its ending].")
 def keygen(file: Path, *, kind: str, bits: int, domain: str, selector: str) -> None:
     """Write a new private key into FILE, readable by its owner only, and print its DNS record."""
     from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
@@ -48,6 +48,10 @@ def keygen(file: Path, *, kind: str, bits: int, domain: str, selector: str) -> N
         new.write(octets)
         new.flush()
         os.fsync(new.fileno())
+    if not domain:
+        click.echo("; put your domain in place of example.org, or say --domain")
+    if not selector:
+        click.echo(f"; the selector {file.stem} is from the name of the file; --selector gives another")
     click.echo(zone_line(domain or "example.org", selector or file.stem, record(key)))
 
 

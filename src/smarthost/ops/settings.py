@@ -14,6 +14,7 @@ from smarthost.ops import exits, options
 if TYPE_CHECKING:
     from smarthost.config import Config, Reading
     from smarthost.mail.errors import ConfigError
+    from smarthost.mail.record import Record
 
 
 def load(file: Path | None, given: Mapping[str, object]) -> "Config":
@@ -50,14 +51,15 @@ def check(file: Path | None, *, as_json: bool, **given: object) -> int:
     from smarthost.config import read_config_file
 
     reading = read_config_file(file, options.flags_over_config(given), options.SPELLED)
-    if reading.config is not None and (errors := _bad_files(reading.config)):
+    warnings: list[str] = []
+    if reading.config is not None and (errors := _bad_files(reading.config, warnings)):
         reading = replace(reading, config=None, errors=errors)
     if as_json:
         for error in reading.errors:
             finding = {"file": reading.file, "line": error.line, "key": error.key, "detail": error.detail}
             click.echo(msgspec.json.encode(finding).decode())
     else:
-        for line in _told(reading):
+        for line in (*_told(reading), *warnings):
             click.echo(line, err=True)
         if reading.config is not None:
             click.echo(f"{reading.file or 'the defaults (no file was read)'}: no errors")
@@ -66,16 +68,29 @@ def check(file: Path | None, *, as_json: bool, **given: object) -> int:
     return exits.OK if reading.config is not None else exits.CONFIG
 
 
-def _bad_files(config: "Config") -> "tuple[ConfigError, ...]":
-    """Look into the files that a start would look into."""
+class _Warnings:
+    """A ports.Sink that keeps what a start would log, as lines."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def record(self, record: "Record") -> None:
+        """Nothing happens to mail while files are looked at."""
+
+    def note(self, level: str, what: str, **facts: object) -> None:
+        told = ", ".join(f"{name} {value}" for name, value in facts.items())
+        self._lines.append(f"{level}: {what}: {told}" if told else f"{level}: {what}")
+
+
+def _bad_files(config: "Config", warnings: list[str]) -> "tuple[ConfigError, ...]":
+    """Look into the files that a start would look into; what it would only log is added to `warnings`."""
     import asyncio
 
     from smarthost.backends.clock import SystemClock
-    from smarthost.backends.logs import LoggingSink
     from smarthost.entrance import find_bad_files
 
     async def look() -> "tuple[ConfigError, ...]":
-        return tuple(find_bad_files(config, SystemClock(), LoggingSink()))
+        return tuple(find_bad_files(config, SystemClock(), _Warnings(warnings)))
 
     return asyncio.run(look())
 

@@ -22,6 +22,8 @@ def make_hash() -> None:
         password = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
     else:
         password = sys.stdin.readline().rstrip("\r\n")
+        if not password:  # a pipe whose beginning failed: the user would have no password, and nobody would know
+            raise exits.CommandFailed("no password on standard input", exits.NO_INPUT)
     try:
         click.echo(hash_password(password))
     except ValueError as error:
