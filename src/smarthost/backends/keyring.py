@@ -7,10 +7,8 @@ owed is signed here, and the next text starts another. Changed files are taken u
 """
 
 import asyncio
-import json
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from smarthost.backends import keyring_child
+from smarthost.backends.boot import child_command
+from smarthost.backends.channel import Channel
 from smarthost.backends.keyring_child import Keys, Signed, ToSign
-from smarthost.backends.sqlite.channel import Channel
 from smarthost.backends.watched import WatchedFiles
 from smarthost.mail.errors import ConfigError
 from smarthost.ports import Clock, Deadline, SigningKey, Sink
@@ -32,17 +31,6 @@ from smarthost.ports import Clock, Deadline, SigningKey, Sink
 RSA_BITS_LEAST = 1024  # RFC 8301 3.2: signers MUST use 1,024 at least, and SHOULD use 2,048
 RSA_BITS_SOUND = 2048
 PATIENCE_S = 5.0  # a child that owes a signature for so long hangs
-_PACKAGE = Path(__file__).parents[1]
-_BOOT = """\
-import sys, types, json
-sys.path[:] = json.loads(sys.argv[1])
-package = types.ModuleType("smarthost")
-package.__path__ = json.loads(sys.argv[2])
-sys.modules["smarthost"] = package
-from smarthost.backends.keyring_child import main
-main(int(sys.argv[3]))
-"""
-
 PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 _Answer = Callable[[Sequence[bytes] | Exception], None]
 
@@ -187,8 +175,7 @@ class _Helper:
         ours, theirs = socket.socketpair()
         try:
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and text
-                [sys.executable, "-I", "-S", "-c", _BOOT,
-                 json.dumps(sys.path), json.dumps([str(_PACKAGE)]), str(theirs.fileno())],
+                child_command("smarthost.backends.keyring_child", str(theirs.fileno())),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The process that signs with RSA: `python -c ... keyring_child.main(fd)`, started by keyring.py.
+"""The process that signs with RSA: `python -c ... keyring_child.main()`, started by keyring.py.
 
 Takes frames of msgpack from one socket, keys and texts, in order; answers each text. Ends when its parent is gone.
 """
@@ -7,7 +7,7 @@ Takes frames of msgpack from one socket, keys and texts, in order; answers each 
 import os
 import signal
 import socket
-import struct
+import sys
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 
-LENGTH = struct.Struct("<I")  # as backends' channels frame
+from smarthost.backends.boot import LENGTH
 
 
 class Keys(msgspec.Struct, frozen=True, tag=True):
@@ -57,12 +57,12 @@ def sign(key: RSAPrivateKey | Ed25519PrivateKey, text: bytes) -> bytes:
     return key.sign(digest.finalize())
 
 
-def main(descriptor: int) -> None:
-    """Serve the parent at the other end until it is gone."""
+def main() -> None:
+    """Serve the parent, at the other end of the descriptor that the last argument names, until it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.umask(0o077)
-    with socket.socket(fileno=descriptor) as sock:
+    with socket.socket(fileno=int(sys.argv[-1])) as sock:
         serve(sock)
 
 

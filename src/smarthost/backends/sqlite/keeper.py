@@ -18,7 +18,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,22 +25,10 @@ from typing import TypeVar
 
 import msgspec
 
+from smarthost.backends.boot import child_command
+from smarthost.backends.channel import Channel
 from smarthost.backends.sqlite import wire
-from smarthost.backends.sqlite.channel import Channel
 from smarthost.mail.errors import StoreError
-
-_PACKAGE = Path(__file__).parents[2]
-# Imports the child without running smarthost/__init__.py, which gives embedders the whole relay: the child needs
-# 5 modules of it, and 19 MiB.
-_BOOT = """\
-import sys, types, json
-sys.path[:] = json.loads(sys.argv[1])
-package = types.ModuleType("smarthost")
-package.__path__ = json.loads(sys.argv[2])
-sys.modules["smarthost"] = package
-from smarthost.backends.sqlite.child import main
-main()
-"""
 
 Answer = TypeVar("Answer")
 _encoder = msgspec.msgpack.Encoder()
@@ -88,8 +75,7 @@ class Keeper:
             start = {"batches": theirs[0], "reads": theirs[1], "files": theirs[2]}
             start_text = json.dumps({"directory": str(self._directory), "is_reopening": is_reopening, **start})
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and text
-                [sys.executable, "-I", "-S", "-c", _BOOT,
-                 json.dumps(sys.path), json.dumps([str(_PACKAGE)]), start_text],
+                child_command("smarthost.backends.sqlite.child", start_text),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(*theirs, self._lock),  # so that the lock outlives us until the child has finished

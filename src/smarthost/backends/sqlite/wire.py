@@ -12,7 +12,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-LENGTH = struct.Struct("<I")
+from smarthost.backends.boot import LENGTH
+
 FRAME_OCTETS = 256 * 1024 * 1024  # more is a bug, not a frame
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from smarthost.backends.sqlite.wire import LENGTH
+from smarthost.backends.boot import LENGTH
 
 # A buffer that stays: recv() of as much would map, shrink and unmap memory for each answer of 30 octets.
 _RECEIVE_OCTETS = 256 * 1024

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from smarthost.backends.channel import Channel
 from smarthost.backends.sqlite import wire
-from smarthost.backends.sqlite.channel import Channel
 
 pytestmark = pytest.mark.asyncio
 
