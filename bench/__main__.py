@@ -7,14 +7,15 @@ line; 69 a program is missing; 130 interrupted.
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from bench.audit import audit
 from bench.budget import rest_of_budget, time_stages
 from bench.certificate import Certificate, make_certificate
 from bench.children import Scratch
+from bench.ending import measure_in_scratch
 from bench.figures import Report, Run, Stage, Storm, Summary, Verdict
 from bench.flames import Profiler
-from bench.interrupts import catch_interrupts
 from bench.measure import Bench
 from bench.modes import MODES, Mode
 from bench.options import Options, read_options
@@ -134,13 +135,7 @@ def main(argv: Sequence[str]) -> int:
     if missing:
         print("\n".join(f"CANNOT RUN: {line}" for line in missing), file=sys.stderr)
         return 69
-    catch_interrupts()
-    try:
-        with Scratch(options.scratch) as scratch:
-            return _bench(options, scratch)
-    except KeyboardInterrupt:
-        print("interrupted: everything started was ended, the scratch directory removed", file=sys.stderr)
-        return 130
+    return measure_in_scratch(options.scratch, partial(_bench, options))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the gate was missed; 64 a bad command line; 69 a program is missing or namespace
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from bench.children import Scratch
 from bench.dead_figures import DeadReport, DeadRun
@@ -17,8 +18,7 @@ from bench.dead_run import DeadBench
 from bench.dead_scenarios import with_references
 from bench.dead_summary import find_dead_failures, judge_dead, summarize_dead_runs
 from bench.dead_world import StartByMx, smarthost_by_mx, start_postfix_by_mx
-from bench.failure import RunFailed
-from bench.interrupts import catch_interrupts
+from bench.ending import measure_in_scratch
 from bench.programs import missing_programs
 from bench.report import write_report
 from bench.surroundings import look_around, warnings
@@ -94,16 +94,7 @@ def main(argv: Sequence[str]) -> int:
         return 69
     if not options.outside:
         start_anew_inside("bench.dead_mx", argv)
-    catch_interrupts()
-    try:
-        with Scratch(options.scratch) as scratch:
-            return _measure(options, scratch)
-    except RunFailed as failed:
-        print(f"FAILED: {failed}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: everything started was ended, the scratch directory removed", file=sys.stderr)
-        return 130
+    return measure_in_scratch(options.scratch, partial(_measure, options))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ was missed; 64 a bad command line; 69 a program is missing; 130 interrupted.
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from bench.children import Scratch
-from bench.failure import RunFailed
+from bench.ending import measure_in_scratch
 from bench.hostile_figures import (
     HOSTS,
     HostileReport,
@@ -22,7 +23,6 @@ from bench.hostile_figures import (
 )
 from bench.hostile_options import LEARNING_S, HostileOptions, read_hostile_options
 from bench.hostile_run import HostileBench
-from bench.interrupts import catch_interrupts
 from bench.programs import missing_programs
 from bench.report import write_report
 from bench.surroundings import look_around, warnings
@@ -74,16 +74,7 @@ def main(argv: Sequence[str]) -> int:
     if missing:
         print("\n".join(f"CANNOT RUN: {line}" for line in missing), file=sys.stderr)
         return 69
-    catch_interrupts()
-    try:
-        with Scratch(options.scratch) as scratch:
-            return _measure(options, scratch)
-    except RunFailed as failed:
-        print(f"FAILED: {failed}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: everything started was ended, the scratch directory removed", file=sys.stderr)
-        return 130
+    return measure_in_scratch(options.scratch, partial(_measure, options))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,15 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
 
 from bench.certificate import Certificate, make_certificate
 from bench.children import Scratch
+from bench.ending import measure_in_scratch
 from bench.failure import RunFailed
-from bench.interrupts import catch_interrupts
 from bench.latency import Latency, RunningProbe, summarize
 from bench.modes import MODES
 from bench.options import Parser, at_least_one
@@ -251,13 +252,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     parser.add_argument("--smarthost", type=Path, default=Path(".venv/bin/smarthost"))
     asked = parser.parse_args(argv)
-    catch_interrupts()
-    try:
-        with Scratch(asked.scratch) as scratch:
-            return _run(asked, scratch)
-    except KeyboardInterrupt:
-        print("interrupted: everything started was ended, the scratch directory removed", file=sys.stderr)
-        return 130
+    return measure_in_scratch(asked.scratch, partial(_run, asked))
 
 
 if __name__ == "__main__":
