@@ -122,7 +122,7 @@ class Entrance:
         else:
             return None
         if files not in self._certificates:
-            self._certificates[files] = _open_certificate(self._config, files, self._clock, self._sink)
+            self._certificates[files] = _open_certificate(self._config, *files, self._clock, self._sink)
         return self._certificates[files]
 
     async def listen(self, listener: Listener) -> list[tuple[str, int]]:
@@ -145,18 +145,16 @@ class Entrance:
 
 def find_bad_files(config: Config, clock: Clock, sink: Sink) -> Iterator[ConfigError]:
     """Name what is wrong with routes, networks, users, keys and certificates, as a start would; opens no door."""
-    own = config.tls
-    pairs = {
-        (own.certificate_file, own.key_file),
-        *((each.certificate_file, each.key_file) for each in config.listeners),
-    }
+    named = [(config.tls.certificate_file, config.tls.key_file)]
+    named += [(each.certificate_file, each.key_file) for each in config.listeners]
+    pairs = {(file, key_file) for file, key_file in named if file is not None}
     openers: list[Callable[[], object]] = [
         lambda: terms.route_table(config),
         lambda: terms.ca_file(config),
         lambda: Clients(terms.client_terms(config), clock.monotonic),
         lambda: _open_users(config, clock, sink),
         *[partial(load_key, section.key_file) for section in config.dkim],
-        *[partial(_open_certificate, config, pair, clock, sink) for pair in sorted(pairs, key=str) if pair[0]],
+        *[partial(_open_certificate, config, *pair, clock, sink) for pair in sorted(pairs, key=str)],
     ]
     for opener in openers:
         try:
@@ -165,16 +163,16 @@ def find_bad_files(config: Config, clock: Clock, sink: Sink) -> Iterator[ConfigE
             yield error
 
 
-def _open_certificate(config: Config, pair: tuple[Path | None, Path | None], clock: Clock, sink: Sink) -> ServerTls:
+def _open_certificate(config: Config, file: Path, key_file: Path | None, clock: Clock, sink: Sink) -> ServerTls:
     opened = ServerTls(
-        str(pair[0]),
-        str(pair[1] or ""),
+        str(file),
+        str(key_file or ""),
         client_ca_file=str(config.tls.client_ca_file or ""),
         asks_client=config.tls.client_certificates,
         clock=clock,
         note=sink.note,
     )
-    _warn_if_expired(Path(str(pair[0])), clock, sink)
+    _warn_if_expired(file, clock, sink)
     return opened
 
 

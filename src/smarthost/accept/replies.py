@@ -10,6 +10,7 @@ import re
 
 from smarthost.mail.errors import StoreFull
 from smarthost.mail.reply import Reply, reply
+from smarthost.smtp import states
 
 MAIL_OK = reply(250, "2.1.0", "Ok")
 MAIL_OK_OCTETS = MAIL_OK.encode()
@@ -28,7 +29,7 @@ STORE_FULL = reply(452, "4.3.1", "Not enough space to store mail now, try again 
 STORE_FAILED_AT_BANNER = reply(421, "4.3.0", "Cannot store mail now, try again later")
 STORE_FULL_AT_BANNER = reply(421, "4.3.1", "Not enough space to store mail now, try again later")
 
-TLS_FIRST = reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
+TLS_FIRST = states.STARTTLS_FIRST  # the machine says it to all other commands
 TLS_UNAVAILABLE = reply(454, "4.7.0", "TLS is not available now")  # RFC 3207 4
 AUTH_FIRST = reply(530, "5.7.0", "Authentication required")  # RFC 4954 6
 AUTH_OK = reply(235, "2.7.0", "Authentication successful")

@@ -4,8 +4,8 @@
 Decides which keys sign what (by the domain of From:, if whoever handed the message in may use the names there), writes
 the fields, and knows no key itself: a Keyring makes the signatures, RSA ones off the loop. Signed is what leaves: our
 own Date and Message-ID too, Received not. From is listed once more than it occurs, so that a second one breaks the
-signature. Nothing of the message is changed; a message that
-cannot be signed goes without, and a note says why. A crash here leaves nothing: the message is not filed yet.
+signature. Nothing of the message is changed; one that cannot be signed goes without, and a note says why. A crash here
+leaves nothing: the message is not filed yet.
 """
 
 import re

@@ -49,8 +49,8 @@ def gate_keys(policy: SessionPolicy) -> tuple[str, ...]:
 def least_demand(plan: Plan, host: Host) -> SessionPolicy:
     """Give what mail asks of a host at the least: "TLS-Required: No" waives the TLS that a policy demands by itself.
 
-    Such mail must not wait behind mail that cannot go (RFC 8689 3). A host that the operator chose, or that gets a
-    password, has its demands met by all.
+    RFC 8689 5: delivery goes before TLS, and such mail must not wait behind mail that cannot go. What the operator
+    demands of a host that he chose, or that gets a password, is not the sender's to waive.
     """
     policy = plan.policy_of(host)
     if plan.is_chosen or policy.credentials is not None or policy.tls in _DEMANDS_NOTHING:

@@ -20,6 +20,7 @@ from smarthost.mail.lease import Lease, LeasedRecipient
 from smarthost.mail.plan import Plan
 from smarthost.mail.result import DsnDuty
 from smarthost.send.convert import MOST_OCTETS, Conversion
+from smarthost.send.gates import least_demand
 from smarthost.smtp.extensions import Extensions
 
 # Of originals being converted or sent in converted form, in all; a larger one has its turn alone. Quoted-printable may
@@ -182,8 +183,8 @@ class Needs:
             return self._as_received(_SEVEN_BIT)
         fit = self._converted(lacks="8BITMIME")
         if isinstance(fit, Unfit) and (lease.body is _SEVEN_BIT or lease.reverse_path == NULL_REVERSE_PATH):
-            # Declared by nobody, taken by all hosts for thirty years: better as it came than not at all, never stripped
-            # A report that bounced would be lost in silence.
+            # Declared by nobody, taken by all hosts for thirty years: better as it came than not at all, never
+            # stripped. And a report that bounced would be lost in silence.
             return self._as_received(_SEVEN_BIT)
         return fit
 
@@ -265,11 +266,7 @@ def demanded_policy(lease: Lease, plan: Plan, host: Host) -> SessionPolicy:
         return policy
     if lease.tls is SenderTls.REQUIRED:  # RFC 8689 4.2.1: a certificate that is valid for the host's name
         return policy if policy.tls is TlsLevel.VERIFIED else replace(policy, tls=TlsLevel.VERIFIED)
-    # RFC 8689 5: delivery goes before TLS. What the operator demands of his own next hop is not the sender's to waive.
-    is_waivable = policy.credentials is None and not plan.is_chosen
-    if is_waivable and policy.tls in (TlsLevel.REQUIRED, TlsLevel.VERIFIED):
-        return replace(policy, tls=TlsLevel.OPPORTUNISTIC)
-    return policy
+    return least_demand(plan, host)
 
 
 # LIMITS (RFC 9422)
