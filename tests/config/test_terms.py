@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from smarthost.config import Config, parse_config, terms
+from smarthost.config.keys import SECTION_KEYS
 from smarthost.mail.errors import ConfigError
 from smarthost.mail.hop import TlsLevel
 from smarthost.route.table import DirectMx, Families, NextHops, Refuse
@@ -148,3 +149,13 @@ def test_two_certificate_files_are_refused_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="one ca_file"):
         terms.ca_file(config)
+
+
+def test_every_key_of_retry_reaches_the_schedule() -> None:
+    """None of them is read and forgotten: each schedule differs from the usual one."""
+    usual = terms.schedule(chosen(""))
+    keys = {"first": '"90s"', "longest": '"2h"', "jitter": "0.2", "delay_warning": '"1h"', "expire_after": '"3d"'}
+
+    assert set(keys) == set(SECTION_KEYS["retry"][1])
+    for key, value in keys.items():
+        assert terms.schedule(chosen(f"[retry]\n{key} = {value}")) != usual, key

@@ -97,7 +97,11 @@ def health_terms(config: Config) -> HealthTerms:
 def schedule(config: Config) -> RetrySchedule:
     retry = config.retry
     return RetrySchedule(
-        first_s=retry.first_s, longest_s=retry.longest_s, jitter=retry.jitter, expire_after_s=retry.expire_after_s
+        first_s=retry.first_s,
+        longest_s=retry.longest_s,
+        jitter=retry.jitter,
+        expire_after_s=retry.expire_after_s,
+        delay_warning_s=retry.delay_warning_s,
     )
 
 
