@@ -165,6 +165,7 @@ def test_a_user_sends_as_himself_only(user: str, sender: bytes, reply: bytes) ->
     if not answer.startswith(b"250"):
         assert b"senders" in answer
         assert "sender refused" in desk.notes
+        assert desk.facts[desk.notes.index("sender refused")]["user"] == user
 
 
 def test_a_user_without_senders_sends_nothing() -> None:

@@ -132,7 +132,8 @@ class Reception(Session):
             refusal = None if standing.sends_freely else standing.refuse_mail(mail.reverse_path)
             if refusal is not None and refusal.enhanced != "5.7.0":  # "log in first" is said to every honest client
                 sender = "" if mail.reverse_path is None else mail.reverse_path.text
-                self._note_refusal("sender refused", refusal, reverse_path=sender)
+                who = {} if standing.user is None else {"user": replies.clean(standing.user.name)}
+                self._note_refusal("sender refused", refusal, reverse_path=sender, **who)
         if refusal is not None:
             self._machine.reply(refusal)
             return
