@@ -2,9 +2,9 @@
 """Sends mail and keeps its own ledger of what was acknowledged; shares no code with what it loads.
 
 Run as a program of its own: `python crash/load.py --port N --ledger FILE --seed N [--sessions N] [--messages N]
-[--kinds ok=6,later=2,no=1,mixed=1] [--octets N] [--host H]`; imports only the standard library. A session that loses its
-connection, or finds nobody listening, tries again until the messages are done or it gets SIGTERM; so the relay may be
-killed and started at will. What was not acknowledged is not sent again: each message has a token of its own.
+[--kinds ok=6,later=2,no=1,mixed=1] [--octets N] [--host H]`; imports only the standard library. A session that loses
+its connection, or finds nobody listening, tries again until the messages are done or it gets SIGTERM; so the relay may
+be killed and started at will. What was not acknowledged is not sent again: each message has a token of its own.
 
 The ledger has one JSON object a line, appended and complete: {"token", "event": "sent"} before the final dot, then
 "acknowledged" with what was promised (recipients, sender, octets and SHA-256 of all that was sent, Received and the
