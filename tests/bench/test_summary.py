@@ -85,7 +85,7 @@ def test_gate_is_three_times_postfix(rate: float, passed: bool) -> None:
 
 @pytest.mark.parametrize(("rate", "passed"), [(1990.0, False), (2000.0, True)])
 def test_gate_inside_kept_tls_is_twice_postfix(rate: float, passed: bool) -> None:
-    """With a handshake for each message the load itself is the bound; submission is shown only: no Postfix is there, and argon2 takes its memory."""
+    """Handshakes cost both the same; submission is shown only: no Postfix is there, and argon2 takes its memory."""
     verdicts = judge(summarize_runs((a_run("postfix", 1, 1000, "tls-kept"), a_run("smarthost", 1, rate, "tls-kept"))))
 
     assert [verdict.passed for verdict in verdicts] == [passed, True]
