@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick system lock clean
+.PHONY: install demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick crash crash-quick simulate simulate-quick simulate-long system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
@@ -46,6 +46,20 @@ bench-hostile: $(DEV)
 	$(BIN)/python -m bench.hostile
 bench-hostile-quick: $(DEV)
 	$(BIN)/python -m bench.hostile --quick
+# What was acknowledged arrives, whatever is done to the relay: kill -9, power cuts, errors of the disk, too little of
+# anything. As root, an hour or so; `.venv/bin/python -m crash --only kill` runs one suite.
+crash: $(DEV)
+	tools/system-packages
+	$(BIN)/python -m crash
+crash-quick: $(DEV)
+	$(BIN)/python -m crash --quick
+# Days of random mail and faults in seconds, on virtual time: make simulate SEED=7 HOURS=48
+simulate: $(DEV)
+	$(BIN)/python -m simulate $(if $(SEED),--seed $(SEED)) $(if $(HOURS),--hours $(HOURS))
+simulate-quick: $(DEV)
+	$(BIN)/python -m simulate --seeds 1..50
+simulate-long: $(DEV)
+	$(BIN)/python -m simulate --seeds 1..1000
 # Postfix (its load tools, and a server to compare with), swaks, strace, unbound: as root, with apt.
 system:
 	tools/system-packages

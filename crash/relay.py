@@ -30,7 +30,8 @@ _HERE = Path(__file__).parent
 CONFIG = """
 hostname = "relay.crash.test"
 next_hop = "127.0.0.1:{sink}"
-
+"""
+_RETRY = """
 [retry]
 first = "1s"
 longest = "2s"
@@ -64,7 +65,8 @@ class Relay:
         self.environment = dict(environment or {})
         self._child: Child | None = None
         self._config = scratch.path / f"{state.name}-{self.port}.toml"
-        self._config.write_text(CONFIG.format(sink=sink_port) + config)
+        retry = "" if "[retry]" in config else _RETRY
+        self._config.write_text(CONFIG.format(sink=sink_port) + retry + config)
         self._family: list[psutil.Process] = []
 
     @property
