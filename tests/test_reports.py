@@ -4,6 +4,7 @@
 from tests.test_relay import BOUNCED, DEFERRED, RELAYED, Bench, on_bench
 
 from smarthost import reports
+from smarthost.mail.errors import StoreError
 from smarthost.mail.lease import Lease
 from smarthost.mail.record import Kind
 from smarthost.mail.result import Verdict
@@ -84,3 +85,18 @@ async def test_many_warnings_leave_room_for_the_word_of_failure(bench: Bench) ->
 
     assert 100 == before
     assert any("queued" in each.why for each in bench.told if each.recipient == "gone@example.com")
+
+
+@on_bench()
+async def test_reports_go_on_seconds_after_the_store_does(bench: Bench) -> None:
+    """The store's process was killed while a report was asked for: the sender hears now, not a minute later."""
+    bench.verdict = to_victims_only
+    bench.store.failure = StoreError("the store's process ended unexpectedly")
+    await bench.clock.sleep(61)
+    bench.store.failure = None
+    await bench.clock.sleep(reports.RETRY_STORE_S)
+    await bench.add("gone@example.com")
+    await bench.clock.sleep(2)
+
+    assert 1 == (await bench.kinds())["reported"]
+    assert (0, 0) == await bench.store.count()

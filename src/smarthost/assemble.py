@@ -6,10 +6,11 @@ in the reverse order, so that nothing is accepted that could not be kept. A cras
 """
 
 import random  # noqa: TID251 - SystemRandom is the real ports.Random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from email.policy import SMTP
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,7 @@ from typing import Self
 from msgspec.structs import replace
 
 from smarthost.accept.inject import Receipt
+from smarthost.accept.replies import for_store_failure
 from smarthost.backends.clock import SystemClock
 from smarthost.backends.dns import DnsResolver, LocalNames, SystemServers, read_hosts, read_resolv_conf
 from smarthost.backends.dns.resolver import Patience
@@ -28,9 +30,12 @@ from smarthost.backends.tls import TlsContexts
 from smarthost.config import Config, parse_config, terms
 from smarthost.delivery import Delivery, DeliveryTerms
 from smarthost.entrance import Entrance
-from smarthost.mail.errors import StoreError
+from smarthost.mail.backup import Backup
+from smarthost.mail.errors import StoreError, SubmissionRefused
 from smarthost.mail.explanation import Explanation, HostReport
+from smarthost.mail.progress import DrainEnd, Moving, Staying
 from smarthost.ports import Clock, Random, Sink
+from smarthost.queue.audit import AuditFigures, Finding
 from smarthost.queue.store import Changed, Filter, Page, Store
 from smarthost.route.plan import Planner
 from smarthost.route.table import RouteTable
@@ -56,8 +61,12 @@ class Relay:
         listen: Sequence[str] = (),
         sink: Sink | None = None,
         settings: str = "",
+        paused: bool = False,
     ) -> None:
-        """`settings` is a TOML text as in docs/configuration.md. Raises: ConfigError: names the key."""
+        """`settings` is a TOML text as in docs/configuration.md; `paused`: take mail, deliver none before `resume`.
+
+        Raises: ConfigError: names the key.
+        """
         flags: dict[str, object] = {"state_dir": str(state_dir)}
         if next_hop is not None:
             flags["next_hop"] = next_hop
@@ -66,19 +75,20 @@ class Relay:
         if listen:
             flags["listen"] = list(listen)
         config = parse_config(settings, flags)
-        self._take(config if listen or config.listeners else replace(config, listen=()), sink or LoggingSink())
+        self._take(config if listen or config.listeners else replace(config, listen=()), sink or LoggingSink(), paused)
 
     @classmethod
-    def from_config(cls, config: Config, sink: Sink) -> Self:
+    def from_config(cls, config: Config, sink: Sink, *, paused: bool = False) -> Self:
         """Build from a Config as it is; nothing is opened before `start`."""
         relay = cls.__new__(cls)
-        relay._take(config, sink)
+        relay._take(config, sink, paused)
         return relay
 
-    def _take(self, config: Config, sink: Sink) -> None:
+    def _take(self, config: Config, sink: Sink, paused: bool) -> None:
         self.config = config
         self.bound: tuple[tuple[str, int], ...] = ()
         self._sink = sink
+        self._why_paused = "it was started so" if paused else ""
         self._running: _Running | None = None
 
     @property
@@ -96,7 +106,7 @@ class Relay:
         """Open the store, deliver what it holds, listen. Raises: ConfigError, StoreLocked, StoreError."""
         running = self._running = _Running(self.config, self._sink)
         try:
-            await running.open()
+            await running.open(self._why_paused)
             await running.listen()
         except BaseException:
             await self.stop(0.0)
@@ -126,6 +136,8 @@ class Relay:
         `content` is an EmailMessage, or octets with CRLF line ends; `reverse_path` may be "" (null).
         Raises: SubmissionRefused: carries the reply an SMTP client would have read. StoreError: try again later.
         """
+        if (refusal := self._parts.delivery.drain.refusal) is not None:
+            raise SubmissionRefused(for_store_failure(refusal))
         octets = content.as_bytes(policy=SMTP) if isinstance(content, EmailMessage) else content
         if not isinstance(octets, bytes):
             raise TypeError(f"content is bytes or an EmailMessage, not {type(octets).__name__}")
@@ -145,6 +157,50 @@ class Relay:
         if verb == "retry" and cursor is None:
             await parts.delivery.hosts.hasten(which)
         return changed
+
+    @property
+    def paused(self) -> bool:
+        """Is nothing delivered, expired or reported until `resume`? Raises: StoreError: not started."""
+        return self._parts.delivery.pausing.is_paused
+
+    async def pause(self) -> None:
+        """Go on to take mail, but begin no attempt, report or expiry; what is under way ends. Survives restarts.
+
+        Raises: StoreError: it is paused, but a restart may end that.
+        """
+        await self._parts.delivery.pausing.pause()
+
+    async def resume(self) -> tuple[int, int]:
+        """End a pause, also that of a restored backup; gives (messages, unfinished recipients). Raises: StoreError."""
+        return await self._parts.delivery.pausing.resume()
+
+    async def back_up(self, directory: str | Path) -> Backup:
+        """Copy the queue as it is now into a directory that is empty or does not exist, while mail goes on.
+
+        The copy is a state directory: a relay that is started on it begins with a pause. Safe to cancel.
+        Raises: StoreError: there is no backup, and nothing is left of it.
+        """
+        return await self._parts.store.back_up(_absolute(directory), version("smarthost"))
+
+    def check(self) -> AsyncGenerator[Finding | None, None]:
+        """Check now that every recipient has one owner and one next event, and give what has not; None: still at it.
+
+        Repairs what the auditor may repair. Raises: StoreError.
+        """
+        return self._parts.delivery.auditor.check()
+
+    @property
+    def audit_figures(self) -> AuditFigures:
+        """What the auditor, which checks all the time, has seen since the start. Raises: StoreError: not started."""
+        return self._parts.delivery.auditor.figures
+
+    async def drain(self, host: str, port: int, tell: Callable[[Moving | Staying], None]) -> DrainEnd:
+        """Move the queue to another node, as Drain.run. Raises: StoreError, NoNewMail."""
+        return await self._parts.delivery.drain.run(host, port, tell)
+
+    def cancel_drain(self) -> bool:
+        """End a drain under way, or take mail again after one; False: there was neither."""
+        return self._parts.delivery.drain.cancel()
 
     async def report_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         """Give the hosts that are not closed, of this name, address or service ("": all), longest broken first."""
@@ -174,11 +230,14 @@ class _Running:
         self._stop_by = 0.0  # monotonic
         self._clock = SystemClock()
         self.store = SqliteStore(
-            config.state_dir, self._clock, on_trouble=lambda why: sink.note("error", "store in trouble", why=why)
+            config.state_dir,
+            self._clock,
+            on_trouble=lambda why: sink.note("error", "store in trouble", why=why),
+            on_news=lambda why: sink.note("info", "queue changed at the start", why=why),
         )
         self._listener = TcpListener(self._clock, note=sink.note)
 
-    async def open(self) -> None:
+    async def open(self, why_paused: str) -> None:
         """Open the store and begin to deliver what it holds."""
         config, clock, sink, store = self._config, self._clock, self._sink, self.store
         self._opened.push_async_callback(store.close)
@@ -217,16 +276,18 @@ class _Running:
             next_id=self.delivery.next_id,
             add=self.delivery.journey.add,
             draft=store.draft,
-            refusal=lambda: store.refusal,
+            refusal=lambda: self.delivery.drain.refusal or store.refusal,
         )
         self._opened.callback(self._entrance.close)
         self.injection = self._entrance.injection
-        await self.delivery.start()
+        await self.delivery.start(why_paused)
 
     async def listen(self) -> None:
         """Accept mail on the configured addresses."""
         self._opened.push_async_callback(self._drain_receptions)
         self._opened.push_async_callback(self._listener.close)
+        # First of all: what begins while a slow client uses up the grace would be cut off in the middle.
+        self._opened.callback(self.delivery.journey.wind_down)
         self.bound += await self._entrance.listen(self._listener)
         self._planner.listen_at(frozenset(_own_addresses(self.bound)))
 
@@ -243,6 +304,10 @@ class _Running:
 
     def _grace_left_s(self) -> float:
         return max(0.0, self._stop_by - self._clock.monotonic())
+
+
+def _absolute(directory: str | Path) -> Path:
+    return Path(directory).absolute()
 
 
 def _resolver(config: Config, clock: Clock) -> DnsResolver:

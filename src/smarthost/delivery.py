@@ -9,17 +9,20 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from smarthost.auditor import Auditor, AuditorTerms
+from smarthost.drain import Drain, DrainTerms
 from smarthost.explain import Explainer, ExplainTerms
 from smarthost.hosts import Hosts, HostsTerms
 from smarthost.mail.address import Domain
 from smarthost.mail.identity import IdSource, SequenceSource
+from smarthost.pausing import Pausing, PausingTerms
 from smarthost.ports import Clock, Dialer, Random, Sink
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Store
 from smarthost.relay import Journey, JourneyTerms
 from smarthost.route.health import HealthTerms, HostHealth
 from smarthost.route.plan import Planner
-from smarthost.route.table import RouteTable
+from smarthost.route.table import NextHop, RouteTable
 from smarthost.send.attempt import Sender
 from smarthost.send.opening import PATIENCE_S, AttemptTerms
 from smarthost.send.pool import Pool
@@ -61,14 +64,18 @@ class Delivery:
         self._pool = Pool(clock, idle_s=terms.idle_session_s, transactions=terms.messages_per_session)
         self._sender = self._make_sender()
         self.journey = self._make_journey()
+        self.auditor = Auditor(AuditorTerms(store, self.journey, clock, terms.sink, self._next_seq))
         self.hosts = self._make_hosts()
+        self.pausing = self._make_pausing()
         self.explainer = self._make_explainer()
+        self.drain = self._make_drain()
 
-    async def start(self) -> None:
-        """Begin to deliver what the store holds."""
+    async def start(self, why_paused: str = "") -> None:
+        """Begin to deliver what the store holds, unless it is paused; `why_paused`: it is, whatever the store says."""
         await self.hosts.load()
+        await self.pausing.load(why_paused)
         await self.journey.start()
-        for loop in self.hosts.loops:
+        for loop in (*self.hosts.loops, *self.auditor.loops, self.pausing.watch_for_ever):
             self.journey.keep_running(loop)
 
     async def stop(self, grace_s: float) -> None:
@@ -131,8 +138,40 @@ class Delivery:
                 suspended=self.journey.suspended,
                 resume=self.journey.resume,
                 look_again=self.journey.look_again,
+                is_paused=lambda: self.journey.is_paused,
             )
         )
+
+    def _make_pausing(self) -> Pausing:
+        terms, journey = self._terms, self.journey
+        return Pausing(
+            PausingTerms(
+                store=terms.store,
+                clock=terms.clock,
+                sink=terms.sink,
+                is_paused=lambda: journey.is_paused,
+                pause=journey.pause,
+                end_pause=journey.end_pause,
+            )
+        )
+
+    def _make_drain(self) -> Drain:
+        terms, journey = self._terms, self.journey
+        drain = Drain(
+            DrainTerms(
+                store=terms.store,
+                clock=terms.clock,
+                sink=terms.sink,
+                dialer=terms.dialer,
+                next_seq=self._next_seq,
+                plan_to=lambda host, port: terms.planner.plan_hop(NextHop(host, port)),
+                begin_drain=journey.begin_drain,
+                end_drain=journey.end_drain,
+                is_quiet=lambda: journey.is_quiet,
+            )
+        )
+        journey.add_claimant(drain.claims)
+        return drain
 
     def _make_explainer(self) -> Explainer:
         terms = self._terms

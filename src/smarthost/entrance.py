@@ -110,6 +110,7 @@ class Entrance:
             implicit_tls=mode is Mode.SUBMISSIONS,
             users=self._users,
             xclient_from=tuple(map(str, section.xclient_from)),
+            transfer_from=tuple(map(str, config.transfer_from)) if mode is Mode.RELAY else (),
         )
 
     def _certificate(self, section: ListenerSection) -> ServerTls | None:

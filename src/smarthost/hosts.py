@@ -52,7 +52,7 @@ class HostsTerms(Struct, frozen=True):
     """The parts that are joined here.
 
     `recall` gives the last plan, if it is remembered. `suspended` names the destinations that sleep,
-    `resume` wakes one of them. `probe` begins a probe of a broken host.
+    `resume` wakes one of them. `probe` begins a probe of a broken host; none begins while it `is_paused`.
     """
 
     health: HostHealth
@@ -67,6 +67,7 @@ class HostsTerms(Struct, frozen=True):
     suspended: Callable[[], Collection[str]]
     resume: Callable[[str], None]
     look_again: Callable[[], None]
+    is_paused: Callable[[], bool] = lambda: False
 
 
 class Hosts:
@@ -255,7 +256,7 @@ class Hosts:
         while True:
             await self._clock.sleep(max(PROBE_S, REST * min(took_s, PROBE_S)))
             began = self._clock.monotonic()
-            if self._health.due_probes():
+            if self._health.due_probes() and not self._terms.is_paused():
                 try:
                     await self._probe()
                 except StoreError as failure:  # mail that comes by its schedule probes as well

@@ -8,7 +8,7 @@ A crash at any point leaves the store as it was before the step or after it (que
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,9 +19,10 @@ from smarthost.mail.message import Message
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.result import AttemptResult, Outcome, Verdict
 from smarthost.mail.settlement import Settlement, State
-from smarthost.ports import Clock, HostGate, Random, Refused, Sink
+from smarthost.ports import Clock, Deadline, HostGate, Random, Refused, Sink
+from smarthost.queue.audit import Bounds, Claim, Standing, bounds_at
 from smarthost.queue.fairness import Lane, Slots
-from smarthost.queue.feed import Feed
+from smarthost.queue.feed import RETRY_STORE_S, Feed
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
 from smarthost.reports import REPORTS_PER_HOUR, Reports, ReportTerms
@@ -35,6 +36,7 @@ PLAN_AGE_S = 5.0  # a slot asks for a new plan then; the planner's own cache mak
 PLAN_LEASES = 50  # ... and each draws anew among hosts of equal preference (RFC 5321 5.1)
 UNSETTLED = 1_000  # attempts whose settlement is not durable: 3 KiB each, and a crash makes them again
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
+ATTEMPT_S = 24 * 3600.0  # above any attempt there is: five hosts of all patience, then 50 MiB at one block in 90 s
 
 
 class JourneyTerms(Struct, frozen=True):
@@ -94,6 +96,7 @@ class Journey:
                 left_behind=self._feed.left_behind,
                 expires_at=terms.schedule.expires_at,
                 per_hour=terms.reports_per_hour,
+                until_wanted=self._going_on_again,
             )
         )
         self._sweeps = Sweeps(
@@ -104,12 +107,21 @@ class Journey:
                 schedule=terms.schedule,
                 next_seq=terms.next_seq,
                 commit=self._commit,
-                until_settled=self._until_settled,
+                until_settled=self._until_wanted,
                 suspension=self._feed.suspension,
             )
         )
+        self._filing: dict[str, tuple[Message, tuple[str, ...]]] = {}  # on its way into the store, by id
+        self._under_way: dict[int, tuple[Lease, float]] = {}  # by identity: taken from the feed, and when (monotonic)
+        self._claimants: list[Callable[[], Iterable[Claim]]] = []
+        self._awake_since = terms.clock.monotonic()
         self._unsettled = 0
+        self._kept: list[Settlement] = []  # what the store could not commit yet
+        self._kept_watch: Deadline | None = None
         self._settled_bell = asyncio.Event()
+        self._going_on = asyncio.Event()  # set unless paused
+        self._going_on.set()
+        self._is_drained = False  # attempts wait, while the queue is moved to another node
         self._is_stopping = False
 
     async def start(self) -> None:
@@ -121,14 +133,20 @@ class Journey:
         """Run a loop as long as mail moves."""
         self._spawn(self._for_ever(loop))
 
-    async def stop(self, grace_s: float) -> None:
-        """Take up no new work, let attempts under way end within `grace_s`, then give up on them."""
+    def wind_down(self) -> None:
+        """Take up no new work; mail is still taken. Before `stop`, while clients end what they are at."""
         self._is_stopping = True
         self._settled_bell.set()
         self._feed.drain()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take up no new work, let attempts under way end within `grace_s`, then give up on them."""
+        self.wind_down()
         deadline = self._clock.monotonic() + grace_s
         while not self._slots.is_idle and self._clock.monotonic() < deadline:
             await self._clock.sleep(0.02)
+        if self._kept_watch is not None:
+            self._kept_watch.cancel()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -157,28 +175,44 @@ class Journey:
 
     def add(self, message: Message, filed: Callable[[Exception | None], None]) -> None:
         """Make a message durable, tell `filed`, and start on its way what of it may skip the disk."""
-        leasable = () if self._is_stopping else self._feed.leasable(message)
+        leasable = () if self._is_stopping or message.progress else self._feed.leasable(message)
         adding = asyncio.ensure_future(self._store.add(message, leasable))
+        if leasable:
+            self._filing[message.id] = message, leasable
 
         def added(adding: asyncio.Future[tuple[Lease, ...]]) -> None:
+            self._filing.pop(message.id, None)
             failure = StoreError("the store was closed") if adding.cancelled() else adding.exception()
             if failure is None:
                 try:
                     filed(None)
                 finally:  # whatever became of the client, the message is ours
-                    self._feed.arrived(message, leasable, adding.result())
+                    if message.progress:
+                        self._wait_for(message)
+                    else:
+                        self._feed.arrived(message, leasable, adding.result())
                 for record in record_acceptance(message):
                     self._sink.record(record)
             else:
                 filed(failure if isinstance(failure, Exception) else StoreError(repr(failure)))
+                self._look_when_store_is_back()
 
         adding.add_done_callback(added)
+
+    def _wait_for(self, message: Message) -> None:
+        """Take up mail from another node, which has its schedule, when that says."""
+        now = self._clock.wall()
+        for recipient, progress in zip(message.envelope.recipients, message.progress, strict=True):
+            if progress.state is State.DEFERRED and progress.due > now:
+                self._feed.due_at(progress.due)
+            elif progress.state is State.DEFERRED:
+                self._feed.left_behind(recipient.domain)
 
     # 3 route
 
     def _wake(self, destination: str) -> None:
         """This destination has work: put it on its lane, and start a slot if one is free."""
-        if self._is_stopping:
+        if self._is_stopping or self._feed.is_paused:
             return
         route = self._routes.get(destination)
         if route is not None and self._is_good(route):
@@ -263,10 +297,14 @@ class Journey:
                 if lease is None:
                     lane.leave(destination)
                     continue
-                if self._feed.has_more(destination):
-                    self._start_slot(lane)
-                route.leases_left -= 1
-                await self._deliver(lease, destination, route)
+                self._under_way[id(lease)] = lease, self._clock.monotonic()
+                try:
+                    if self._feed.has_more(destination):
+                        self._start_slot(lane)
+                    route.leases_left -= 1
+                    await self._deliver(lease, destination, route)
+                finally:  # settled, or else nobody's
+                    del self._under_way[id(lease)]
                 if self._slots.must_yield(lane):
                     return
         finally:
@@ -334,8 +372,25 @@ class Journey:
             return
         if (failure := settling.exception()) is not None:
             self._sink.note("error", "settlement waits for the store", why=str(failure))
-            self._clock.deadline(PAUSE_S, self._settled)  # the store keeps it and does not say when it succeeds
+            if not self._kept:
+                self._kept_watch = self._clock.deadline(RETRY_STORE_S, self._look_at_kept)
+            self._kept.append(settlement)
             return
+        self._durable(settlement)
+
+    def _look_at_kept(self) -> None:
+        """The store keeps what it could not commit, and does not say when it could: ask what it still has."""
+        in_hand = set(self._store.in_hand())
+        kept, self._kept = self._kept, []
+        for settlement in kept:
+            if any((settlement.id, recipient.n) in in_hand for recipient in settlement.recipients):
+                self._kept.append(settlement)
+            else:
+                self._durable(settlement)
+        if self._kept and self._kept_watch is not None:
+            self._kept_watch.restart(RETRY_STORE_S)
+
+    def _durable(self, settlement: Settlement) -> None:
         self._settled()
         for recipient in settlement.recipients:
             if recipient.state is State.DEFERRED:
@@ -343,6 +398,11 @@ class Journey:
             if recipient.report_owed:
                 self._reports.owe(settlement.id)
         self._reports.settled(settlement.id)
+
+    def _look_when_store_is_back(self) -> None:
+        """Scan in a second, and on until the store answers: what failed may be committed all the same, and be due."""
+        self._feed.due_at(self._clock.wall() + RETRY_STORE_S)
+        self._reports.look_again()  # they ask, and on until the store answers
 
     def _settled(self) -> None:
         self._unsettled -= 1
@@ -354,6 +414,98 @@ class Journey:
         while self._unsettled >= UNSETTLED and not self._is_stopping:
             self._settled_bell.clear()
             await self._settled_bell.wait()
+
+    # What an auditor asks and does
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def bounds(self) -> Bounds:
+        """Give what is beyond doubt now: what waited for our own start, or the end of a pause, is not late at once."""
+        awake_s = 0.0 if self._feed.is_paused else self._clock.monotonic() - self._awake_since
+        return bounds_at(self._clock.wall(), self._terms.schedule, awake_s)
+
+    def claims(self) -> Iterator[Claim]:
+        """Say who has what is leased, all at this one moment: ask to the end without waiting in between."""
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        for message, domains in self._filing.values():
+            for n, recipient in enumerate(message.envelope.recipients):
+                if recipient.domain in domains:
+                    yield Claim(message.id, n, "who files it", wall)
+        yield from self._feed.claims()
+        for lease, since in self._under_way.values():
+            for leased in lease.recipients:
+                yield Claim(lease.id, leased.n, "an attempt", wall + since + ATTEMPT_S - now)
+        for id, n in self._store.in_hand():
+            yield Claim(id, n, "the store", wall)
+        for claimant in self._claimants:
+            yield from claimant()
+
+    def add_claimant(self, claims: Callable[[], Iterable[Claim]]) -> None:
+        """Ask these claims too: whoever else leases across an await has to say so, or its leases are taken back."""
+        self._claimants.append(claims)
+
+    def standing(self, domain: str) -> Standing | None:
+        """Say who looks after what is due for this recipient domain, and when at the latest; None: nobody knows."""
+        return self._feed.standing(domain)
+
+    def settle(self, settlement: Settlement) -> None:
+        """Commit a settlement that was decided elsewhere, and wake whoever goes on from there."""
+        self._commit(settlement)
+
+    def nudge(self) -> None:
+        """Look for what is due now, whatever is known: a wake-up may have been lost."""
+        self._feed.nudge()
+
+    # Pauses
+
+    @property
+    def is_paused(self) -> bool:
+        """Is nothing new begun: no attempt, no expiry, no report?"""
+        return not self._going_on.is_set()
+
+    def pause(self) -> None:
+        """Begin nothing new before `end_pause`; mail is taken, and what is under way ends as usual."""
+        self._going_on.clear()
+        self._feed.pause()
+
+    def end_pause(self) -> None:
+        """Go on: what has become due meanwhile is due at once."""
+        if self.is_paused:
+            self._going_on.set()
+            if not self._is_drained:
+                self._awaken()
+
+    def _awaken(self) -> None:
+        self._awake_since = self._clock.monotonic()
+        self._feed.end_pause()
+
+    def begin_drain(self) -> None:
+        """Begin no attempt before `end_drain`: the queue is moved elsewhere. Reports are filed, and moved as well."""
+        self._is_drained = True
+        self._feed.pause()
+        self._reports.look_again()
+
+    def end_drain(self) -> None:
+        """Go on with what is left, unless there is a pause."""
+        self._is_drained = False
+        if not self.is_paused:
+            self._awaken()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Is no attempt under way, and everything settled?"""
+        return self._slots.is_idle and not self._unsettled
+
+    async def _going_on_again(self) -> None:
+        """Wait out a pause."""
+        await self._going_on.wait()
+
+    async def _until_wanted(self) -> None:
+        """Wait out a pause, and a disk that hangs."""
+        await self._until_settled()
+        await self._going_on_again()
 
     # Suspended destinations
 

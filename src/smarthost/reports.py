@@ -7,10 +7,11 @@ a report and clearing its debt is one transaction, so a crash at worst has it wr
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
+from smarthost.mail.errors import StoreError
 from smarthost.mail.settlement import OwedReport
 from smarthost.ports import Clock, Sink
 from smarthost.queue.store import Store
@@ -19,14 +20,20 @@ from smarthost.settle import dsn
 REPORT_WAIT_S = 60.0  # reports wait that long for leased recipients of their message (queue.store)
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
 REPORTS_PER_HOUR = 100  # to one reverse-path: whoever forges it must not bury its owner
+RETRY_STORE_S = 5.0  # a store in trouble mostly is back in seconds; a line in the log each time
 HOUR_S = 3600.0
 NAMES_COUNTED = 100_000  # reverse-paths of an hour, ~200 octets each; beyond it all are counted anew
+
+
+async def _at_once() -> None:
+    """Wait for nothing."""
 
 
 class ReportTerms(Struct, frozen=True):
     """`left_behind` is told the domain to which a report was filed; `expires_at`: until when a message is tried.
 
-    `per_hour`: how many reports one reverse-path gets in an hour: so many of failures, and as many of all else.
+    `until_wanted` waits while none may be filed. `per_hour`: how many reports one reverse-path gets in an hour: so many
+    of failures, and as many of all else.
     """
 
     store: Store
@@ -38,6 +45,7 @@ class ReportTerms(Struct, frozen=True):
     left_behind: Callable[[str], None]
     expires_at: Callable[[float], float]
     per_hour: int = REPORTS_PER_HOUR
+    until_wanted: Callable[[], Awaitable[None]] = _at_once
 
 
 class Allowance:
@@ -83,17 +91,26 @@ class Reports:
         if id in self._owing:
             self._bell.set()
 
+    def look_again(self) -> None:
+        """What is owed may be due now: leases were given back."""
+        self._bell.set()
+
     async def file_for_ever(self) -> None:
         """Write the reports that are owed until none is left; then wait for the next."""
         terms = self._terms
         alarm = terms.clock.deadline(REPORT_WAIT_S, self._bell.set)
         while True:
             self._bell.clear()
+            await terms.until_wanted()
             try:
                 owed = await terms.store.lease_report(terms.clock.wall())
                 if owed is not None:
                     await self._file(owed)
                     continue
+            except StoreError as failure:
+                terms.sink.note("error", "report not filed", why=str(failure))
+                await terms.clock.sleep(RETRY_STORE_S)
+                continue
             except Exception as failure:  # noqa: BLE001 - around a report: a bug in a DSN must not stop the mail
                 terms.sink.note("error", "report not filed", why=repr(failure))
                 await terms.clock.sleep(PAUSE_S)

@@ -84,6 +84,17 @@ def test_a_store_that_cannot_take_mail_says_so_in_the_banner() -> None:
     assert wire.is_closed
 
 
+def test_a_full_disk_greets_and_refuses_mail() -> None:
+    """The reply that means a full disk, 452 4.3.1, belongs to MAIL: a banner can only send everybody away."""
+    desk = Desk()
+    desk.refusal = StoreFull("full")
+
+    wire = Wire()
+    desk.accept(wire)
+
+    assert wire.written[0].startswith(b"220 ")
+
+
 def test_a_store_that_breaks_during_a_session_refuses_mail_at_once() -> None:
     """MAIL is answered 451 before any content travels."""
     desk = Desk()

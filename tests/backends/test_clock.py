@@ -44,15 +44,6 @@ def test_wall_is_now() -> None:
     assert abs(clock.monotonic() - time.monotonic()) < 1
 
 
-def test_wall_is_never_before_what_was_persisted() -> None:
-    """A machine that boots in 1970 does not go back behind the last time that was written down."""
-    persisted = time.time() + 86_400
-
-    clock = SystemClock(not_before=persisted)
-
-    assert persisted <= clock.wall() < persisted + 1
-
-
 def test_stepped_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who sets the system's clock three days ahead does not expire the queue."""
     clock = SystemClock()

@@ -26,7 +26,7 @@ class PlayedKeeper:
         self.is_stopped = False
         self.is_finished = False
 
-    def start(self, is_reopening: bool) -> bool:
+    def start(self, is_reopening: bool, damage: str = "") -> bool:
         self.starts.append(is_reopening)
         return True
 

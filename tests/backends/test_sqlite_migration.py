@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Databases of older releases: brought to the newest schema at the start, wholly or not at all, with their mail."""
 
+import itertools
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +14,13 @@ from pathlib import Path
 import apsw
 import pytest
 from msgspec.structs import replace
+from tests.backends.forked import interrupted_at
 
-from smarthost.backends.sqlite import database
+from smarthost.backends.sqlite import database, kept
 from smarthost.backends.sqlite.store import SqliteStore
 from smarthost.mail.envelope import Notify, SenderTls
 from smarthost.mail.errors import StoreError
-from smarthost.mail.identity import encode_id
+from smarthost.mail.identity import decode_id, encode_id
 from smarthost.mail.record import Kind
 from smarthost.mail.result import DsnDuty
 from smarthost.mail.settlement import State
@@ -86,8 +90,9 @@ CREATE INDEX recipient_awaiting ON recipient (domain, due) WHERE awaits_host = 1
 INSERT INTO migration VALUES (2, 'recipients that await a host');
 """
 STEPS = (FIRST_SCHEMA + FIRST_MAIL, SECOND_STEP)
-NEW_FIELDS = {1: (0, 0, "", "", 0), 2: (0, "", "", 0)}  # of a recipient of that version
+NEW_FIELDS = {1: (0, 0, "", "", 0, None), 2: (0, "", "", 0, None)}  # of a recipient of that version
 FIRST, SECOND = encode_id(1001, 5), encode_id(2001, 5)
+COMPATIBLE = database.compatible_with(database.SCHEMA_VERSION)  # what `user_version` says
 
 
 class NoMaker:
@@ -203,11 +208,11 @@ def test_migrated_database_is_like_a_new_one(path: Path, tmp_path: Path) -> None
     migrated = database.open_writer(path)
 
     assert tables(migrated) == tables(new)
-    assert migrated.pragma("user_version") == new.pragma("user_version") == database.SCHEMA_VERSION
+    assert migrated.pragma("user_version") == new.pragma("user_version") == COMPATIBLE
     assert new.execute("SELECT version FROM migration").fetchall() == [(database.SCHEMA_VERSION,)]
     assert migrated.execute("SELECT * FROM migration ORDER BY version").fetchall() == [
         (1, "first schema"),
-        *[(version, what) for version, (what, _) in sorted(database.MIGRATIONS.items())],
+        *[(version, step.what) for version, step in sorted(database.MIGRATIONS.items())],
     ]
     assert sorted(database.MIGRATIONS) == list(range(2, database.SCHEMA_VERSION + 1))
     new.close()
@@ -221,7 +226,7 @@ def test_migration_happens_once_and_is_durable(path: Path) -> None:
 
     database.open_writer(path).close()
 
-    assert found["version"] == [database.SCHEMA_VERSION, "ok"]
+    assert found["version"] == [COMPATIBLE, "ok"]
     assert rows(path) == found
 
 
@@ -252,9 +257,9 @@ BROKEN = "CREATE TABLE half (done) STRICT"  # no type: refused
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    what, sql = database.MIGRATIONS[database.SCHEMA_VERSION]
+    step = database.MIGRATIONS[database.SCHEMA_VERSION]
     with monkeypatch.context() as patch:
-        patch.setitem(database.MIGRATIONS, database.SCHEMA_VERSION, (what, f"{sql}; {BROKEN};"))
+        patch.setitem(database.MIGRATIONS, database.SCHEMA_VERSION, step._replace(sql=f"{step.sql}; {BROKEN};"))
         yield
 
 
@@ -280,8 +285,9 @@ def give_function(db):
 
 apsw.connection_hooks.append(give_function)
 newest = database.SCHEMA_VERSION
-what, sql = database.MIGRATIONS[newest]
-database.MIGRATIONS[newest] = (what, f"PRAGMA cache_spill = 1; PRAGMA cache_size = 1; {sql}; SELECT die();")
+step = database.MIGRATIONS[newest]
+sql = f"PRAGMA cache_spill = 1; PRAGMA cache_size = 1; {step.sql}; SELECT die();"
+database.MIGRATIONS[newest] = step._replace(sql=sql)
 database.open_writer(Path(sys.argv[1]))
 """
 
@@ -297,9 +303,9 @@ def test_kill_9_in_the_middle_of_a_migration_leaves_the_old_version_whole(path: 
     assert rows(path) == before
     database.open_writer(path).close()
     after = rows(path)
-    assert after["version"] == [database.SCHEMA_VERSION, "ok"]
+    assert after["version"] == [COMPATIBLE, "ok"]
     assert after["recipient"] == [(*row, *NEW_FIELDS[version]) for row in before["recipient"]]  # type: ignore[misc]
-    assert after["message"] == [(*row, "", "", "") for row in before["message"]]  # type: ignore[misc]
+    assert after["message"] == [(*row, "", "", "", None, None) for row in before["message"]]  # type: ignore[misc]
 
 
 @pytest.mark.asyncio
@@ -311,3 +317,216 @@ async def test_database_of_ours_without_a_version_is_refused(path: Path) -> None
 
     with pytest.raises(StoreError, match="another program"):
         await SqliteStore(path.parent).open()
+
+
+# What is kept of an older queue
+
+
+def copies(directory: Path) -> list[Path]:
+    """The copies from before migrations, oldest first."""
+    return sorted(directory.glob("queue.db.schema*Z"), key=lambda path: path.name[-16:])
+
+
+def test_older_queue_is_copied_before_it_is_migrated(path: Path, version: int) -> None:
+    """Whoever must go back finds the queue as it was before the upgrade, and the start says where."""
+    before, news = rows(path), list[str]()
+
+    database.open_writer(path, news.append).close()
+
+    (copy,) = copies(path.parent)
+    assert re.fullmatch(rf"queue\.db\.schema{version}-20\d{{6}}T\d{{6}}Z", copy.name)
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert rows(copy) == before
+    assert len(news) == 2
+    assert str(copy) in news[1]
+    database.open_writer(path, news.append).close()
+    assert copies(path.parent) == [copy], "a queue that is up to date is not copied"
+
+
+def test_copy_has_what_is_still_in_the_wal(path: Path) -> None:
+    """After a crash much of the queue may be in the WAL alone: the copy has it."""
+    writer = apsw.Connection(str(path))
+    writer.pragma("wal_autocheckpoint", 0)
+    writer.execute("INSERT INTO note VALUES ('late', x'01')")
+
+    database.open_writer(path).close()
+    writer.close()
+
+    (copy,) = copies(path.parent)
+    assert ("late", b"\x01") in rows(copy)["note"]
+
+
+def test_newest_two_copies_are_kept(path: Path, version: int) -> None:
+    """Upgrades do not fill the disk with copies."""
+    olds = [path.with_name(f"queue.db.schema1-2025010{day}T000000Z") for day in (3, 1, 2)]
+    for old in olds:
+        old.write_bytes(b"old")
+    path.with_name("queue.db.schema1-20250101T000000Z.part").write_bytes(b"of an interrupted start")
+
+    database.open_writer(path).close()
+
+    assert [copy.name[:18] for copy in copies(path.parent)] == ["queue.db.schema1-2", f"queue.db.schema{version}-2"]
+    assert olds[0].exists(), "the newest of the old ones"
+
+
+def test_upgrade_without_room_for_the_copy_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room, no upgrade: the text says how much is needed and where, and the queue is what it was."""
+    before = rows(path)
+    monkeypatch.setattr(kept, "free_octets", lambda directory: 3 << 20)
+
+    with pytest.raises(database.Unusable, match=rf"needs 17 MiB in {path.parent}, and 3 MiB are free: make room"):
+        database.open_writer(path)
+
+    assert rows(path) == before
+    assert copies(path.parent) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [2], indirect=True, ids=["second release"])
+@pytest.mark.parametrize(
+    "failure",
+    [None, apsw.FullError("database or disk is full"), OSError(28, "No space left on device"), apsw.IOError("fsync")],
+    ids=["kill -9", "SQLite has no room", "there is no room", "a disk in trouble"],
+)
+def test_upgrade_interrupted_at_any_step_leaves_the_old_queue_or_the_new(
+    path: Path, failure: Exception | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Killed or failing at whatever step, the queue is the old one or the new one, and the next start upgrades it."""
+    for suffix in ("-wal", "-shm"):
+        assert not path.with_name(path.name + suffix).exists(), "the template is one file"
+    before, template = rows(path), path.read_bytes()
+    database.open_writer(path).close()
+    after = rows(path)
+
+    for step in itertools.count(1):
+        place = tmp_path_factory.mktemp("step") / "queue.db"
+        place.write_bytes(template)
+        if not interrupted_at(step, lambda place=place: database.open_writer(place), failure):  # type: ignore[misc]
+            break
+        found = rows(place)
+        assert found in (before, after), f"at step {step}"
+        if found == after:
+            assert [rows(copy) for copy in copies(place.parent)] == [before]
+        for copy in copies(place.parent):
+            assert rows(copy) == before
+        database.open_writer(place).close()
+        assert rows(place) == after
+        assert not list(place.parent.glob("*.part*"))
+
+    assert step > 25
+
+
+# The release before
+
+
+OLD = Path(__file__).parent / "schema3"  # batch.sql and schema.sql of the last release that knew schema 3, as they were
+OLD_DAY = "20270115"
+
+
+def old_release(path: Path) -> apsw.Connection:
+    """Open a queue as the release of schema 3 did: it looked at `user_version` alone."""
+    db = apsw.Connection(str(path))
+    assert 1 <= db.pragma("user_version") <= 3, "written by a newer smarthost"
+    assert db.pragma("user_version") == 3, "it would be migrated"
+    db.pragma("journal_mode", "wal")
+    table = (
+        f"record_{OLD_DAY} (seq INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL)"
+    )
+    db.execute(f"CREATE TABLE IF NOT EXISTS {table} STRICT")
+    db.execute((OLD / "batch.sql").read_text().replace("{day}", OLD_DAY).replace("{release_rows}", "500"))
+    return db
+
+
+def old_batch(
+    db: apsw.Connection, messages: object = (), recipients: object = (), octets: bytes = b"\0", settles: object = ()
+) -> None:
+    """Commit what the release of schema 3 would."""
+    rows = [json.dumps(each) for each in (messages, recipients)]
+    nothing = "{}"
+    parts = (*rows, octets, json.dumps(settles), nothing, nothing, nothing, 9001)
+    db.execute("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?)", parts)
+
+
+@pytest.mark.asyncio
+async def test_release_before_works_on_an_upgraded_queue_and_the_new_one_goes_on(tmp_path: Path) -> None:
+    """Whoever puts the release before back loses no mail: it delivers, defers and adds; then the new one goes on."""
+    assert database.MIGRATIONS[4].is_additive
+    store = SqliteStore(tmp_path)
+    await store.open()
+    trial = Trial(NoMaker(), store)  # type: ignore[arg-type]
+    message = await trial.add("first@dest.example", "second@dest.example", "third@dest.example")
+    key = decode_id(message.id)[0]
+    await store.close()
+
+    db = old_release(tmp_path / "queue.db")
+    found = db.execute("SELECT n, address FROM recipient WHERE message = ? AND state = 'deferred' ORDER BY n", (key,))
+    assert found.fetchall() == [(0, "first@dest.example"), (1, "second@dest.example"), (2, "third@dest.example")]
+    relayed = [key, 0, 1, "relayed", 0.0, "250 ok", "2.0.0", "", "", None, False, 9000, NOW, {"seq": 9000}]
+    deferred = [key, 1, 1, "deferred", NOW + HOUR, "450 no", "4.2.0", "y", "", None, False, 9001, NOW, {"seq": 9001}]
+    old_batch(db, settles=[relayed, deferred])
+    added = decode_id(encode_id(key + 100, 7))
+    old_batch(
+        db,
+        messages=[[*added, NOW, "a@b.example", "8BITMIME", 0, "192.0.2.7", "a", 5, 0, 3, 3]],
+        recipients=[[added[0], 0, "new@dest.example", "dest.example", NOW]],
+        octets=b"P: fresh",
+    )
+    assert db.pragma("user_version") == 3
+    db.close()
+
+    troubles: list[str] = []
+    store = SqliteStore(tmp_path, on_trouble=troubles.append)
+    await store.open()
+    trial = Trial(NoMaker(), store)  # type: ignore[arg-type]
+    try:
+        assert await store.count() == (2, 3)
+        leases = await store.lease(["dest.example"], NOW + HOUR, 10)
+        left = {(lease.id, each.address): each.attempts for lease in leases for each in lease.recipients}
+        assert left == {
+            (message.id, "second@dest.example"): 1,
+            (message.id, "third@dest.example"): 0,
+            (encode_id(*added), "new@dest.example"): 0,
+        }
+        for lease in leases:
+            whole = message.content.body if lease.id == message.id else b"fresh"  # type: ignore[attr-defined]
+            assert content_of(await store.content(lease.id)) == whole
+        await store.settle(trial.relayed(leases))
+        assert await store.count() == (0, 0)
+        assert troubles == []
+    finally:
+        await store.close()
+
+
+def test_queue_of_a_newer_release_that_we_understand_is_used_as_it_is(tmp_path: Path) -> None:
+    """A later additive migration keeps `user_version`: this release works on the file, and leaves its version alone."""
+    path = tmp_path / "queue.db"
+    db = database.open_writer(path)
+    with db:
+        db.execute("ALTER TABLE message ADD COLUMN later INTEGER")
+        db.execute("INSERT INTO migration VALUES (?, 'of a later release')", (database.SCHEMA_VERSION + 1,))
+    db.close()
+    before = rows(path)
+
+    database.open_writer(path).close()
+
+    assert rows(path) == before
+    assert copies(tmp_path) == []
+
+
+@pytest.mark.asyncio
+async def test_queue_of_a_newer_release_is_refused_with_both_versions_and_what_to_do(tmp_path: Path) -> None:
+    """A file that only newer code can read is not touched, and the operator learns which release it takes."""
+    path = tmp_path / "queue.db"
+    db = database.open_writer(path)
+    db.pragma("user_version", database.SCHEMA_VERSION + 2)
+    db.close()
+    before = rows(path)
+
+    with pytest.raises(StoreError) as refused:
+        await SqliteStore(tmp_path).open()
+
+    told = str(refused.value)
+    assert f"needs one that knows schema {database.SCHEMA_VERSION + 2}" in told
+    assert f"this one knows schema {database.SCHEMA_VERSION}" in told
+    assert "install that release again" in told
+    assert rows(path) == before

@@ -19,7 +19,7 @@ _LOCAL = "no peer: "
 BOUNDED = {
     # peers
     ("send/session.py", "Session.set_up", "wanted"): "Session._deadline",
-    ("send/session.py", "Session.transact", "self._ended"): "Session._deadline",
+    ("send/session.py", "Session.transact", "ended"): "Session._deadline",
     ("backends/dns/transport.py", "Transport.exchange", "waiting"): "DnsResolver._try",
     ("backends/dns/transport.py", "Transport._socket", "loop.create_datagram_endpoint"): "DnsResolver._try",
     ("backends/dns/transport.py", "_exchange_over_tcp", "asyncio.open_connection"): "DnsResolver._try",
@@ -37,6 +37,20 @@ BOUNDED = {
     ("route/plan.py", "_ask_all", "asyncio.TaskGroup"): "each question within ports.Resolver's 30 s",
     ("ops/control.py", "ControlServer._explain", "asyncio.wait"): "its own timeout, EXPLAIN_S in all",
     ("ops/control.py", "ControlServer._explain", "asyncio.gather"): "cancelled before",
+    ("ops/control.py", "ControlServer._drain", "asyncio.wait"): "WORKING_S at a time; sessions have their deadlines",
+    ("ops/control.py", "ControlServer._drain", "asyncio.gather"): "cancelled before",
+    ("ops/control.py", "ControlServer._back_up", "asyncio.wait"): "WORKING_S at a time; the store's child",
+    ("ops/control.py", "ControlServer._back_up", "asyncio.gather"): "cancelled before",
+    ("ops/control.py", "ControlServer._check", "found"): "the store, page by page; what is said has ANSWER_S",
+    ("ops/control.py", "ControlServer._check", "contextlib.aclosing"): "the store",
+    (
+        "drain.py",
+        "_Move._go_through",
+        "asyncio.wait",
+    ): "workers, whose sessions have their deadlines; STOP_S at the end",
+    ("drain.py", "_Move._next", "self._reading"): "the store",
+    ("drain.py", "_Move._settled", "asyncio.wait"): "the store's commits",
+    ("drain.py", "_Move.find_out", "self._terms.plan_to"): "a plan: each question within ports.Resolver's 30 s",
     ("ops/control.py", "ControlServer._carry_out", "self._pages"): "the store; what is said has ANSWER_S",
     ("ops/control.py", "ControlServer._carry_out", "self._changes"): "the store; what is said has ANSWER_S",
     # ourselves: what we end by cancelling it, and bells that ring when there is work
@@ -72,6 +86,15 @@ BOUNDED = {
     ("relay.py", "Journey._until_settled", "self._settled_bell.wait"): _LOCAL + "a bell",
     ("reports.py", "Reports.file_for_ever", "self._bell.wait"): _LOCAL + "a bell",
     ("ops/daemon.py", "_serve_operators", "stop.wait"): _LOCAL + "until we are told to stop",
+    ("ops/daemon.py", "_start", "asyncio.wait"): _LOCAL + "the start, or until we are told to stop",
+    ("ops/daemon.py", "_start", "starting"): _LOCAL + "it has ended",
+    ("ops/daemon.py", "_start", "asyncio.gather"): _LOCAL + "cancelled before",
+    ("auditor.py", "Auditor.check", "self._walk"): _LOCAL + "the store, page by page",
+    ("auditor.py", "Auditor.walk_store", "self._walk"): _LOCAL + "the store, page by page",
+    ("pausing.py", "Pausing._begin", "terms.store.save_notes"): _LOCAL + "the store",
+    ("pausing.py", "Pausing.resume", "terms.store.save_notes"): _LOCAL + "the store",
+    ("relay.py", "Journey._going_on_again", "self._going_on.wait"): _LOCAL + "until an operator ends the pause",
+    ("reports.py", "Reports.file_for_ever", "terms.until_wanted"): _LOCAL + "until an operator ends the pause",
 }
 
 Found = tuple[str, str, str]

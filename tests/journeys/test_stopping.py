@@ -102,3 +102,23 @@ async def test_a_client_that_gives_up_its_transaction_does_not_hold_up_the_stop(
 
     assert farewell.startswith("421")
     assert world.clock.monotonic() - started < 1
+
+
+@in_world(sessions_per_lane=1)
+async def test_a_slow_client_costs_no_attempt_its_grace(world: SimulatedWorld) -> None:
+    """While a client uses up the grace no new attempt begins that would be cut off, and sent again, in the end."""
+    world.domain("slow.example", "192.0.2.1")
+    slow = world.place(SlowExchanger(), "192.0.2.1")
+    client = await world.client()
+    for n in range(20):
+        await client.send("ann@example.org", (f"u{n}@slow.example",))
+    await client.begin("ann@example.org", ("last@slow.example",))
+
+    await world.stop(grace_s=30)
+
+    assert 1 == len(slow.messages)
+    assert not world.in_doubt
+    await world.start()
+    await world.until_empty()
+    assert [1] * 20 == list(taken(slow).values())
+    assert_accounted(world)

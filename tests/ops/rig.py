@@ -4,7 +4,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +14,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smarthost.config import Config
+from smarthost.mail.backup import Backup
 from smarthost.mail.errors import ConfigError, StoreError, StoreLocked, SubmissionRefused
 from smarthost.mail.explanation import Explanation, HostReport
+from smarthost.mail.progress import DrainEnd, Moving, Staying
 from smarthost.mail.record import Record
 from smarthost.mail.reply import reply
 from smarthost.ops.control import ControlServer, Door
 from smarthost.ports import Sink
+from smarthost.queue.audit import AuditFigures, Finding
 from smarthost.queue.store import Changed, Filter, Page, StoredMessage, StoredRecipient
 
 
@@ -209,16 +212,17 @@ class FakeRelay(FakeQueue):
         "busy.example": ConfigError("cannot be bound: address already in use", key="listen"),
     }
 
-    def __init__(self, config: Config, sink: Sink) -> None:
+    def __init__(self, config: Config, sink: Sink, paused: bool) -> None:
         super().__init__()
+        self.paused = paused
         self.config = config
         self.sink = sink
         self.store = self
         self.bound: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    def from_config(cls, config: Config, sink: Sink) -> "FakeRelay":
-        return cls(config, sink)
+    def from_config(cls, config: Config, sink: Sink, *, paused: bool = False) -> "FakeRelay":
+        return cls(config, sink, paused)
 
     async def start(self) -> None:
         if self.config.hostname in self.FAILURES:
@@ -227,6 +231,31 @@ class FakeRelay(FakeQueue):
         self.bound = tuple((each.host, each.port or 40025) for each in self.config.listen)
         if self.config.hostname == "bug.example":
             asyncio.get_running_loop().call_soon(self.FAILURES.__getitem__, "a bug nobody foresaw")
+
+    async def pause(self) -> None:
+        self.paused = True
+
+    async def resume(self) -> tuple[int, int]:
+        self.paused = False
+        return await self.count()
+
+    async def back_up(self, directory: str) -> Backup:
+        if Path(directory).exists():
+            raise StoreError(f"{directory} is not empty")
+        return Backup(directory, 2, 3, 4096)
+
+    async def check(self) -> AsyncGenerator[Finding | None, None]:
+        yield None
+
+    async def drain(self, host: str, port: int, tell: Callable[[Moving | Staying], None]) -> DrainEnd:
+        raise StoreError(f"nobody is at {host}:{port}")
+
+    def cancel_drain(self) -> bool:
+        return False
+
+    @property
+    def audit_figures(self) -> AuditFigures:
+        return AuditFigures(rounds=2)
 
     async def report_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         return (host("192.0.2.1", "mx.example"),) if text in ("", "mx.example") else ()

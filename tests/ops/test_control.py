@@ -20,6 +20,7 @@ from smarthost.mail.explanation import Explanation
 from smarthost.ops import client, control, exits, verbs
 from smarthost.ops.client import ask
 from smarthost.ops.control import ControlServer, Door
+from smarthost.queue.audit import AuditFigures
 from smarthost.queue.store import Filter, Page
 
 
@@ -76,7 +77,7 @@ async def test_a_ping_tells_who_listens_where(tmp_path: Path) -> None:
     async with served(tmp_path, door):
         answers = await asked(tmp_path, verbs.Ping())
 
-    assert answers == [verbs.Pong(os.getpid(), "9", (("127.0.0.1", 25),), 1, 2)]
+    assert answers == [verbs.Pong(os.getpid(), "9", (("127.0.0.1", 25),), 1, 2, audit=AuditFigures())]
 
 
 @pytest.mark.asyncio

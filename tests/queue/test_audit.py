@@ -7,7 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smarthost.queue.audit import HORIZON_S, Claim, Fault, audit
+from smarthost.mail.settlement import State
+from smarthost.queue.audit import (
+    HORIZON_S,
+    LATE_S,
+    OWED_S,
+    UNSWEPT_S,
+    Bounds,
+    Claim,
+    Fault,
+    Standing,
+    Suspect,
+    audit,
+    bounds_at,
+    is_suspect,
+    judge_stored,
+)
+from smarthost.queue.schedule import RetrySchedule
 
 NOW = 1_000_000.0
 
@@ -87,3 +103,105 @@ def test_sound_exactly_when_each_has_one_claim_with_a_near_time(
         is_near = at is not None and NOW - 300 <= at <= NOW + HORIZON_S
         is_sound = counts[n] == 1 and is_near if n in unfinished else counts[n] == 0
         assert (n not in found) == is_sound
+
+
+# What lies in a store
+
+DAY_S = 86_400.0
+BOUNDS = bounds_at(NOW, RetrySchedule())
+EXPIRY_S = RetrySchedule().expire_after_s
+
+
+def stored(state: str = "deferred", due: float = NOW, **facts: object) -> Suspect:
+    plain: dict[str, object] = {"received_at": NOW - 60, "owed_at": None, "is_leased": False}
+    return Suspect("m1", 0, "a@x.example", "x.example", state, due, **{**plain, **facts})  # type: ignore[arg-type]
+
+
+def fault_of(suspect: Suspect, standing: Standing | None = None, bounds: Bounds = BOUNDS) -> Fault | None:
+    found = judge_stored(suspect, bounds, lambda domain: standing if domain == "x.example" else None)
+    return None if found is None else found[0]
+
+
+@pytest.mark.parametrize(
+    ("suspect", "fault"),
+    [
+        (stored(due=NOW - LATE_S - 1), Fault.OVERDUE),
+        (stored(due=NOW - LATE_S + 1), None),
+        (stored(due=NOW + DAY_S), None),
+        (stored(due=NOW + 32 * DAY_S), Fault.TOO_FAR),
+        (stored(due=float("inf")), Fault.NO_NEXT_EVENT),
+        (stored(due=float("-inf")), Fault.NO_NEXT_EVENT),
+        (stored(due=NOW - DAY_S, is_leased=True), None),
+        (stored(due=NOW + 32 * DAY_S, is_leased=True), Fault.TOO_FAR),
+        (stored("held", NOW - LATE_S - 1), Fault.OVERDUE),
+        (stored("held", NOW + 29 * DAY_S), None),
+        (stored("held", NOW + 32 * DAY_S), Fault.TOO_FAR),
+        (stored(due=NOW + 60, received_at=NOW - EXPIRY_S - 4000 - UNSWEPT_S - 1), Fault.OVERDUE),
+        (stored(due=NOW + 60, received_at=NOW - EXPIRY_S - 4000), None),
+        (stored("held", NOW + 60, received_at=NOW - 20 * DAY_S), None),
+        (stored("bounced", 0.0, owed_at=NOW - OWED_S + 1), None),
+        (stored("bounced", 0.0, owed_at=NOW - OWED_S - 1), Fault.OVERDUE),
+        (stored(due=NOW + 60, owed_at=NOW - OWED_S - 1), Fault.OVERDUE),
+        (stored("relayed", 0.0), Fault.FINISHED),
+        (stored("lost"), Fault.UNKNOWN_STATE),
+        (stored(received_at=None), Fault.NO_OWNER),
+    ],
+)
+def test_a_stored_recipient_is_judged_by_its_row(suspect: Suspect, fault: Fault | None) -> None:
+    """Each way to lie in the store for ever has its name; what waits in order has none, and is not even suspect."""
+    assert fault_of(suspect) is fault
+    if fault is not None:
+        assert is_suspect(suspect.state, suspect.due, suspect.received_at, suspect.owed_at, BOUNDS)
+
+
+@pytest.mark.parametrize(
+    ("standing", "fault"),
+    [
+        (("a suspension", NOW + 3600), None),
+        (("the scan", NOW - LATE_S + 1), None),
+        (("the scan", NOW - LATE_S - 1), Fault.OVERDUE),
+        (("a suspension", NOW + 32 * DAY_S), Fault.TOO_FAR),
+    ],
+)
+def test_what_is_overdue_may_be_waited_for(standing: Standing, fault: Fault | None) -> None:
+    """A destination that sleeps or is being served is in order, unless whoever sees to it is late himself."""
+    assert fault_of(stored(due=NOW - DAY_S), standing) is fault
+
+
+def test_nobody_is_late_who_has_just_begun() -> None:
+    """After a start, or a pause of days, what waited for that is given time."""
+    waited = [
+        stored(due=NOW - DAY_S),
+        stored(due=NOW + 60, received_at=NOW - 30 * DAY_S),
+        stored("bounced", 0.0, owed_at=NOW - DAY_S),
+    ]
+
+    assert [fault_of(each, bounds=bounds_at(NOW, RetrySchedule(), 0.0)) for each in waited] == [None] * 3
+    late = bounds_at(NOW, RetrySchedule(), LATE_S + 1)
+    assert [fault_of(each, bounds=late) for each in waited] == [Fault.OVERDUE, None, None]
+    assert [fault_of(each) for each in waited] == [Fault.OVERDUE] * 3
+
+
+def test_what_the_operator_configured_is_not_too_far() -> None:
+    """Who holds mail for half a year may."""
+    patient = bounds_at(NOW, RetrySchedule(hold_s=180 * DAY_S))
+
+    assert fault_of(stored("held", NOW + 180 * DAY_S), bounds=patient) is None
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([*[state.value for state in State], "lost"]),
+    st.floats(allow_nan=False),
+    st.none() | st.floats(allow_nan=False),
+    st.none() | st.floats(allow_nan=False),
+    st.booleans(),
+)
+def test_whatever_is_wrong_is_suspect(
+    state: str, due: float, received_at: float | None, owed_at: float | None, is_leased: bool
+) -> None:
+    """A store that answers by is_suspect hides no fault."""
+    suspect = stored(state, due, received_at=received_at, owed_at=owed_at, is_leased=is_leased)
+
+    if fault_of(suspect) is not None:
+        assert is_suspect(state, due, received_at, owed_at, BOUNDS)

@@ -18,12 +18,13 @@ EXPECTED: dict[QueueState, dict[Cause, QueueState]] = {
     D: {
         Cause.LEASE: L,
         Cause.EXPIRED: E,
+        Cause.DAMAGED: H,
         Cause.RETRY: D,
         Cause.HOLD: H,
         Cause.CANCEL: C,
         Cause.BOUNCE: B,
     },
-    H: {Cause.EXPIRED: E, Cause.HOLD: H, Cause.RELEASE: D, Cause.CANCEL: C, Cause.BOUNCE: B},
+    H: {Cause.LEASE: L, Cause.EXPIRED: E, Cause.HOLD: H, Cause.RELEASE: D, Cause.CANCEL: C, Cause.BOUNCE: B},
     L: {
         Cause.GIVE_BACK: D,
         Cause.RELAYED: R,

@@ -31,7 +31,7 @@ class ListenerTerms(Struct, frozen=True, kw_only=True):
     only. `tls`: None means that there is no certificate. `requires_tls`: no mail and no AUTH before TLS.
     `implicit_tls`: TLS from the first octet, as SUBMISSIONS always has it. `users`: who may log in, and from anywhere;
     inside TLS, or in clear from and to loopback unless `requires_tls`. `xclient_from`: networks (CIDR) whose XCLIENT is
-    believed.
+    believed. `transfer_from`: networks whose nodes may hand over their queues, and so relay what they like.
     """
 
     settings: ServerSettings
@@ -42,6 +42,7 @@ class ListenerTerms(Struct, frozen=True, kw_only=True):
     implicit_tls: bool = False
     users: Authenticator | None = None
     xclient_from: tuple[str, ...] = ()
+    transfer_from: tuple[str, ...] = ()
 
 
 class ReceptionTerms(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from smarthost.accept import replies, trace
+from smarthost.accept import replies, trace, transfers
 from smarthost.accept.authentication import CHECK_S, SESSION_FAILURES, Decision, LoginGuard
 from smarthost.accept.clients import Clients
 from smarthost.accept.intake import FILING_S
@@ -24,6 +24,7 @@ from smarthost.accept.transaction import Transaction
 from smarthost.mail.errors import StoreError
 from smarthost.mail.hop import TlsFacts
 from smarthost.mail.message import Message
+from smarthost.mail.progress import Progress
 from smarthost.mail.reply import Reply
 from smarthost.mail.user import User
 from smarthost.ports import Connection
@@ -128,6 +129,8 @@ class Reception(Session):
             refusal: Reply | None = replies.SHUTTING_DOWN
         elif failure is not None:
             refusal = replies.for_store_failure(failure)
+        elif mail.origin is not None:
+            refusal = transfers.refuse_origin(mail.origin, terms.clock.wall())
         else:
             refusal = None if standing.sends_freely else standing.refuse_mail(mail.reverse_path)
             if refusal is not None and refusal.enhanced != "5.7.0":  # "log in first" is said to every honest client
@@ -142,12 +145,24 @@ class Reception(Session):
 
     def _answer_rcpt(self, rcpt: RcptReceived) -> None:
         recipient = rcpt.recipient
+        if rcpt.progress is not None:
+            self._answer_moved_rcpt(rcpt, rcpt.progress)
+            return
         refusal = self._standing.refuse_recipient(recipient)
         if refusal is not None:
             self._note_refusal("recipient refused", refusal, recipient=recipient.text)
             self._machine.reply(refusal)
             return
         self._transaction.add(self._door.policy.route_recipient(recipient), rcpt.request)
+        self._machine.reply_encoded(replies.RCPT_OK_OCTETS, True)
+
+    def _answer_moved_rcpt(self, rcpt: RcptReceived, progress: Progress) -> None:
+        refusal = transfers.refuse_progress(rcpt.recipient, progress, self._terms.clock.wall())
+        if refusal is not None:
+            self._note_refusal("recipient refused", refusal, recipient=rcpt.recipient.text)
+            self._machine.reply(refusal)
+            return
+        self._transaction.add_moved(rcpt.recipient, rcpt.request, progress)
         self._machine.reply_encoded(replies.RCPT_OK_OCTETS, True)
 
     def _note_refusal(self, what: str, refusal: Reply, **facts: object) -> None:
@@ -187,7 +202,7 @@ class Reception(Session):
             self._refuse_content(replies.for_store_failure(intake.failure))
         elif defect is not None:
             self._refuse_content(defect)
-        elif intake.hops >= trace.RECEIVED_LIMIT:
+        elif intake.hops >= trace.RECEIVED_LIMIT and not self._transaction.is_moved:
             self._refuse_content(replies.MAIL_LOOP)
         else:
             self._file()

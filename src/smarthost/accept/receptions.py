@@ -17,6 +17,7 @@ from smarthost.accept.listeners import ListenerTerms, ReceptionTerms
 from smarthost.accept.recent import Seldom
 from smarthost.accept.reception import Lobby, Reception
 from smarthost.accept.standing import Door
+from smarthost.mail.errors import NoNewMail, StoreFull
 from smarthost.mail.reply import Reply
 from smarthost.ports import Connection
 
@@ -85,8 +86,10 @@ class Receptions:
             reply, what = self._name_excess(client)
             self._seldom.note("warning", what, self._clients.find(client).network, client=client)
             return reply
-        failure = self.terms.refusal()
-        return None if failure is None else replies.for_store_failure(failure, at_banner=True)
+        failure = self.terms.refusal()  # a disk that is full alone is told at MAIL, with the reply that means it
+        if failure is None or isinstance(failure, StoreFull):
+            return None
+        return replies.no_new_mail(failure, 421) if isinstance(failure, NoNewMail) else replies.STORE_FAILED_AT_BANNER
 
     def _readmit(self, former: str, client: str) -> Reply | None:
         """A session turns out to be another client's; say whether that one is welcome."""

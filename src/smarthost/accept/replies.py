@@ -8,7 +8,7 @@ since it goes to logs that people read.
 
 import re
 
-from smarthost.mail.errors import StoreFull
+from smarthost.mail.errors import NoNewMail, StoreFull
 from smarthost.mail.reply import Reply, reply
 from smarthost.smtp import states
 
@@ -27,7 +27,6 @@ LOCAL_ERROR = reply(421, "4.3.0", "Local error, try again later")
 STORE_FAILED = reply(451, "4.3.0", "Cannot store mail now, try again later")
 STORE_FULL = reply(452, "4.3.1", "Not enough space to store mail now, try again later")
 STORE_FAILED_AT_BANNER = reply(421, "4.3.0", "Cannot store mail now, try again later")
-STORE_FULL_AT_BANNER = reply(421, "4.3.1", "Not enough space to store mail now, try again later")
 
 TLS_FIRST = states.STARTTLS_FIRST  # the machine says it to all other commands
 TLS_UNAVAILABLE = reply(454, "4.7.0", "TLS is not available now")  # RFC 3207 4
@@ -89,8 +88,13 @@ def clean(text: str, characters: int = 256) -> str:
     return _NOT_VISIBLE.sub("?", text[:characters])
 
 
-def for_store_failure(failure: Exception, *, at_banner: bool = False) -> Reply:
+def for_store_failure(failure: Exception) -> Reply:
     """Give the reply for what keeps the store from filing mail: always temporary; private detail stays here."""
-    if isinstance(failure, StoreFull):
-        return STORE_FULL_AT_BANNER if at_banner else STORE_FULL
-    return STORE_FAILED_AT_BANNER if at_banner else STORE_FAILED
+    if isinstance(failure, NoNewMail):
+        return no_new_mail(failure, 451)
+    return STORE_FULL if isinstance(failure, StoreFull) else STORE_FAILED
+
+
+def no_new_mail(failure: NoNewMail, code: int) -> Reply:
+    """Say why an operator wants no new mail: 421 at the banner, 451 to a client that is there already."""
+    return reply(code, "4.3.2", str(failure))

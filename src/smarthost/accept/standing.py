@@ -28,7 +28,7 @@ _LOOPBACK = Networks(LOOPBACK, "loopback")
 
 
 class Door:
-    """A listener's terms, made ready. Raises: ConfigError: names `xclient_from`."""
+    """A listener's terms, made ready. Raises: ConfigError: names `xclient_from` or `transfer_from`."""
 
     def __init__(self, terms: ListenerTerms) -> None:
         self.terms = terms
@@ -38,7 +38,9 @@ class Door:
         self.begins_with_tls = terms.implicit_tls or terms.mode is Mode.SUBMISSIONS
         self.submits_to = terms.settings.hostname if self.is_for_users else ""  # who adds missing fields, if anybody
         self.proxies = Networks(terms.xclient_from, "xclient_from") if terms.xclient_from else None
-        self.is_plain = terms.tls is None and terms.users is None and self.proxies is None  # nobody is offered more
+        self.nodes = Networks(terms.transfer_from, "transfer_from") if terms.transfer_from else None
+        # Nobody is offered more.
+        self.is_plain = terms.tls is None and terms.users is None and self.proxies is None and self.nodes is None
         self._strict_settings = replace(terms.settings, normalises_newlines=False)
 
     @property
@@ -135,8 +137,20 @@ class Standing:
         if door.is_plain:
             return NOTHING
         return _make_offer(
-            not is_secured and door.can_secure, self._may_log_in, is_secured, self._is_proxy and not self._is_spoken_for
+            not is_secured and door.can_secure,
+            self._may_log_in,
+            is_secured,
+            self._is_proxy and not self._is_spoken_for,
+            self._is_node,
         )
+
+    @property
+    def _is_node(self) -> bool:
+        """May it hand over a queue? Only who comes itself: no proxy's word makes a client a node."""
+        nodes = self._door.nodes
+        if nodes is None or (self._door.terms.requires_tls and not self.is_secured):
+            return False
+        return self._is_named and not self._is_spoken_for and self._peer in nodes
 
     @property
     def _may_log_in(self) -> bool:
@@ -193,6 +207,6 @@ class Standing:
         return self._allowance is None or self._allowance.take_errors(self._clients.monotonic(), count)
 
 
-@lru_cache(maxsize=16)  # all there are
-def _make_offer(starttls: bool, may_log_in: bool, is_secured: bool, is_proxy: bool) -> Offer:
-    return Offer(starttls, MECHANISMS if may_log_in else (), is_secured, is_proxy)
+@lru_cache(maxsize=32)  # all there are
+def _make_offer(starttls: bool, may_log_in: bool, is_secured: bool, is_proxy: bool, is_node: bool) -> Offer:
+    return Offer(starttls, MECHANISMS if may_log_in else (), is_secured, is_proxy, is_node)

@@ -6,12 +6,13 @@ Pure. Decides what travels with a message; not who may send it (accept.standing)
 
 from collections.abc import Callable
 
-from smarthost.accept import trace
+from smarthost.accept import trace, transfers
 from smarthost.accept.intake import Intake
 from smarthost.mail.address import Address
 from smarthost.mail.content import Draft
 from smarthost.mail.envelope import NULL_REVERSE_PATH, DsnRequest, Envelope, SenderTls
 from smarthost.mail.message import Message
+from smarthost.mail.progress import Progress
 from smarthost.smtp.wire import MailReceived
 
 _UNASKED = DsnRequest()
@@ -22,7 +23,7 @@ _REQUIRED, _OPTIONAL, _DEFAULT = SenderTls.REQUIRED, SenderTls.OPTIONAL, SenderT
 class Transaction:
     """Used again for each message of a session."""
 
-    __slots__ = ("_mail", "_recipients", "_requests", "intake", "reverse_path")
+    __slots__ = ("_mail", "_progress", "_recipients", "_requests", "intake", "reverse_path")
 
     def __init__(self, draft: Callable[[], Draft]) -> None:
         self.intake = Intake(draft)
@@ -30,6 +31,12 @@ class Transaction:
         self._mail: MailReceived | None = None
         self._recipients: list[Address] = []
         self._requests: list[DsnRequest] | None = None  # while nobody asked for anything
+        self._progress: list[Progress] = []  # of mail from another node
+
+    @property
+    def is_moved(self) -> bool:
+        """Does it come from another node's queue?"""
+        return self._mail is not None and self._mail.origin is not None
 
     def begin(self, mail: MailReceived) -> None:
         """Take an accepted MAIL; whatever was left of a transaction before it is dropped."""
@@ -48,6 +55,11 @@ class Transaction:
             self._requests = [_UNASKED] * len(self._recipients)
             self._requests.append(request)
         self._recipients.append(recipient)
+
+    def add_moved(self, recipient: Address, request: DsnRequest | None, progress: Progress) -> None:
+        """Take an accepted recipient of mail from another node."""
+        self.add(recipient, request)
+        self._progress.append(progress)
 
     def hand_over(
         self,
@@ -83,8 +95,11 @@ class Transaction:
             () if self._requests is None else tuple(self._requests),
         )
         content = intake.hand_over()
+        message = Message(id, now, envelope, prefix, content, client, user or reverse_path or client, signs, user)
+        if mail.origin is not None:
+            message = transfers.carry_on(message, mail.origin, self._progress)
         self._let_go()
-        return Message(id, now, envelope, prefix, content, client, user or reverse_path or client, signs, user)
+        return message
 
     def forget(self) -> None:
         """Drop everything; ready for the next message."""
@@ -95,3 +110,5 @@ class Transaction:
         self._mail = None
         self._recipients = []
         self._requests = None
+        if self._progress:
+            self._progress = []

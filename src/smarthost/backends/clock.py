@@ -10,6 +10,7 @@ deadline's callback: it is reported to the loop's exception handler. Nothing her
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 
 TICK_S = 0.125  # a power of two, so that tick * TICK_S is exact; the port allows a quarter of a second
@@ -21,14 +22,17 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # CLOCK_MONOT
 
 
 class SystemClock:
-    """The clocks of this machine; `not_before` is the last wall time that was persisted, which is never undercut."""
+    """The clocks of this machine. A step of the wall clock is not seen until the next start (sqlite.steps follows it).
 
-    def __init__(self, *, not_before: float = 0.0) -> None:
-        self._wall_at_boot = max(time.time(), not_before) - time.clock_gettime(_BOOTTIME)
+    `wall_at_boot`: wall seconds less the seconds since this boot of the machine.
+    """
+
+    def __init__(self) -> None:
+        self.wall_at_boot = time.time() - time.clock_gettime(_BOOTTIME)
         self._wheel = _Wheel()
 
     def wall(self) -> float:
-        return self._wall_at_boot + time.clock_gettime(_BOOTTIME)
+        return self.wall_at_boot + time.clock_gettime(_BOOTTIME)
 
     def monotonic(self) -> float:
         return monotonic()
@@ -44,6 +48,14 @@ class SystemClock:
         await asyncio.sleep(seconds)
         if (left := until - monotonic()) > 0:  # uvloop rounds to milliseconds and may wake early
             await asyncio.sleep(left + _TIMER_SLACK_S)
+
+
+def read_boot_id() -> str:
+    """Name this boot of the machine; "" where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 class WheelDeadline:

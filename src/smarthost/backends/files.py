@@ -22,6 +22,7 @@ CHUNK_OCTETS = 256 * 1024  # mail.content
 # have, moves the crossing far up, since inline contents share one.
 INLINE_OCTETS = 128 * 1024
 DRAFTS_OCTETS = 16 * 1024 * 1024  # of all drafts together in memory; beyond it they go to their files at once
+RESERVE_SHARE = 8  # of a small file system, so much at most
 RESERVE_OCTETS = 64 * 1024 * 1024  # settlements and deletions must still find room when new mail does not
 LOOK_S = 0.25
 LOOK_OCTETS = 8 * 1024 * 1024  # written since the last look: look again, whatever the time
@@ -62,9 +63,9 @@ class FileContent(Struct, frozen=True, gc=False):
 
 
 class Space:
-    """Looks, rarely, at how much room the state directory has."""
+    """Looks, rarely, at how much room the state directory has. `reserve_octets`: None is as much as is usual."""
 
-    def __init__(self, directory: Path, monotonic: Callable[[], float], reserve_octets: int = RESERVE_OCTETS) -> None:
+    def __init__(self, directory: Path, monotonic: Callable[[], float], reserve_octets: int | None = None) -> None:
         self._directory = directory
         self._monotonic = monotonic
         self.reserve_octets = reserve_octets
@@ -98,13 +99,12 @@ class Space:
         except OSError as error:
             return StoreFull(f"cannot tell how much room {self._directory} has: {error.strerror}")
         free = found.f_bavail * found.f_frsize
-        if (
-            free + self._spare_octets >= self.reserve_octets and free >= self.reserve_octets // 4
-        ):  # the rest for the WAL
+        reserve = self.reserve_octets
+        if reserve is None:
+            reserve = min(RESERVE_OCTETS, found.f_blocks * found.f_frsize // RESERVE_SHARE)
+        if free + self._spare_octets >= reserve and free >= reserve // 4:  # the rest for the WAL
             return None
-        return StoreFull(
-            f"{self._directory} has {free >> 20} MiB left, {self.reserve_octets >> 20} MiB are kept for settlements"
-        )
+        return StoreFull(f"{self._directory} has {free >> 20} MiB left, {reserve >> 20} MiB are kept for settlements")
 
 
 class Drafts:

@@ -51,6 +51,7 @@ TOP_KEYS: Mapping[str, Setting] = {
     "state_dir": Setting("state_dir", read.path),
     "listen": _LISTEN,
     "relay_from": Setting("relay_from", read.several(read.network)),
+    "transfer_from": Setting("transfer_from", read.several(read.network)),
     "postmaster": Setting("postmaster", read.mailbox),
     "soft_bounce": Setting("soft_bounce", read.boolean),
 }

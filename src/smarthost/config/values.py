@@ -203,6 +203,7 @@ class Config(Struct, frozen=True, kw_only=True):
     state_dir: Path
     listen: tuple[Endpoint, ...] = (Endpoint("127.0.0.1", 2525),)
     relay_from: tuple[Network, ...] = LOOPBACK
+    transfer_from: tuple[Network, ...] = ()
     postmaster: str = ""
     soft_bounce: bool = False
     next_hops: tuple[NextHopSection, ...] = ()
@@ -224,7 +225,8 @@ class Config(Struct, frozen=True, kw_only=True):
     def relays_for_everyone(self) -> bool:
         """Is this an open relay?"""
         listening = [listener.relay_from for listener in self.listeners if listener.relay_from is not None]
-        return any(network.prefixlen == 0 for networks in (self.relay_from, *listening) for network in networks)
+        open_to = (self.relay_from, self.transfer_from, *listening)
+        return any(network.prefixlen == 0 for networks in open_to for network in networks)
 
 
 class Reading(Struct, frozen=True):

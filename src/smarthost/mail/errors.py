@@ -21,6 +21,7 @@
     |-- StoreError                the store cannot promise durability now
     |   |-- StoreFull             ... because space is short
     |   |-- StoreBusy             ... because too many wait for it already
+    |   |-- NoNewMail             ... because an operator wants it so
     |   `-- StoreLocked           ... because another process owns the state directory
     |-- SubmissionRefused         mail handed to us in code was refused; carries the reply
     `-- ConfigError               names the key, and the line where it is known
@@ -131,6 +132,10 @@ class StoreFull(StoreError):
 
 class StoreBusy(StoreError):
     """Too many wait already."""
+
+
+class NoNewMail(StoreError):
+    """No new mail is taken, by an operator's wish; the text is for clients, in visible ASCII."""
 
 
 class StoreLocked(StoreError):

@@ -14,7 +14,8 @@ class LeasedRecipient(Struct, frozen=True, gc=False):
 
     `notify`, `orcpt`: what the sender asked for it. `is_delay_told`: the matter of a delay report is settled for it.
     `due`, `awaits_host`, `why`, `host`: as it was last settled. Store.sweep_delayed gives them, so that who only says
-    something about a recipient can settle it as it was; no other lease needs them.
+    something about a recipient can settle it as it was; and Store.lease_all does; no other lease needs them. `is_held`:
+    it is HELD, which only Store.lease_all leases.
     """
 
     n: int
@@ -30,6 +31,7 @@ class LeasedRecipient(Struct, frozen=True, gc=False):
     awaits_host: bool = False
     why: str = ""
     host: str = ""
+    is_held: bool = False
 
 
 class Lease(Struct, frozen=True, gc=False):

@@ -5,6 +5,7 @@ from msgspec import Struct
 
 from smarthost.mail.content import Content
 from smarthost.mail.envelope import Envelope
+from smarthost.mail.progress import Progress
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -15,6 +16,7 @@ class Message(Struct, frozen=True, gc=False):
     the key fairness counts by (authenticated user, else reverse-path, else client).
     `user`: who logged in to hand it to us, or "". `signs`: whose names DKIM may sign for: those that
     he who handed it to us may use, as addresses, "@domain", or "*" for any; () for a stranger's mail.
+    `progress`: () for new mail; else another node had it before, and this is how far each recipient has come.
     """
 
     id: str
@@ -26,3 +28,4 @@ class Message(Struct, frozen=True, gc=False):
     sender: str
     signs: tuple[str, ...] = ()
     user: str = ""
+    progress: tuple[Progress, ...] = ()

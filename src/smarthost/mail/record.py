@@ -8,7 +8,10 @@ from msgspec import Struct
 
 
 class Kind(Enum):
-    """The kinds of record. Of RELAYED, BOUNCED, EXPIRED and CANCELLED exactly one is written for each recipient."""
+    """The kinds of record.
+
+    Of RELAYED, BOUNCED, EXPIRED, CANCELLED and MOVED exactly one is written for each recipient.
+    """
 
     ACCEPTED = "accepted"
     DEFERRED = "deferred"
@@ -19,13 +22,16 @@ class Kind(Enum):
     BOUNCED = "bounced"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    MOVED = "moved"  # another node took it over, by an operator's wish; it goes on there
+    DAMAGED = "damaged"  # its entry was found damaged: it is held, or lost, as `why` says
+    REPAIRED = "repaired"  # the auditor took a lease back that nobody had: it is due as before
     HOST_OPEN = "host-open"  # a host broke, or a probe found it still broken: nobody dials before `next_attempt_at`
     HOST_HALF_OPEN = "host-half-open"  # its pause is over and a probe is under way
     HOST_CLOSED = "host-closed"  # it works again, or an operator forgot what was known against it
 
 
-TERMINAL_KINDS = frozenset({Kind.RELAYED, Kind.BOUNCED, Kind.EXPIRED, Kind.CANCELLED})
-TROUBLES = frozenset({Kind.BOUNCED, Kind.EXPIRED, Kind.HOST_OPEN})  # told as warnings
+TERMINAL_KINDS = frozenset({Kind.RELAYED, Kind.BOUNCED, Kind.EXPIRED, Kind.CANCELLED, Kind.MOVED})
+TROUBLES = frozenset({Kind.BOUNCED, Kind.EXPIRED, Kind.HOST_OPEN, Kind.REPAIRED, Kind.DAMAGED})  # told as warnings
 
 
 class Record(Struct, frozen=True, gc=False, omit_defaults=True):

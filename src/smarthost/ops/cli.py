@@ -23,6 +23,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "send": ("smarthost.ops.send", "send"),
     "queue": ("smarthost.ops.queue", "queue"),
     "hosts": ("smarthost.ops.hosts", "hosts"),
+    "pause": ("smarthost.ops.pause", "pause"),
+    "resume": ("smarthost.ops.pause", "resume"),
+    "backup": ("smarthost.ops.backup", "backup"),
+    "drain": ("smarthost.ops.drain", "drain"),
     "plan": ("smarthost.ops.plan", "plan"),
     "config": ("smarthost.ops.settings", "config"),
     "dkim": ("smarthost.ops.dkim", "dkim"),
@@ -34,7 +38,7 @@ _OUTPUT_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
 # Names that are settled (design, section 8) and say so until they are built.
 _PLANNED = ("why", "doctor")
 _PLANNED_BELOW: Mapping[str, Sequence[str]] = {
-    "queue": ("check", "hold", "release", "bounce"),
+    "queue": ("hold", "release", "bounce"),
     "config": ("schema", "diff"),
 }
 

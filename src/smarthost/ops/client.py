@@ -30,6 +30,10 @@ from smarthost.ops.verbs import (
 ANSWER_S = 60.0  # longer than a busy store needs for a page; a daemon that is silent that long hangs
 
 
+class NoDaemon(exits.CommandFailed):
+    """Nobody listens there."""
+
+
 def ask(state_dir: Path, request: Request, content: bytes = b"") -> Iterator[Answer]:
     """Send a request to the daemon at `state_dir` and give its answers; `content` follows when it says go.
 
@@ -70,7 +74,7 @@ def _connect(state_dir: Path) -> socket.socket:
             connection.connect(address)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         connection.close()
-        raise exits.CommandFailed(
+        raise NoDaemon(
             f"no daemon answers at {path}: start one with `smarthost serve --state-dir {state_dir}`, "
             "or name the directory of the running one with --state-dir (or --config)",
             exits.UNAVAILABLE,

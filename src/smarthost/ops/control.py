@@ -7,10 +7,11 @@ A crash leaves a dead socket, which the next start replaces (it owns the directo
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Never, Protocol
 
@@ -18,11 +19,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smarthost.mail.errors import ConfigError, StoreError, SubmissionRefused
+from smarthost.mail.backup import Backup
+from smarthost.mail.errors import ConfigError, NoNewMail, StoreError, SubmissionRefused
 from smarthost.mail.explanation import Explanation, HostReport
+from smarthost.mail.progress import DrainEnd, Moving, Staying
 from smarthost.ops import exits, verbs
 from smarthost.ops.place import socket_address
 from smarthost.ports import Sink
+from smarthost.queue.audit import AuditFigures, Finding
 from smarthost.queue.store import Changed, Filter, Page
 
 REQUEST_S = 10.0  # a command sends its request at once
@@ -34,6 +38,9 @@ PAGE = 50  # messages; one may have 1,000 recipients
 HOSTS = 200  # told at a time; one names up to 100 destinations
 EXPLAIN_S = 180.0  # above DNS's 90 s, and above a probe's 60 s for each of several addresses at a time
 WORKING_S = 15.0  # below client.ANSWER_S by enough for one to come late; bounds how long the gone are worked for, too
+BACKUP_WORKING_S = 1.0  # a command that was interrupted is noticed so soon
+CHECK_S = 600.0  # a million recipients take 15 s beside an idle loop
+DRAIN_NEWS_S = 0.5  # how often a drain is told of, and below client.ANSWER_S by far
 CHUNK = 1000  # recipients; queue.store allows no more
 
 
@@ -42,6 +49,15 @@ class Filing(Protocol):
 
     @property
     def id(self) -> str: ...
+
+
+async def _checks_nothing() -> AsyncGenerator[Finding | None, None]:
+    raise NotImplementedError("this daemon does not offer it")
+    yield None
+
+
+def _drains_nothing() -> bool:
+    raise NotImplementedError("this daemon does not offer it")
 
 
 async def _not_offered(*_: object) -> Never:
@@ -54,6 +70,7 @@ class Door(Struct, frozen=True):
     `hosts` gives those that are not closed whose name, address or service is the text ("": all), whatever its case,
     longest broken first; `reset_hosts` closes them, makes due what waited, and gives what they were. `explain` raises
     SubmissionRefused for a recipient the relay would refuse, ValueError for what is no address; True means to probe.
+    `resume` gives how many messages and recipients go on. `drain` and `cancel_drain` are drain.Drain's.
     """
 
     submit: Callable[[bytes, str, Sequence[str]], Awaitable[Filing]]
@@ -64,6 +81,14 @@ class Door(Struct, frozen=True):
     hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
     reset_hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
     explain: Callable[[str, bool, str], Awaitable[Explanation]] = _not_offered
+    pause: Callable[[], Awaitable[None]] = _not_offered
+    resume: Callable[[], Awaitable[tuple[int, int]]] = _not_offered
+    back_up: Callable[[str], Awaitable[Backup]] = _not_offered
+    is_paused: Callable[[], bool] = lambda: False
+    drain: Callable[[str, int, Callable[[Moving | Staying], None]], Awaitable[DrainEnd]] = _not_offered
+    cancel_drain: Callable[[], bool] = _drains_nothing
+    check: Callable[[], AsyncGenerator[Finding | None, None]] = _checks_nothing
+    figures: Callable[[], AuditFigures] = AuditFigures
     version: str = ""
     listen: tuple[tuple[str, int], ...] = ()
 
@@ -166,7 +191,9 @@ class ControlServer:
         match request:
             case verbs.Ping():
                 messages, recipients = await self._door.count()
-                await _say(writer, verbs.Pong(os.getpid(), self._door.version, self._door.listen, messages, recipients))
+                door = self._door
+                state = door.is_paused(), door.figures()
+                await _say(writer, verbs.Pong(os.getpid(), door.version, door.listen, messages, recipients, *state))
             case verbs.Send():
                 await self._take(request, reader, writer)
             case verbs.QueueFind():
@@ -177,12 +204,22 @@ class ControlServer:
                 async for changed in self._changes(request.which, request.change):
                     await _say(writer, verbs.ChangedSome(changed.recipients, changed.wished))
                 await _say(writer, verbs.Done())
+            case verbs.QueueCheck():
+                await self._check(writer)
             case verbs.HostsFind():
                 await _tell_hosts(writer, await self._door.hosts(request.text))
             case verbs.HostsReset():
                 if request.everything == bool(request.text):
                     raise ValueError("say which host, or all of them")
                 await _tell_hosts(writer, await self._door.reset_hosts(request.text))
+            case verbs.Pause() | verbs.Resume():
+                await self._change_pause(request, writer)
+            case verbs.Drain():
+                await self._drain(request, reader, writer)
+            case verbs.DrainCancel():
+                await _say(writer, verbs.DrainCancelled(self._door.cancel_drain()), verbs.Done())
+            case verbs.BackUp():
+                await self._back_up(request, writer)
             case verbs.PlanAddress():
                 await self._explain(request, writer)
 
@@ -197,6 +234,62 @@ class ControlServer:
                 content = await reader.readexactly(request.octets)
             receipt = await self._door.submit(content, request.reverse_path, request.recipients)
         await _say(writer, verbs.Filed(receipt.id))
+
+    async def _change_pause(self, request: verbs.Pause | verbs.Resume, writer: asyncio.StreamWriter) -> None:
+        was_paused = self._door.is_paused()
+        if isinstance(request, verbs.Pause):
+            await self._door.pause()
+            counts = await self._door.count()
+        else:
+            counts = await self._door.resume()
+        await _say(writer, verbs.PauseChanged(was_paused, *counts), verbs.Done())
+
+    async def _drain(self, request: verbs.Drain, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Move the queue, and tell of it; that ends when the command is gone."""
+        news: list[Moving | Staying] = []
+        moved = asyncio.ensure_future(self._door.drain(request.host, request.port, news.append))
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            while not moved.done() and not gone.done():
+                await asyncio.wait({moved, gone}, timeout=DRAIN_NEWS_S, return_when=asyncio.FIRST_COMPLETED)
+                await _say(writer, *_told(news))
+            if moved.done():
+                await _say(writer, verbs.DrainEnded(moved.result()), verbs.Done())
+        except NoNewMail as error:
+            await _say(writer, verbs.Failed(str(error), exits.TEMPORARY))
+        finally:
+            for task in (moved, gone):
+                task.cancel()
+            await asyncio.gather(moved, gone, return_exceptions=True)
+
+    async def _back_up(self, request: verbs.BackUp, writer: asyncio.StreamWriter) -> None:
+        """Back up, while telling the command that we are at it; that fails, and ends the work, when it is gone."""
+        made = asyncio.ensure_future(self._door.back_up(request.directory))
+        try:
+            while not (await asyncio.wait({made}, timeout=BACKUP_WORKING_S))[0]:
+                await _say(writer, verbs.Working())
+            await _say(writer, verbs.BackedUp(made.result()), verbs.Done())
+        except StoreError as error:
+            await _say(writer, verbs.Failed(str(error), exits.CANNOT_CREATE))
+        finally:
+            made.cancel()
+            await asyncio.gather(made, return_exceptions=True)
+
+    async def _check(self, writer: asyncio.StreamWriter) -> None:
+        """Check all recipients, while telling the command that we are at it; that fails, and ends it, if it is gone."""
+        loop = asyncio.get_running_loop()
+        began = said = loop.time()
+        async with contextlib.aclosing(self._door.check()) as found:
+            async for finding in found:
+                if finding is not None:
+                    await _say(writer, verbs.Violation(finding))
+                elif loop.time() - said >= WORKING_S:
+                    said = loop.time()
+                    await _say(writer, verbs.Working())
+                if loop.time() - began >= CHECK_S:
+                    await _say(writer, verbs.Failed(f"not checked within {CHECK_S:.0f} s", exits.TEMPORARY))
+                    return
+        await _say(writer, verbs.Checked(self._door.figures(), *await self._door.count()), verbs.Done())
 
     async def _explain(self, request: verbs.PlanAddress, writer: asyncio.StreamWriter) -> None:
         """Explain, while telling the command that we are at it; that fails, and ends the work, when it is gone."""
@@ -240,6 +333,15 @@ class ControlServer:
                 yield changed
                 if (cursor := changed.cursor) is None:
                     break
+
+
+def _told(news: list[Moving | Staying]) -> list[verbs.Answer]:
+    """Give what there is to tell, and forget it: everything that stays, and of how far it is the last word."""
+    answers: list[verbs.Answer] = [verbs.DrainStaying(each) for each in news if isinstance(each, Staying)]
+    last = next((each for each in reversed(news) if isinstance(each, Moving)), None)
+    news.clear()
+    answers.append(verbs.Working() if last is None else verbs.DrainMoving(last))
+    return answers
 
 
 async def _tell_hosts(writer: asyncio.StreamWriter, hosts: Sequence[HostReport]) -> None:

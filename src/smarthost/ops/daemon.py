@@ -26,12 +26,15 @@ SPARE_DESCRIPTORS = 256  # for the store, DNS, the log, and sessions with hosts
 _STDERR = 2
 
 
-def run(config: Config) -> int:
-    """Serve until a signal says to stop; gives the exit code. Raises: ConfigError, StoreError: the start failed."""
+def run(config: Config, *, paused: bool = False) -> int:
+    """Serve until a signal says to stop; gives the exit code. `paused`: take mail, deliver none before `resume`.
+
+    Raises: ConfigError, StoreError: the start failed.
+    """
     os.umask(0o077)
     descriptors = raise_descriptor_limit()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_serve(config, descriptors))
+        return runner.run(_serve(config, descriptors, paused))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -55,7 +58,7 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
-async def _serve(config: Config, descriptors: int) -> int:
+async def _serve(config: Config, descriptors: int, paused: bool) -> int:
     loop = asyncio.get_running_loop()
     log = JsonLog(_STDERR, loop.call_later, level=config.log.level, accepted=config.log.accepted)
     loop.set_exception_handler(lambda _, context: _tell_failure(log, context))
@@ -64,16 +67,35 @@ async def _serve(config: Config, descriptors: int) -> int:
         loop.add_signal_handler(which, _ask_to_stop, stop)
     try:
         _warn(config, descriptors, log)
-        relay = Relay.from_config(config, log)
-        await relay.start()
-        try:
-            await _serve_operators(config, relay, log, stop)
-        finally:
-            await relay.stop(GRACE_S)
+        relay = Relay.from_config(config, log, paused=paused)
+        if await _start(relay, log, stop):
+            try:
+                await _serve_operators(config, relay, log, stop)
+            finally:
+                await relay.stop(GRACE_S)
         log.announce("info", "stopped")
     finally:
         log.close()
     return 0
+
+
+async def _start(relay: Relay, log: JsonLog, stop: asyncio.Event) -> bool:
+    """Start the relay; False: we were asked to stop before it was ready, and it is as if it had never begun.
+
+    A migration that is cut off leaves the old version; whatever took a moment too long is not worth waiting for.
+    """
+    starting, stopping = asyncio.ensure_future(relay.start()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            return True
+        log.announce("info", "stopping", grace_s=0.0)
+        return False
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
 
 
 async def _serve_operators(config: Config, relay: Relay, log: JsonLog, stop: asyncio.Event) -> None:
@@ -83,6 +105,14 @@ async def _serve_operators(config: Config, relay: Relay, log: JsonLog, stop: asy
         change=relay.change,
         count=relay.store.count,
         message_octets=config.limits.message_octets,
+        pause=relay.pause,
+        resume=relay.resume,
+        back_up=relay.back_up,
+        is_paused=lambda: relay.paused,
+        drain=relay.drain,
+        cancel_drain=relay.cancel_drain,
+        check=relay.check,
+        figures=lambda: relay.audit_figures,
         version=version("smarthost"),
         listen=relay.bound,
         hosts=relay.report_hosts,
@@ -98,6 +128,7 @@ async def _serve_operators(config: Config, relay: Relay, log: JsonLog, stop: asy
             "ready",
             listen=relay.bound,
             state_dir=str(config.state_dir),
+            paused=relay.paused,
             pid=os.getpid(),
             version=door.version,
             hostname=config.hostname,

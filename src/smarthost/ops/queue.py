@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smarthost.ops import exits, options, words
+from smarthost.ops.check import check
 
 if TYPE_CHECKING:
     from smarthost.ops.verbs import ChangedSome
@@ -48,6 +49,10 @@ def list_(ids: tuple[str, ...], state_dir: str | None, file: Path | None, *, as_
         click.echo("\n".join(_row(message, now)))
     total = f"{words.count(messages, 'message')}, {words.count(recipients, 'recipient')}"
     click.echo(total if messages else "nothing matches" if ids or any(filters.values()) else "the queue is empty")
+    if _is_paused(state_dir, file):
+        from smarthost.ops.pause import PAUSED
+
+        click.echo(PAUSED)
 
 
 @queue.command()
@@ -98,6 +103,9 @@ def cancel(
         click.echo(f"{words.count(changed, 'recipient')} cancelled{being_tried if wished else ''}")
 
 
+queue.add_command(check)
+
+
 def _filters(ids: tuple[str, ...], filters: dict[str, str], *, everything: bool | None = None) -> "list[Filter]":
     """Give one Filter for each id, or one in all. `everything` is what --all says; None: no need to say it.
 
@@ -139,6 +147,15 @@ def _find(state_dir: str | None, file: Path | None, asked: "Iterable[Filter]") -
         for answer in ask(where, QueueFind(which)):
             if isinstance(answer, Found):
                 yield answer.message
+
+
+def _is_paused(state_dir: str | None, file: Path | None) -> bool:
+    from smarthost.config import find_state_dir
+    from smarthost.ops.client import ask
+    from smarthost.ops.verbs import Ping, Pong
+
+    answers = ask(find_state_dir(state_dir, file), Ping())
+    return any(answer.paused for answer in answers if isinstance(answer, Pong))
 
 
 def _change(

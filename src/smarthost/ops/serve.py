@@ -11,7 +11,8 @@ from smarthost.ops.settings import load
 
 @click.command()
 @options.over_config
-def serve(file: Path | None, **given: object) -> int:
+@click.option("--paused", is_flag=True, help="Take mail, but deliver none before `smarthost resume`.")
+def serve(file: Path | None, *, paused: bool, **given: object) -> int:
     """Take mail and hand it on, in the foreground, until SIGTERM or SIGINT.
 
     Logs JSON Lines to standard error; the line whose "what" is "ready" names the listening addresses. Options replace
@@ -21,4 +22,4 @@ def serve(file: Path | None, **given: object) -> int:
 
     from smarthost.ops import daemon
 
-    return daemon.run(config)
+    return daemon.run(config, paused=paused)

@@ -10,7 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Struct
 
+from smarthost.mail.backup import Backup
 from smarthost.mail.explanation import Explanation, HostReport
+from smarthost.mail.progress import DrainEnd, Moving, Staying
+from smarthost.queue.audit import AuditFigures, Finding
 from smarthost.queue.store import Filter, StoredMessage
 
 SOCKET_NAME = "control"
@@ -46,6 +49,10 @@ class QueueChange(Struct, frozen=True, tag_field="verb", tag="queue-change"):
     which: Filter
 
 
+class QueueCheck(Struct, frozen=True, tag_field="verb", tag="queue-check"):
+    """Check the progress invariant of all recipients now, and give what violates it."""
+
+
 class HostsFind(Struct, frozen=True, tag_field="verb", tag="hosts-find"):
     """Give all hosts that are not closed whose name, address or service is `text` ("": all), longest broken first."""
 
@@ -59,6 +66,31 @@ class HostsReset(Struct, frozen=True, tag_field="verb", tag="hosts-reset"):
     everything: bool = False
 
 
+class Pause(Struct, frozen=True, tag_field="verb", tag="pause"):
+    """Take mail, but deliver, expire and report none."""
+
+
+class Resume(Struct, frozen=True, tag_field="verb", tag="resume"):
+    """End a pause, whoever began it."""
+
+
+class Drain(Struct, frozen=True, tag_field="verb", tag="drain"):
+    """Move the queue to another node; who asks and goes away ends it."""
+
+    host: Text
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class DrainCancel(Struct, frozen=True, tag_field="verb", tag="drain-cancel"):
+    """End a drain under way, or take mail again after one."""
+
+
+class BackUp(Struct, frozen=True, tag_field="verb", tag="backup"):
+    """Copy the queue into a directory (an absolute path) that is empty or does not exist."""
+
+    directory: Annotated[str, msgspec.Meta(pattern="^/", max_length=4096)]  # PATH_MAX
+
+
 class PlanAddress(Struct, frozen=True, tag_field="verb", tag="plan-address"):
     """Explain what would happen to a message for an address now; `probe`: and connect to its hosts, without MAIL.
 
@@ -70,7 +102,21 @@ class PlanAddress(Struct, frozen=True, tag_field="verb", tag="plan-address"):
     sender: Text = ""
 
 
-Request = Ping | Send | QueueFind | QueueChange | HostsFind | HostsReset | PlanAddress
+Request = (
+    Ping
+    | Send
+    | QueueFind
+    | QueueChange
+    | QueueCheck
+    | HostsFind
+    | HostsReset
+    | PlanAddress
+    | Pause
+    | Resume
+    | BackUp
+    | Drain
+    | DrainCancel
+)
 
 
 class Pong(Struct, frozen=True, tag_field="what", tag="pong"):
@@ -81,6 +127,8 @@ class Pong(Struct, frozen=True, tag_field="what", tag="pong"):
     listen: tuple[tuple[str, int], ...]
     messages: int
     recipients: int
+    paused: bool = False
+    audit: AuditFigures | None = None
 
 
 class Go(Struct, frozen=True, tag_field="what", tag="go"):
@@ -106,10 +154,62 @@ class ChangedSome(Struct, frozen=True, tag_field="what", tag="changed"):
     wished: tuple[tuple[str, int], ...]
 
 
+class DrainMoving(Struct, frozen=True, tag_field="what", tag="moving"):
+    """How far a drain is."""
+
+    moving: Moving
+
+
+class DrainStaying(Struct, frozen=True, tag_field="what", tag="staying"):
+    """A message, or part of one, that a drain leaves here; more may follow."""
+
+    staying: Staying
+
+
+class DrainEnded(Struct, frozen=True, tag_field="what", tag="drain-ended"):
+    """What became of a drain."""
+
+    end: DrainEnd
+
+
+class DrainCancelled(Struct, frozen=True, tag_field="what", tag="drain-cancelled"):
+    """Mail is taken, whatever it was before."""
+
+    was_drained: bool
+
+
+class Violation(Struct, frozen=True, tag_field="what", tag="violation"):
+    """One recipient that violates the progress invariant; more may follow."""
+
+    finding: Finding
+
+
+class Checked(Struct, frozen=True, tag_field="what", tag="checked"):
+    """All was looked at: so many messages and unfinished recipients; and what the auditor has seen since the start."""
+
+    figures: AuditFigures
+    messages: int
+    recipients: int
+
+
 class HostFound(Struct, frozen=True, tag_field="what", tag="host"):
     """One host that matches, as it is or, for a reset, as it was; more follow."""
 
     host: HostReport
+
+
+class PauseChanged(Struct, frozen=True, tag_field="what", tag="pause-changed"):
+    """It is paused now, or not any more, as was asked; how much is in the queue."""
+
+    was_paused: bool
+    messages: int
+    recipients: int
+
+
+class BackedUp(Struct, frozen=True, tag_field="what", tag="backed-up"):
+    """The copy is whole and durable."""
+
+    backup: Backup
 
 
 class Working(Struct, frozen=True, tag_field="what", tag="working"):
@@ -141,7 +241,27 @@ class Failed(Struct, frozen=True, tag_field="what", tag="failed"):
     exit_code: int
 
 
-Answer = Pong | Go | Filed | Found | ChangedSome | HostFound | Working | Explained | Done | Refused | Failed
+Answer = (
+    Pong
+    | Go
+    | Filed
+    | Found
+    | ChangedSome
+    | HostFound
+    | Violation
+    | Checked
+    | Working
+    | Explained
+    | Done
+    | Refused
+    | Failed
+    | PauseChanged
+    | BackedUp
+    | DrainMoving
+    | DrainStaying
+    | DrainEnded
+    | DrainCancelled
+)
 
 _encoder = msgspec.json.Encoder()
 decode_request = msgspec.json.Decoder(Request).decode

@@ -48,6 +48,10 @@ class Commit(Generic[T]):
         self._is_done = True
         return self
 
+    @property
+    def is_failed(self) -> bool:
+        return self._error is not None
+
     def __await__(self) -> Generator[object, None, T]:
         if not self._is_done:
             yield from self._wait().__await__()

@@ -17,6 +17,7 @@ from smarthost.mail.errors import StoreError
 from smarthost.mail.lease import LEASE_RECIPIENTS, Lease, LeasedRecipient
 from smarthost.mail.message import Message
 from smarthost.ports import Clock, Sink
+from smarthost.queue.audit import Claim, Standing
 from smarthost.queue.store import DueScan, Store
 
 LEASES_HELD = 5_000  # ~2 KiB each without content: 10 MiB
@@ -27,12 +28,13 @@ SCAN_DOMAINS = 1_000  # new ones that a scan looks for; what is known or asleep 
 SCAN_DOMAINS_MOST = 50_000  # ~5 MiB of names
 RESCAN_S = 60.0  # a scan that nothing asked for, so that a lost wake-up costs a minute and never a message
 RETRY_STORE_S = 1.0
+STALLED_S = 24 * 3600.0  # at hand for so long without a turn: not even a site of tarpits makes others wait like that
 
 
 class _Supply:
     """What is at hand for one destination."""
 
-    __slots__ = ("asleep_until", "behind", "leases", "refill", "why_asleep")
+    __slots__ = ("asleep_until", "behind", "first", "first_since", "leases", "refill", "why_asleep")
 
     def __init__(self) -> None:
         self.leases: deque[Lease] = deque()
@@ -40,6 +42,8 @@ class _Supply:
         self.refill: asyncio.Future[None] | None = None
         self.asleep_until: float = 0.0
         self.why_asleep: str = ""
+        self.first: str = ""  # whose the first of `leases` was, when it was last looked at
+        self.first_since: float = 0.0  # monotonic
 
 
 class Feed:
@@ -54,12 +58,14 @@ class Feed:
         self._destination_of = destination_of
         self._wake = wake
         self._supplies: dict[str, _Supply] = {}
+        self.is_paused = False
         self._held = 0
         self._content_octets = 0
         self._mark = 0
         self._bell = asyncio.Event()
         self._next_scan: float = 0.0  # wall
         self._scan_domains = SCAN_DOMAINS
+        self._is_scan_whole = True  # did the last scan name all that was due?
         self._nudged_at: float = clock.monotonic()
         self._alarm = clock.deadline(RESCAN_S, self._bell.set)
 
@@ -68,7 +74,7 @@ class Feed:
     def leasable(self, message: Message) -> tuple[str, ...]:
         """Give the domains of a message about to be added whose recipients may skip the disk."""
         recipients = message.envelope.recipients
-        if self._held >= LEASES_HELD:
+        if self._held >= LEASES_HELD or self.is_paused:
             return ()
         if len(recipients) == 1:
             domain = recipients[0].domain
@@ -83,6 +89,10 @@ class Feed:
 
     def arrived(self, message: Message, leasable: tuple[str, ...], leases: tuple[Lease, ...]) -> None:
         """A message was committed: hold its leases, remember what of it stayed on disk, wake whoever delivers it."""
+        if self.is_paused:
+            for lease in leases:
+                self._store.give_back(lease)
+            return
         recipients = message.envelope.recipients
         if len(recipients) == 1 and leases:
             self._hold(self._destination_of(recipients[0].domain), leases[0])
@@ -95,6 +105,8 @@ class Feed:
 
     def left_behind(self, domain: str) -> None:
         """Something for this domain is due on disk now."""
+        if self.is_paused:
+            return  # found by the scan at the end of the pause
         destination = self._destination_of(domain)
         supply = self._supply(destination)
         if supply.asleep_until:
@@ -171,7 +183,7 @@ class Feed:
             supply.refill = None
         self._held += len(leases)
         supply.leases.extend(leases)
-        if supply.asleep_until:
+        if supply.asleep_until or self.is_paused:
             self._give_back_all(supply)
         if len(leases) < n:
             for domain, mark in asked.items():
@@ -232,7 +244,7 @@ class Feed:
             self._bell.clear()
             self._next_scan = self._clock.wall() + RESCAN_S
             try:
-                next_at = await self._scan()
+                next_at = None if self.is_paused else await self._scan()
             except StoreError as error:
                 self._sink.note("error", "store does not say what is due", why=str(error))
                 next_at = self._clock.wall() + RETRY_STORE_S
@@ -246,6 +258,8 @@ class Feed:
         now = self._clock.wall()
         self._end_sleeps(now)
         scan = await self._due(now)
+        if self.is_paused:
+            return None
         woken: dict[str, None] = {}
         for due in scan.domains:
             destination = self._destination_of(due.domain)
@@ -259,6 +273,7 @@ class Feed:
             self._wake(destination)
         asleep = [supply.asleep_until for supply in self._supplies.values() if supply.asleep_until]
         next_at = scan.next_at
+        self._is_scan_whole = next_at is None or next_at > now
         if next_at is not None and next_at <= now:
             next_at = now + RETRY_STORE_S  # more domains are due than one scan names: come back soon
         return min([*asleep, *([] if next_at is None else [next_at])], default=None)
@@ -269,7 +284,44 @@ class Feed:
         if now - self._nudged_at < RESCAN_S:
             return []
         self._nudged_at = now
-        return [destination for destination, supply in self._supplies.items() if supply.leases]
+        overlooked = []
+        for destination, supply in self._supplies.items():
+            if supply.leases:
+                overlooked.append(destination)
+                if supply.first != supply.leases[0].id:
+                    supply.first, supply.first_since = supply.leases[0].id, now
+            else:
+                supply.first = ""
+        return overlooked
+
+    # What an auditor asks
+
+    def claims(self) -> Iterator[Claim]:
+        """Claim what is at hand. Its next event is its turn; who should take it is woken once in RESCAN_S."""
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        next_scan = self._next_scan or wall  # 0.0: there was none yet
+        for supply in self._supplies.values():
+            if not supply.leases:
+                continue
+            next_at = next_scan
+            if supply.first == supply.leases[0].id:
+                next_at = min(next_at, wall + supply.first_since + STALLED_S - now)
+            for lease in supply.leases:
+                for recipient in lease.recipients:
+                    yield Claim(lease.id, recipient.n, "the feed", next_at)
+
+    def standing(self, domain: str) -> Standing | None:
+        """Say who looks after what is due for this domain on disk, and when at the latest; None: nobody knows of it."""
+        supply = self._supplies.get(self._destination_of(domain))
+        if supply is not None and supply.asleep_until:
+            return "the suspension of its destination", supply.asleep_until
+        if not self._is_scan_whole or (supply is not None and domain in supply.behind):
+            return "the scan for what is due", self._next_scan
+        return None
+
+    def nudge(self) -> None:
+        """Scan now, whatever is known of the next scan: a wake-up may have been lost."""
+        self._bell.set()
 
     def _end_sleeps(self, now: float) -> None:
         over = [name for name, supply in self._supplies.items() if 0.0 < supply.asleep_until <= now]
@@ -302,6 +354,18 @@ class Feed:
             lease = supply.leases.popleft()
             self._let_go(lease)
             self._store.give_back(lease)
+
+    def pause(self) -> None:
+        """Give back all leases at hand, and hand out none before `end_pause`."""
+        self.is_paused = True
+        for supply in self._supplies.values():
+            self._give_back_all(supply)
+            supply.behind.clear()  # found again by the scan at the end
+
+    def end_pause(self) -> None:
+        """Look what has become due, and hand it out again."""
+        self.is_paused = False
+        self._bell.set()
 
     def drain(self) -> None:
         """Give back all leases at hand: we are shutting down."""

@@ -97,6 +97,12 @@ class Leases:
         """Give (store key, number, domain) of everything leased."""
         return [(key, n, domain) for domain, leased in self._domains.items() for key, n in leased]
 
+    def each(self) -> Iterator[tuple[str, int]]:
+        """Give (message id, recipient number) of everything leased."""
+        for id, (_, numbers) in self._messages.items():
+            for n in numbers:
+                yield id, n
+
     @contextmanager
     def reading(self) -> Iterator[Reading]:
         """Give the leases that end while this read lasts."""
@@ -129,7 +135,12 @@ class Leases:
 
 
 def fresh_leases(message: Message, domains: Collection[str], content: Content | None) -> tuple[Lease, ...]:
-    """Cut leases for a new message's recipients in `domains`, at most 100 each; no `content`: it is to be read back."""
+    """Cut leases for a new message's recipients in `domains`, at most 100 each; no `content`: it is to be read back.
+
+    A message with progress is not new, and has its schedule: nothing of it is leased here.
+    """
+    if message.progress:
+        return ()
     envelope = message.envelope
     if envelope.requests:
         recipients = [

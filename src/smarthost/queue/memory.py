@@ -17,8 +17,9 @@ from smarthost.mail.identity import decode_id
 from smarthost.mail.lease import LEASE_RECIPIENTS, Lease, LeasedRecipient
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
-from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement
+from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.ports import Clock
+from smarthost.queue.audit import Bounds, SuspectPage
 from smarthost.queue.commit import Commit, CommitLine
 from smarthost.queue.leases import Leases, Wish, cut_lease, fresh_leases
 from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page, StoredMessage
@@ -44,6 +45,7 @@ class MemoryStore:
         self._leases = Leases()
         self._numbers = Numbers()
         self._reports: dict[str, float] = {}
+        self._settling: dict[int, Sequence[Settlement]] = {}  # enqueued and not committed, by identity
         self._commits = CommitLine(clock, commit_delay_s)
         self._is_open = False
 
@@ -60,6 +62,7 @@ class MemoryStore:
         self._commits.flush()
         self._leases.clear()
         self._reports.clear()
+        self._settling.clear()
         self._is_open = False
 
     def crash(self) -> "MemoryStore":
@@ -169,14 +172,20 @@ class MemoryStore:
             [lease for key in oldest for lease in self._cut(self._tables.messages[key].message, found[key])]
         )
 
+    async def lease_all(self, cursor: str | None, n: int) -> tuple[tuple[Lease, ...], str | None]:
+        """Lease all DEFERRED and HELD recipients of at most `n` messages behind `cursor`, whatever their due time."""
+        self._check_open()
+        (after,) = read_cursor(cursor, 1)
+        found: list[Lease] = []
+        for stored, recipients in self._tables.movable(self._leases, after):
+            if len(found) == n:
+                return self._take(found), write_cursor(decode_id(found[-1].id)[0])
+            if recipients:
+                found.append(cut_lease(stored.message, None, map(_to_leased, recipients)))
+        return self._take(found), None
+
     def _cut(self, message: Message, recipients: Sequence[SettledRecipient]) -> list[Lease]:
-        leased = [
-            LeasedRecipient(
-                each.n, each.address, each.domain, each.attempts, each.last_reply, each.status, each.notify, each.orcpt,
-                each.is_delay_told, each.due, each.awaits_host, each.why, each.host,
-            )
-            for each in recipients
-        ]  # fmt: skip
+        leased = list(map(_to_leased, recipients))
         return [
             cut_lease(message, None, leased[start : start + LEASE_RECIPIENTS])
             for start in range(0, len(leased), LEASE_RECIPIENTS)
@@ -211,14 +220,45 @@ class MemoryStore:
         for settlement in settlements:
             for record in settlement.records:
                 self._numbers.saw(record.seq)
-        return self._enqueue(lambda: self._settle_all(settlements), None)
+        self._settling[id(settlements)] = settlements
+        committing = self._enqueue(lambda: self._settle_all(settlements), None)
+        if committing.is_failed:
+            del self._settling[id(settlements)]
+        return committing
 
     def _settle_all(self, settlements: Sequence[Settlement]) -> None:
+        del self._settling[id(settlements)]
         for settlement in settlements:
             self._tables.settle(decode_id(settlement.id)[0], settlement)
         for settlement in settlements:
             for settled, record in zip(settlement.recipients, settlement.records, strict=True):
                 self._end(settlement.id, record.reverse_path, settled.n)
+
+    # -- what an auditor asks -----------------------------------------------------------------------------------------
+
+    def leased(self) -> Iterable[tuple[str, int]]:
+        """Give (message id, recipient number) of every lease there is at this moment."""
+        return tuple(self._leases.each())
+
+    def in_hand(self) -> Iterable[tuple[str, int]]:
+        """Give those of them whose settlement is on its way."""
+        under_way = [each for settlements in self._settling.values() for each in settlements]
+        return tuple([(each.id, settled.n) for each in under_way for settled in each.recipients])
+
+    async def recall(self, id: str, n: int) -> Lease | None:
+        """Give the lease of a DEFERRED recipient as `sweep_delayed` would, though it is leased; changes nothing."""
+        self._check_open()
+        stored = self._tables.messages.get(_key_or_none(id))
+        recipient = stored.recipients.get(n) if stored is not None and stored.message.id == id else None
+        if stored is None or recipient is None or recipient.state is not State.DEFERRED:
+            return None
+        return self._cut(stored.message, [recipient])[0]
+
+    async def suspects(self, bounds: Bounds, cursor: str | None, n: int) -> SuspectPage:
+        """Look at the next `n` (up to 1,000) recipients, and give those that queue.audit.is_suspect means."""
+        self._check_open()
+        found, checked, last = self._tables.suspects(bounds, read_cursor(cursor, 2), min(n, PAGE), self._leases)
+        return SuspectPage(found, checked, None if last is None else write_cursor(*last))
 
     async def content(self, id: str) -> Content:
         """Give the content of a message, without the prefix. Raises: StoreError when it cannot be read."""
@@ -359,6 +399,25 @@ class MemoryDraft:
     def discard(self) -> None:
         """Forget it; harmless when repeated."""
         self._pieces.clear()
+
+
+def _to_leased(recipient: SettledRecipient) -> LeasedRecipient:
+    return LeasedRecipient(
+        recipient.n,
+        recipient.address,
+        recipient.domain,
+        recipient.attempts,
+        recipient.last_reply,
+        recipient.status,
+        recipient.notify,
+        recipient.orcpt,
+        recipient.is_delay_told,
+        recipient.due,
+        recipient.awaits_host,
+        recipient.why,
+        recipient.host,
+        recipient.state is State.HELD,
+    )
 
 
 def _with_inline_content(message: Message) -> Message:

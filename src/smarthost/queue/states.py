@@ -43,6 +43,7 @@ class Cause(Enum):
     POSTPONED = "postponed"
     BOUNCED = "bounced"
     EXPIRED = "expired"
+    DAMAGED = "damaged"
     RETRY = "retry"
     HOLD = "hold"
     RELEASE = "release"
@@ -67,17 +68,19 @@ _D, _H, _L = QueueState.DEFERRED, QueueState.HELD, QueueState.LEASED
 MOVES = (
     Move(_D, Cause.LEASE, _L, "its time has come and a slot of its lane pulls it, or the sweep takes it"),
     Move(_D, Cause.EXPIRED, QueueState.EXPIRED, "it is older than `retry.expire_after_s`, attempted or not"),
+    Move(_D, Cause.DAMAGED, _H, "what is stored of it is damaged: it is not sent"),
     Move(_D, Cause.RETRY, _D, "an operator makes it due at once"),
     Move(_D, Cause.HOLD, _H, "an operator holds it"),
     Move(_D, Cause.CANCEL, QueueState.CANCELLED, "an operator drops it; nobody is told"),
     Move(_D, Cause.BOUNCE, QueueState.BOUNCED, "an operator returns it"),
+    Move(_H, Cause.LEASE, _L, "it is moved to another node, held as it is"),
     Move(_H, Cause.EXPIRED, QueueState.EXPIRED, "the hold has lasted `retry.hold_s`"),
     Move(_H, Cause.HOLD, _H, "an operator renews the hold"),
     Move(_H, Cause.RELEASE, _D, "an operator lets it go; it is due at once"),
     Move(_H, Cause.CANCEL, QueueState.CANCELLED, "an operator drops it; nobody is told"),
     Move(_H, Cause.BOUNCE, QueueState.BOUNCED, "an operator returns it"),
-    Move(_L, Cause.GIVE_BACK, _D, "whoever held the lease did not use it, or a crash ended it"),
-    Move(_L, Cause.RELAYED, QueueState.RELAYED, "the next hop took responsibility"),
+    Move(_L, Cause.GIVE_BACK, _D, "whoever had the lease did not use it, nobody has it, or a crash ended it"),
+    Move(_L, Cause.RELAYED, QueueState.RELAYED, "the next hop, or another node of ours, took responsibility"),
     Move(_L, Cause.DEFERRED, _D, "a temporary failure; one attempt is counted"),
     Move(_L, Cause.POSTPONED, _D, "nothing was tried; no attempt is counted"),
     Move(_L, Cause.BOUNCED, QueueState.BOUNCED, "a permanent refusal"),

@@ -7,7 +7,7 @@ before it resolves leaves the change wholly done or wholly undone. Leases are me
 `testing.check_store` is the conformance suite; memory, SQLite and PostgreSQL all pass it.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -17,6 +17,7 @@ from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, Settlement
+from smarthost.queue.audit import Bounds, SuspectPage
 
 
 class DueDomain(Struct, frozen=True, gc=False):
@@ -113,8 +114,9 @@ class Store(Protocol):
     def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
         """File a message; its recipients in the domains of `lease` are leased to the caller at once.
 
-        Enqueues before it returns. Leases come in chunks of at most 100 recipients, across domains, with the content in
-        them unless it lives in a file. Raises (from the awaitable): StoreFull, StoreError.
+        One with `progress` begins where that says, and nothing of it is leased. Enqueues before it returns. Leases come
+        in chunks of at most 100 recipients, across domains, with the content in them unless it lives in a file.
+        Raises (from the awaitable): StoreFull, StoreError.
         """
 
     def draft(self) -> Draft:
@@ -151,6 +153,14 @@ class Store(Protocol):
 
         Whatever their due time; what is leased is passed over this time. Cheap to ask again and again: what was told is
         not looked through each time, except once after `open`. Fewer than `n` messages: there are no more.
+        """
+
+    async def lease_all(self, cursor: str | None, n: int) -> tuple[tuple[Lease, ...], str | None]:
+        """Lease all DEFERRED and HELD recipients of at most `n` messages behind `cursor`, whatever their due time.
+
+        One lease for each message, with all there is to know of each recipient. Passed over are those that are leased,
+        and those of which a report is owed, whom a settlement would take that debt away. None: that was the last.
+        Raises: ValueError: a damaged cursor. StoreError.
         """
 
     async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
@@ -198,4 +208,25 @@ class Store(Protocol):
         """Write small named values (an empty one removes the name), and records of no message, in one transaction.
 
         Enqueues before it returns.
+        """
+
+    def leased(self) -> Iterable[tuple[str, int]]:
+        """Give (message id, recipient number) of every lease there is at this moment. Memory only."""
+
+    def in_hand(self) -> Iterable[tuple[str, int]]:
+        """Give those of them that the store itself has in hand at this moment. Memory only.
+
+        They are what is settled and not durable yet, or kept to be repeated, and what is about to be handed out.
+        """
+
+    async def recall(self, id: str, n: int) -> Lease | None:
+        """Give the lease of a DEFERRED recipient as `sweep_delayed` would, though it is leased; changes nothing.
+
+        For who found that nobody has that lease. None: there is no such recipient, or it is not DEFERRED.
+        """
+
+    async def suspects(self, bounds: Bounds, cursor: str | None, n: int) -> SuspectPage:
+        """Look at the next `n` (up to 1,000) recipients, and give those that queue.audit.is_suspect means.
+
+        Raises: ValueError: a damaged cursor. StoreError.
         """

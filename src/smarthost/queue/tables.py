@@ -7,11 +7,12 @@ leases only as a question ("is it leased?"). memory.py calls it.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
+from smarthost.queue.audit import Bounds, Suspect, is_suspect
 from smarthost.queue.leases import Leases
 from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
 from smarthost.queue.verbs import fold, is_in_domain
@@ -131,6 +132,8 @@ class Tables:
             }
             for n, asked in enumerate(message.envelope.requests):
                 recipients[n] = replace(recipients[n], notify=asked.notify, orcpt=asked.orcpt)
+            for n, found in enumerate(message.progress):
+                recipients[n] = replace(recipients[n], **asdict(found))
             self.messages[key] = Stored(message, recipients, {})
             self.octets += message.content.octets
 
@@ -207,6 +210,18 @@ class Tables:
                 if recipient.state is State.DEFERRED and not leases.is_leased(stored.message.id, recipient.n):
                     yield key, stored, recipient
 
+    def movable(self, leases: Leases, after: int) -> Iterator[tuple[Stored, list[SettledRecipient]]]:
+        """Give the messages behind a key with their unfinished recipients that are not leased and owe no report."""
+        for key in sorted(self.messages):
+            stored = self.messages[key]
+            if key > after:
+                movable = [
+                    each
+                    for n, each in stored.recipients.items()
+                    if each.state in OPEN_STATES and n not in stored.owed and not leases.is_leased(stored.message.id, n)
+                ]
+                yield stored, movable
+
     def matches(self, which: Filter, after: tuple[int, ...]) -> Iterator[Row]:
         """Give the recipients that a filter means, behind (key, number)."""
         for key in sorted(self.messages):
@@ -220,6 +235,27 @@ class Tables:
                     continue
                 if not which.recipient or fold(each.address) == fold(which.recipient):
                     yield key, stored, each
+
+    def suspects(
+        self, bounds: Bounds, after: tuple[int, ...], n: int, leases: Leases
+    ) -> tuple[tuple[Suspect, ...], int, tuple[int, int] | None]:
+        """Give what is suspect of the next `n` recipients, how many these were, and the last if there are more."""
+        found: list[Suspect] = []
+        checked = 0
+        last: tuple[int, int] | None = None
+        for key, stored, each in self.matches(Filter(), after):
+            if checked == n:
+                return tuple(found), checked, last
+            checked += 1
+            last = key, each.n
+            id, received_at, owed_at = stored.message.id, stored.message.received_at, stored.owed.get(each.n)
+            if is_suspect(each.state.value, each.due, received_at, owed_at, bounds):
+                is_leased = leases.is_leased(id, each.n)
+                found.append(
+                    Suspect(id, each.n, each.address, each.domain, each.state.value, each.due, received_at, owed_at,
+                            is_leased)
+                )  # fmt: skip
+        return tuple(found), checked, None
 
     def debts(self) -> list[tuple[float, int]]:
         """Give (since when, key) of messages that owe a report, oldest debt first."""

@@ -17,6 +17,7 @@ from smarthost.queue.leases import Leases, Wish
 
 VERBS = ("retry", "cancel")
 CANCELLED_STATUS = "5.7.0"
+DAMAGED = "damaged: "  # begins `why` of a recipient that a store holds because what it reads back is not what it wrote
 _WHY = {"retry": "retry now, asked for by the operator", "cancel": "cancelled by the operator"}
 _MILLISECOND = 1 << 21  # mail.identity: 21 bits of sequence under the milliseconds
 _UPPER_HALF = 1 << 20
@@ -65,9 +66,11 @@ def amend(
 ) -> tuple[SettledRecipient, Record] | None:
     """Give what a verb makes of a recipient that nobody works on; None: nothing.
 
-    A held recipient is cancelled, but not retried: it was held for a reason, and release is another verb.
+    A held recipient is cancelled, but not retried: it was held for a reason, and release is another verb. One that was
+    found damaged is: if what is damaged was not put back meanwhile, it is found again, and held again.
     """
-    if current.state.is_terminal or (wish.verb == "retry" and current.state is State.HELD):
+    is_held = current.state is State.HELD and not current.why.startswith(DAMAGED)
+    if current.state.is_terminal or (wish.verb == "retry" and is_held):
         return None
     is_cancel = wish.verb == "cancel"
     settled = replace(

@@ -107,6 +107,12 @@ class Planner:
         remembered, evidence = await self._find(destination)
         return replace(remembered.draw(self._random), evidence=evidence)
 
+    async def plan_hop(self, hop: NextHop) -> Plan | NoPlan:
+        """Plan for a host that an operator names, whatever the routes say; nothing of it is remembered."""
+        route = NextHops((hop,), "named by an operator")
+        remembered, _ = self._conclude_hops(str(hop), route, await self._look_up_all(route.hops))
+        return remembered.draw(self._random)
+
     async def _plan_for_all(self, destination: str) -> Plan | NoPlan:
         self._under_way[destination] = asked = asyncio.Event()
         try:

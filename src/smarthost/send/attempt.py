@@ -67,7 +67,7 @@ class Sender:
                 await walk.visit(host, address, stops[index + 1 :])
             if walk.refused:
                 await walk.visit_anew()
-        except SmarthostError as failure:
+        except BaseException as failure:  # a cancellation, too: the relay stops
             if not walk.has_relayed:
                 raise
             walk.break_off(failure)  # what a host took is not sent again because the rest cannot go on
@@ -421,8 +421,8 @@ class _Walk:
         """Has a host taken the mail for anybody?"""
         return any(each is not None and each.outcome is Outcome.RELAYED for each in self._verdicts)
 
-    def break_off(self, failure: SmarthostError) -> None:
-        """Defer who is left for a failure of our own."""
+    def break_off(self, failure: BaseException) -> None:
+        """Defer who is left for a failure of our own, or because the relay stops."""
         self._sender.terms.sink.note("error", "attempt broken off", id=self._lease.id, why=repr(failure))
         deferred = Verdict(Outcome.DEFERRED, "4.3.0", f"local failure: {failure!r}")
         for index in self.pending:

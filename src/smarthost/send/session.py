@@ -261,6 +261,8 @@ class Session:
     ) -> TransactionEnded | TransactionLost:
         """Run one transaction; safe to cancel: the connection is aborted then.
 
+        An answer that was heard before the cancellation is given all the same, and the next await is cancelled instead.
+
         Raises: LocalProtocolError: it cannot be sent to this host (SmtpClient.begin); nothing was written, the session
         stays as it was.
         """
@@ -276,7 +278,8 @@ class Session:
         self.transactions += 1
         self._heard = False
         self._patience_ends = self._clock.monotonic() + ENVELOPE_S
-        self._ended = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[TransactionEnded | TransactionLost] = asyncio.get_running_loop().create_future()
+        self._ended = ended
         is_chunked = transaction.is_chunked
         if isinstance(content, InlineContent) and not is_chunked:
             self._inline = (prefix, content.body)
@@ -285,8 +288,13 @@ class Session:
         self._enter(_MAIL, limits.MAIL_S)
         self._flush()
         try:
-            return await self._ended
+            return await ended
         except asyncio.CancelledError:
+            if ended.done() and not ended.cancelled():  # dropped, it would be sent again to a host that has it
+                task = asyncio.current_task()
+                assert task is not None, "awaited in a task"
+                task.cancel()
+                return ended.result()
             self._connection.abort()
             raise
         finally:

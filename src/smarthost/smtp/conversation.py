@@ -10,7 +10,7 @@ from smarthost.mail.reply import Reply
 from smarthost.smtp import states
 from smarthost.smtp.chunks import ChunkReader
 from smarthost.smtp.grammar import BARE_NEWLINE, NOT_ASCII, find_forbidden
-from smarthost.smtp.limits import JUNK_COMMANDS
+from smarthost.smtp.limits import COMMAND_LINE_OCTETS, JUNK_COMMANDS
 from smarthost.smtp.lines import ContentReader, Fault, InputBuffer
 from smarthost.smtp.offer import NOTHING, Offer, ServerSettings
 from smarthost.smtp.states import CHUNK, CLOSED, CONNECTED, CONTENT, GREETED, MOVES, READY, Row, State
@@ -22,8 +22,8 @@ class Conversation:
 
     # fmt: off
     __slots__ = (
-        "_content", "_due", "_input", "_is_authenticated", "_is_secured", "_junk", "_moves", "_next", "_output",
-        "_row", "_settings", "_state", "_was_refused", "errors", "offer",
+        "_content", "_due", "_input", "_is_authenticated", "_is_secured", "_junk", "_line_octets", "_moves", "_next",
+        "_output", "_row", "_settings", "_state", "_was_refused", "errors", "offer",
     )
     # fmt: on
 
@@ -34,6 +34,7 @@ class Conversation:
         self._state = CONNECTED
         self._row: Row = MOVES[CONNECTED]  # empty while what comes in is no command
         self._input = InputBuffer()
+        self._line_octets = COMMAND_LINE_OCTETS  # more is read of a command only where more was offered
         self._output: list[bytes] = []
         self._due: State | None = None  # where a positive answer to the pending event leads; None: nothing is pending
         self._next: ServerEvent | None = None  # follows the event just given, before anything else is read

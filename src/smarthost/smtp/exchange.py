@@ -6,7 +6,7 @@ Pure values and one small mutable record; smtp.client alone decides when to writ
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 
@@ -32,7 +32,8 @@ class Transaction(Struct, frozen=True, gc=False):
 
     `ret`, `envid`, `requests`: as in Envelope; sent where the host offers DSN, else left out: whoever hands it here
     knows what the host offers and owes the reports. `requires_tls`: REQUIRETLS, which a host must offer. With
-    Body.BINARY_MIME the content leaves in BDAT; then the host must offer CHUNKING and BINARYMIME.
+    Body.BINARY_MIME the content leaves in BDAT; then the host must offer CHUNKING and BINARYMIME. `origin`, `progress`:
+    XTRANSFER of MAIL and of each RCPT as smtp.transfer writes them, for another node, which must offer it.
     """
 
     reverse_path: str
@@ -44,6 +45,8 @@ class Transaction(Struct, frozen=True, gc=False):
     envid: str = ""
     requires_tls: bool = False
     requests: tuple[DsnRequest, ...] = ()
+    origin: str = ""
+    progress: tuple[str, ...] = ()
 
     @property
     def is_chunked(self) -> bool:
@@ -121,8 +124,15 @@ def compose(transaction: Transaction, extensions: Extensions) -> list[bytes]:
         mail += " REQUIRETLS"  # RFC 8689 4.1
     if extensions.dsn and (transaction.ret or transaction.envid):
         mail += _return_parameters(transaction)
-    commands = [encode_command(mail, utf8)]
+    parameters: Iterable[str]
     parameters = _recipient_parameters(transaction, utf8) if extensions.dsn and transaction.requests else repeat("")
+    if transaction.origin:
+        if not extensions.transfer or len(transaction.progress) != len(recipients):
+            raise LocalProtocolError("XTRANSFER for a host that does not offer it, or not for each recipient")
+        mail += f" XTRANSFER={transaction.origin}"
+        pairs = zip(parameters, transaction.progress, strict=False)
+        parameters = [f"{parameter} XTRANSFER={progress}" for parameter, progress in pairs]
+    commands = [encode_command(mail, utf8)]
     for recipient, parameter in zip(recipients, parameters, strict=False):
         if not recipient:
             raise LocalProtocolError("a recipient is never the null path")

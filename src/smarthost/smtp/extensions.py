@@ -7,6 +7,7 @@ Pure. The offer holds until STARTTLS succeeds, then it must be forgotten (RFC 32
 from msgspec import Struct
 
 from smarthost.mail.reply import Reply
+from smarthost.smtp.transfer import KEYWORD, VERSION
 
 _MOST_LINES = 64  # registered keywords are below 50; smtp.replies cuts a reply off at 100 lines
 _MOST_MECHANISMS = 32  # the IANA registry of SASL mechanisms has about 40, no host offers half of them
@@ -21,7 +22,7 @@ class Extensions(Struct, frozen=True, gc=False):
 
     `size`: None when SIZE was not offered, 0 when no (believable) maximum was named, else octets (RFC 1870).
     `most_recipients`, `most_recipient_domains`: RCPTMAX and RCPTDOMAINMAX of a transaction (RFC 9422), or None.
-    `most_transactions`: MAILMAX of a session, or None.
+    `most_transactions`: MAILMAX of a session, or None. `transfer`: we may hand it our queue (smtp.transfer).
     """
 
     pipelining: bool = False
@@ -38,6 +39,7 @@ class Extensions(Struct, frozen=True, gc=False):
     most_recipients: int | None = None
     most_transactions: int | None = None
     most_recipient_domains: int | None = None
+    transfer: bool = False
 
     @property
     def takes_binary(self) -> bool:
@@ -89,6 +91,8 @@ def parse_extensions(reply: Reply) -> Extensions:
             mechanisms.update(token for token in (keyword[5:], *parameters) if _is_mechanism(token))
         elif keyword == "LIMITS":
             limits.update(_read_limits(parameters))
+        elif keyword == KEYWORD:
+            flags["transfer"] = VERSION in parameters
     return Extensions(
         size=size,
         auth=frozenset(mechanisms),

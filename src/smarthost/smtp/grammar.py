@@ -18,7 +18,12 @@ from smarthost.mail.envelope import Body
 from smarthost.mail.reply import Reply, reply
 from smarthost.smtp.limits import DOMAIN_OCTETS, LOCAL_PART_OCTETS, PATH_OCTETS
 from smarthost.smtp.offer import NOTHING, Offer
-from smarthost.smtp.parameters import PARAMETER_SYNTAX, parse_mail_parameters, parse_rcpt_parameters
+from smarthost.smtp.parameters import (
+    PARAMETER_SYNTAX,
+    parse_mail_parameters,
+    parse_moved_rcpt_parameters,
+    parse_rcpt_parameters,
+)
 from smarthost.smtp.wire import MailReceived, RcptReceived
 
 # RFC 5321 4.1.2, with RFC 6531 3.3: UTF8-non-ascii is added to atext, qtextSMTP and sub-domain (%x80-FF here; whether
@@ -131,7 +136,7 @@ def _parse_long_mail(
     if isinstance(address, Reply):
         return address
     return MailReceived(
-        address, said.size, said.body, said.smtputf8, said.ret, said.envid, said.requires_tls, said.auth
+        address, said.size, said.body, said.smtputf8, said.ret, said.envid, said.requires_tls, said.auth, said.origin
     )
 
 
@@ -149,6 +154,22 @@ def parse_rcpt(argument: bytes, smtputf8: bool) -> RcptReceived | Reply:
         return RcptReceived(Address(postmaster.decode("ascii"), Domain("")), request)
     address = _read_mailbox(mailbox, domain, smtputf8, _FORWARD)
     return RcptReceived(address, request) if isinstance(address, Address) else address
+
+
+def parse_moved_rcpt(argument: bytes, smtputf8: bool) -> RcptReceived | Reply:
+    """Read what follows "RCPT " where MAIL said XTRANSFER."""
+    match = _match_rcpt(argument)
+    if match is None:
+        return _explain(argument, _FORWARD)
+    mailbox, domain, _, text = match.groups()
+    said = PARAMETER_SYNTAX if text is None or mailbox is None else parse_moved_rcpt_parameters(text, smtputf8)
+    if isinstance(said, Reply):
+        return said
+    address = _read_mailbox(mailbox, domain, smtputf8, _FORWARD)
+    if isinstance(address, Reply):
+        return address
+    request, progress = said
+    return RcptReceived(address, request if request.notify or request.orcpt else None, progress)
 
 
 def find_forbidden(line: bytes) -> Reply | None:

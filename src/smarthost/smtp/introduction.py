@@ -10,7 +10,7 @@ from smarthost.mail.reply import Reply, reply
 from smarthost.smtp import sasl, states
 from smarthost.smtp.conversation import Conversation
 from smarthost.smtp.grammar import find_forbidden, parse_hello, refuse_argument
-from smarthost.smtp.limits import SASL_LINE_OCTETS
+from smarthost.smtp.limits import COMMAND_LINE_OCTETS, SASL_LINE_OCTETS, TRANSFER_LINE_OCTETS
 from smarthost.smtp.lines import Fault
 from smarthost.smtp.offer import NOTHING, Offer, ServerSettings, encode_hello
 from smarthost.smtp.states import CLOSED, CONNECTED, GREETED, READY, SECURING, Row, State
@@ -39,6 +39,7 @@ class Introduction(Conversation):
         if hello is None or self._due is None or self._next is not None:
             raise LocalProtocolError("no EHLO or HELO waits for an answer")
         self._hello = None
+        self._line_octets = TRANSFER_LINE_OCTETS if self.offer.transfer and hello.extended else COMMAND_LINE_OCTETS
         self._agree(encode_hello(self._settings, self.offer, extended=hello.extended, is_secured=self._is_secured))
 
     def accept_starttls(self) -> None:
@@ -187,6 +188,7 @@ class Introduction(Conversation):
 
     def _begin_anew(self) -> None:
         self._hello = None
+        self._line_octets = COMMAND_LINE_OCTETS
         self._is_authenticated = False
         self._was_refused = False
 

@@ -22,6 +22,9 @@ PATH_OCTETS = 256  # 4.5.3.1.3, with the angle brackets
 # 4.5.3.1.4 says 512, and each extension adds its own (SMTPUTF8 10, SIZE 26, BODY 17, DSN about 1,100 to MAIL and RCPT):
 # 2,048 holds their sum, and is Postfix's line_length_limit.
 COMMAND_LINE_OCTETS = 2048
+# From clients that may hand over a queue (smtp.transfer): RCPT with what a host last said, and why. The longest has
+# 17,600 octets for that, and 900 for path, NOTIFY and ORCPT.
+TRANSFER_LINE_OCTETS = 20 * KIBIBYTE
 # What is read and thrown away of a line that is too long, in the hope of its CRLF; enough for a paste of header fields.
 DISCARD_OCTETS = 64 * KIBIBYTE
 # Content of up to this many octets on the wire comes in one piece, larger content in pieces of at least about this.

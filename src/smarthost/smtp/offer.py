@@ -10,6 +10,7 @@ from functools import lru_cache
 from msgspec import Struct
 
 from smarthost.mail.reply import reply
+from smarthost.smtp.transfer import KEYWORD, VERSION
 
 XCLIENT_ATTRIBUTES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 
@@ -35,13 +36,15 @@ class ServerSettings(Struct, frozen=True, cache_hash=True):
 class Offer(Struct, frozen=True, cache_hash=True):
     """What this client may use now; it changes with TLS and AUTH. `auth`: names of mechanisms, PLAIN and LOGIN.
 
-    `starttls` may stay set inside TLS: the machine offers it only outside.
+    `starttls` may stay set inside TLS: the machine offers it only outside. `transfer`: it may hand us the queue of
+    another node (smtp.transfer).
     """
 
     starttls: bool = False
     auth: tuple[str, ...] = ()
     requiretls: bool = False
     xclient: bool = False
+    transfer: bool = False
 
 
 NOTHING = Offer()
@@ -72,4 +75,6 @@ def encode_hello(settings: ServerSettings, offer: Offer, *, extended: bool, is_s
         offered.append("REQUIRETLS")
     if offer.xclient:
         offered.append(" ".join(("XCLIENT", *XCLIENT_ATTRIBUTES)))
+    if offer.transfer:
+        offered.append(f"{KEYWORD} {VERSION}")
     return reply(250, "", settings.hostname, *offered).encode()

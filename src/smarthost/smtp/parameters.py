@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Reads the ESMTP parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, REQUIRETLS, AUTH, NOTIFY, ORCPT.
 
-RFC 1870, 6152, 3030, 6531, 3461, 6533, 8689, 4954. Each at most once; whatever is malformed is 501, whatever is not
-offered is 555. ENVID, ORCPT and AUTH stay as they were written, after it was seen that no control character hides in
-them. Called by smtp.grammar only; pure.
+RFC 1870, 6152, 3030, 6531, 3461, 6533, 8689, 4954; and XTRANSFER (smtp.transfer). Each at most once; whatever is
+malformed is 501, whatever is not offered is 555. ENVID, ORCPT and AUTH stay as they were written, after it was seen
+that no control character hides in them. Called by smtp.grammar only; pure.
 """
 
 import re
 from collections.abc import Callable, Mapping
 
 from smarthost.mail.envelope import Body, DsnRequest, Notify
+from smarthost.mail.progress import Origin, Progress
 from smarthost.mail.reply import Reply, reply
 from smarthost.smtp.limits import ENVID_OCTETS, ORCPT_OCTETS, SIZE_DIGITS
 from smarthost.smtp.offer import Offer
+from smarthost.smtp.transfer import read_origin, read_progress
 from smarthost.smtp.xtext import is_xtext
 
 #   esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")      esmtp-value = 1*(%d33-60 / %d62-126 / UTF8-non-ascii)
@@ -44,7 +46,7 @@ _NOTIFY = {b"SUCCESS": Notify.SUCCESS, b"FAILURE": Notify.FAILURE, b"DELAY": Not
 class MailParameters:
     """What the parameters of one MAIL said."""
 
-    __slots__ = ("auth", "body", "envid", "requires_tls", "ret", "size", "smtputf8")
+    __slots__ = ("auth", "body", "envid", "origin", "requires_tls", "ret", "size", "smtputf8")
 
     def __init__(self) -> None:
         self.size: int | None = None
@@ -54,6 +56,7 @@ class MailParameters:
         self.envid = ""
         self.requires_tls = False
         self.auth = ""
+        self.origin: Origin | None = None
 
 
 def parse_mail_parameters(text: bytes, max_octets: int, offer: Offer) -> MailParameters | Reply:
@@ -68,6 +71,7 @@ def parse_mail_parameters(text: bytes, max_octets: int, offer: Offer) -> MailPar
             read is None
             or (keyword == b"AUTH" and not offer.auth)
             or (keyword == b"REQUIRETLS" and not offer.requiretls)
+            or (keyword == b"XTRANSFER" and not offer.transfer)
         ):
             return PARAMETER_UNKNOWN
         if not read(parameters, value):
@@ -78,8 +82,22 @@ def parse_mail_parameters(text: bytes, max_octets: int, offer: Offer) -> MailPar
 def parse_rcpt_parameters(text: bytes, smtputf8: bool) -> DsnRequest | Reply:
     """Read what follows the path of RCPT, without the space before it; `smtputf8`: MAIL declared it."""
     words = _split(text)
+    return words if isinstance(words, Reply) else _read_request(words, smtputf8)
+
+
+def parse_moved_rcpt_parameters(text: bytes, smtputf8: bool) -> tuple[DsnRequest, Progress] | Reply:
+    """Read what follows the path of RCPT where MAIL said XTRANSFER: this one must say it, too."""
+    words = _split(text)
     if isinstance(words, Reply):
         return words
+    progress = read_progress(words.pop(b"XTRANSFER", None))
+    if progress is None:
+        return PARAMETER_SYNTAX
+    request = _read_request(words, smtputf8)
+    return request if isinstance(request, Reply) else (request, progress)
+
+
+def _read_request(words: dict[bytes, bytes | None], smtputf8: bool) -> DsnRequest | Reply:
     notify, orcpt = Notify.UNSET, ""
     for keyword, value in words.items():
         if keyword == b"NOTIFY":
@@ -154,6 +172,11 @@ def _read_auth(parameters: MailParameters, value: bytes | None) -> bool:
     return True
 
 
+def _read_transfer(parameters: MailParameters, value: bytes | None) -> bool:
+    parameters.origin = read_origin(value)
+    return parameters.origin is not None
+
+
 _MAIL: Mapping[bytes, Callable[[MailParameters, bytes | None], bool]] = {
     b"SIZE": _read_size,
     b"BODY": _read_body,
@@ -162,6 +185,7 @@ _MAIL: Mapping[bytes, Callable[[MailParameters, bytes | None], bool]] = {
     b"ENVID": _read_envid,
     b"REQUIRETLS": _read_requiretls,
     b"AUTH": _read_auth,
+    b"XTRANSFER": _read_transfer,
 }
 
 

@@ -5,6 +5,7 @@ from msgspec import Struct
 
 from smarthost.mail.address import Address
 from smarthost.mail.envelope import Body, DsnRequest
+from smarthost.mail.progress import Origin, Progress
 from smarthost.mail.reply import Reply
 
 # Server side: the client asked for something that policy must answer (SmtpServer.reply)
@@ -21,7 +22,8 @@ class MailReceived(Struct, frozen=True, gc=False):
     """MAIL FROM, syntactically sound and within the SIZE limit. `size` is the declared one, or None.
 
     `ret`, `envid`: as in Envelope. `requires_tls`: REQUIRETLS, which is taken only inside TLS. `auth`: the AUTH
-    parameter as written (RFC 4954 5), or "": evidence, never trusted.
+    parameter as written (RFC 4954 5), or "": evidence, never trusted. `origin`: another node hands us a message of its
+    queue, as it may (Offer.transfer); each RCPT then says how far its recipient has come.
     """
 
     reverse_path: Address | None  # None is the null path
@@ -32,13 +34,18 @@ class MailReceived(Struct, frozen=True, gc=False):
     envid: str = ""
     requires_tls: bool = False
     auth: str = ""
+    origin: Origin | None = None
 
 
 class RcptReceived(Struct, frozen=True, gc=False):
-    """RCPT TO, syntactically sound, below the recipient limit; `request` where NOTIFY or ORCPT came with it."""
+    """RCPT TO, syntactically sound, below the recipient limit; `request` where NOTIFY or ORCPT came with it.
+
+    `progress`: with each, if MAIL had an `origin`; with none otherwise.
+    """
 
     recipient: Address
     request: DsnRequest | None = None
+    progress: Progress | None = None
 
 
 class StarttlsReceived(Struct, frozen=True, gc=False):

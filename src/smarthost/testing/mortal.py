@@ -7,9 +7,9 @@ of a dead process; what it had written before has left. Used by testing.world.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, Settlement
 from smarthost.ports import Clock, Connection, Deadline, Dialer, Receiver, Sink, TlsRequest, TlsService
+from smarthost.queue.audit import Bounds, SuspectPage
 from smarthost.queue.memory import MemoryStore
 from smarthost.queue.store import Changed, DueScan, Filter, Page
 
@@ -197,7 +198,7 @@ class Disk:
 
     def __init__(self, enqueued: Callable[[int], None], committed: Callable[[int], None]) -> None:
         self.failure: StoreError | None = None
-        self.kept: list[Settlement] = []  # heard while it failed
+        self.is_unreadable = False  # contents cannot be read back; all else works
         self.commits = 0
         self.enqueued = enqueued
         self.committed = committed
@@ -212,15 +213,20 @@ class MortalStore:
     """A Store for one life upon a MemoryStore and its disk.
 
     While the disk fails, everything raises its StoreError; settlements are kept and committed at `repaired`, as
-    queue.store promises.
+    queue.store promises. What was under way when it began to fail has happened, and whoever waits is told otherwise.
+    `pace` gives the seconds that a read takes before it looks.
     """
 
-    def __init__(self, life: Life, inner: MemoryStore, disk: Disk) -> None:
+    def __init__(self, life: Life, inner: MemoryStore, disk: Disk, pace: Callable[[], float] | None = None) -> None:
         self._life = life
         self._inner = inner
         self._disk = disk
+        self._pace = pace
+        self._kept: list[Settlement] = []  # heard while the disk failed; in memory, so lost with this life
 
     async def open(self) -> None:
+        if self._disk.failure is not None:
+            raise self._disk.failure
         await self._inner.open()
 
     async def close(self) -> None:
@@ -240,11 +246,11 @@ class MortalStore:
     def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
         if self._disk.failure is not None:
             return self._fail()
-        return self._watch(self._disk.count(), self._inner.add(message, lease))
+        return self._watch(self._disk.count(), self._inner.add(message, lease), self._give_back_all)
 
     def settle(self, settlements: Sequence[Settlement]) -> Awaitable[None]:
         if self._disk.failure is not None:
-            self._disk.kept += settlements
+            self._kept += settlements
             return self._fail()
         return self._watch(self._disk.count(), self._inner.settle(settlements))
 
@@ -260,7 +266,7 @@ class MortalStore:
 
     def repaired(self) -> Awaitable[None]:
         """Commit the settlements that were kept."""
-        kept, self._disk.kept = self._disk.kept, []
+        kept, self._kept = self._kept, []
         return self._inner.settle(kept)
 
     def draft(self) -> Draft:
@@ -274,11 +280,16 @@ class MortalStore:
     async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
         return await self._read(self._inner.lease(domains, now, n))
 
+    async def lease_all(self, cursor: str | None, n: int) -> tuple[tuple[Lease, ...], str | None]:
+        return await self._read(self._inner.lease_all(cursor, n))
+
     def give_back(self, lease: Lease) -> None:
         if not self._life.is_over:
             self._inner.give_back(lease)
 
     async def content(self, id: str) -> Content:
+        if self._disk.is_unreadable:
+            raise StoreError(f"the content of {id} cannot be read")
         return await self._read(self._inner.content(id))
 
     async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
@@ -313,8 +324,28 @@ class MortalStore:
     async def load_notes(self, prefix: str) -> dict[str, bytes]:
         return await self._read(self._inner.load_notes(prefix))
 
-    async def _read(self, reading: Awaitable[T]) -> T:
-        found = await self._life.outlast(reading)
+    def leased(self) -> Iterable[tuple[str, int]]:
+        return self._inner.leased()
+
+    def in_hand(self) -> Iterable[tuple[str, int]]:
+        kept = [(each.id, settled.n) for each in self._kept for settled in each.recipients]
+        return (*self._inner.in_hand(), *kept)
+
+    async def recall(self, id: str, n: int) -> Lease | None:
+        return await self._read(self._inner.recall(id, n))
+
+    async def suspects(self, bounds: Bounds, cursor: str | None, n: int) -> SuspectPage:
+        return await self._read(self._inner.suspects(bounds, cursor, n))
+
+    async def _read(self, reading: Coroutine[Any, Any, T]) -> T:
+        try:
+            if self._pace is not None:
+                await self._life.outlast(asyncio.sleep(self._pace()))
+            if self._disk.failure is not None:  # before it looks: what it would have leased nobody could give back
+                raise self._disk.failure
+            found = await self._life.outlast(reading)
+        finally:
+            reading.close()
         if self._disk.failure is not None:
             raise self._disk.failure
         return found
@@ -323,11 +354,21 @@ class MortalStore:
         assert self._disk.failure is not None, "asked when it fails"
         raise self._disk.failure
 
-    async def _watch(self, number: int, commit: Awaitable[T]) -> T:
+    async def _watch(self, number: int, commit: Awaitable[T], undo: Callable[[T], None] | None = None) -> T:
         async def tell() -> T:
             result = await commit
-            if not self._life.is_over:
-                self._disk.committed(number)
+            if self._life.is_over:
+                return result
+            if self._disk.failure is not None:
+                if undo is not None:
+                    undo(result)
+                raise self._disk.failure
+            self._disk.committed(number)
             return result
 
         return await self._life.outlast(tell())
+
+    def _give_back_all(self, leases: Iterable[Lease]) -> None:
+        """Nobody takes these: who added the message is told that it is not in the store."""
+        for lease in leases:
+            self._inner.give_back(lease)

@@ -70,6 +70,7 @@ class MemoryNetwork:
     """A Dialer whose far sides are the Listeners it gives. `faults` may be changed at any time, for later dials.
 
     `fingerprint`: of the certificate that those who dial from now on show when they shake hands; "" for none.
+    `dialling` is told each address as it is dialled, `connected` each connection as it is made: its near end.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class MemoryNetwork:
     ) -> None:
         self.faults: dict[_Address, Faults] = {}
         self.dialled: list[_Address] = []
+        self.dialling: Callable[[str, int], None] = lambda address, port: None
+        self.connected: Callable[[MemoryConnection], None] = lambda connection: None
         self.fingerprint = ""
         self.latency_s = latency_s
         self._clock = clock
@@ -90,6 +93,7 @@ class MemoryNetwork:
 
     async def dial(self, address: str, port: int, *, source: str, timeout_s: float) -> "MemoryConnection":
         self.dialled.append((address, port))
+        self.dialling(address, port)
         faults = self.faults.get((address, port), Faults())
         if faults.black_hole:
             await self._clock.sleep(timeout_s)
@@ -103,6 +107,7 @@ class MemoryNetwork:
         far = MemoryConnection(cable, near.peer, near.local)
         near.far, far.far = far, near
         near.fingerprint = self.fingerprint
+        self.connected(near)
         asyncio.get_running_loop().call_soon(far.accept, accepted)
         return near
 
@@ -185,7 +190,7 @@ class _End(Struct, frozen=True):
 
 
 class MemoryConnection:
-    """One end of a connection in memory."""
+    """One end of a connection in memory. `written` octets were given to it, `told` ones its receiver has."""
 
     far: "MemoryConnection"
 
@@ -193,6 +198,7 @@ class MemoryConnection:
         self.local = local
         self.peer = peer
         self.fingerprint = ""
+        self.written = self.told = 0
         self._cable = cable
         self._network = cable.network
         self._receiver: Receiver | None = None
@@ -203,6 +209,11 @@ class MemoryConnection:
         self._why: Exception | None = None
         self._closed = self._lost = self._paused = self._full = self._shaking = self._has_tls = False
         self._is_spoilt = False  # octets in clear came in where TLS must be
+
+    @property
+    def is_closed(self) -> bool:
+        """Has this end hung up, or seen the other do so?"""
+        return self._closed
 
     # -- ports.Connection ---------------------------------------------------------------------------------------------
 
@@ -216,6 +227,7 @@ class MemoryConnection:
         if self._shaking:
             raise LocalProtocolError("write during a TLS handshake")
         octets = b"".join(buffers)
+        self.written += len(octets)
         was_cut = self._cable.is_cut
         passed = self._cable.let_pass(octets)
         if passed:
@@ -287,6 +299,7 @@ class MemoryConnection:
             chunk = bytes(self._arrived[: self._network.cut(len(self._arrived))])
             del self._arrived[: len(chunk)]
             self._unread -= len(chunk)
+            self.told += len(chunk)
             self._tell("received", chunk)
         if self._unread <= LOW_OCTETS:
             self.far.drained()

@@ -148,6 +148,10 @@ class ScriptedExchanger:
             answer = answer.get(argument, "")
         return answer or self._agree(step)
 
+    def take(self, session: "ExchangerSession", message: TakenMessage) -> None:
+        """Keep a message whose responsibility was taken in this session: its reply waits to be written."""
+        self.messages.append(message)
+
     def _agree(self, step: str) -> str:
         match step:
             case "banner":
@@ -167,11 +171,15 @@ class ScriptedExchanger:
 
 
 class ExchangerSession(PeerSession):
-    """One connection to a ScriptedExchanger; `commands` are its command lines without CRLF."""
+    """One connection to a ScriptedExchanger; `commands` are its command lines without CRLF.
+
+    `message`: the last one that came in whole, taken or not; it is there when the step "dot" is answered.
+    """
 
     def __init__(self, exchanger: ScriptedExchanger, connection: Connection) -> None:
         super().__init__(connection)
         self.commands: list[bytes] = []
+        self.message: TakenMessage | None = None
         self._exchanger = exchanger
         self._unread = bytearray()
         self._replies: list[bytes] = []
@@ -245,9 +253,9 @@ class ExchangerSession(PeerSession):
         del self._unread[:after]
         self._in_content = False
         content = (b"\r\n" + stuffed).replace(b"\r\n..", b"\r\n.")[2:]
-        message = TakenMessage(self._reverse_path, tuple(self._recipients), content)
+        self.message = message = TakenMessage(self._reverse_path, tuple(self._recipients), content)
         if self.answer("dot", self._reverse_path):
-            self._exchanger.messages.append(message)
+            self._exchanger.take(self, message)
         self._forget()
         return True
 

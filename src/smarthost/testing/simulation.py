@@ -7,16 +7,20 @@ the code under it is: PYTHONHASHSEED must be fixed where sets of strings are ite
 """
 
 import asyncio
-import contextvars
+import heapq
 import random
 from asyncio.base_events import BaseEventLoop
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, NoReturn, TypeVar
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextvars import Context
+from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
 from smarthost.testing.clock import START
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 _NEVER = float("inf")
+_RESOLUTION_S = 1e-9  # what is due within it is due now: covers rounding of sums
 
 
 class SimulationDeadlock(RuntimeError):
@@ -27,15 +31,38 @@ class SimulationOverran(RuntimeError):
     """The simulated journey was not done within its time."""
 
 
+class _Counted(deque[asyncio.Handle]):
+    """What is ready, while somebody waits for so many callbacks to have run; `done` when nobody does any more."""
+
+    def __init__(self, handles: Iterable[asyncio.Handle], done: Callable[[], None]) -> None:
+        super().__init__(handles)
+        self.waiting: list[tuple[int, Callable[[], None]]] = []  # handles left before each call
+        self._done = done
+
+    def popleft(self) -> asyncio.Handle:
+        handle = super().popleft()
+        waiting = [(left - 1, call) for left, call in self.waiting]
+        self.waiting = [each for each in waiting if each[0]]
+        if not self.waiting:
+            self._done()
+        for left, call in waiting:
+            if not left:
+                call()
+        return handle
+
+
 class SimulationLoop(BaseEventLoop):
     """An event loop whose time is virtual and starts at 0; at `until_s` it gives up with SimulationOverran."""
+
+    _ready: "deque[asyncio.Handle]"  # BaseEventLoop's: what runs next, and whether it is to end
+    _stopping: bool
 
     def __init__(self, until_s: float = _NEVER) -> None:
         super().__init__()
         self._now = 0.0
         self._until_s = until_s
-        self._clock_resolution = 1e-9  # BaseEventLoop runs at once what is due within it; covers rounding of sums
-        self._selector = self  # BaseEventLoop asks it to wait: that is where time jumps
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []  # a heap
+        self._timers_made = 0
         self._tasks_made = 0
         self._pending: dict[asyncio.Task[Any], None] = {}  # in the order they were made; asyncio keeps a set
         self.reports: list[dict[str, Any]] = []  # what call_exception_handler was told
@@ -44,21 +71,48 @@ class SimulationLoop(BaseEventLoop):
     def time(self) -> float:
         return self._now
 
-    def select(self, timeout: float | None) -> list[object]:
-        """Wait, as BaseEventLoop asks of its selector: jump."""
-        if timeout is None:
+    def _jump(self, when: float | None) -> None:
+        if when is None:
             raise SimulationDeadlock("nothing is ready and no timer is set; waiting: " + self._name_waiting())
-        self._now += timeout
+        self._now = max(self._now, when)
         if self._now > self._until_s:
             raise SimulationOverran(f"not done after {self._until_s:g} s; waiting: " + self._name_waiting())
-        return []
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As BaseEventLoop's; timers of the same time fire in the order in which they were set."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when, self._timers_made, timer))
+        return timer
+
+    def _run_once(self) -> None:
+        """As BaseEventLoop's, without a selector: a third of the time of a simulation that mostly waits."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
+        if not self._ready and not self._stopping:
+            self._jump(timers[0][0] if timers else None)
+        end = self._now + _RESOLUTION_S
+        while timers and timers[0][0] < end:
+            timer = heapq.heappop(timers)[2]
+            if not timer.cancelled():
+                self._ready.append(timer)
+        for _ in range(len(self._ready)):
+            handle = self._ready.popleft()
+            if not handle.cancelled():
+                handle._run()
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """A cancelled timer goes when its time comes."""
 
     def create_task(
         self,
         coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
         *,
         name: object = None,
-        context: contextvars.Context | None = None,
+        context: Context | None = None,
     ) -> "asyncio.Task[T]":
         """Make a task; without a name it gets one that counts on this loop only, so that it is the same in each run."""
         self._tasks_made += 1
@@ -77,14 +131,23 @@ class SimulationLoop(BaseEventLoop):
             self.run_until_complete(asyncio.gather(*leaving, return_exceptions=True))
         self.run_until_complete(self.shutdown_asyncgens())
 
+    def interrupt_after(self, n: int, call: Callable[[], None]) -> None:
+        """Call `call` between two callbacks, when `n` more have run (at least one).
+
+        It runs outside of any task: it may change the world, and wait for nothing.
+        """
+        if not isinstance(self._ready, _Counted):
+            self._ready = _Counted(self._ready, self._count_no_more)
+        self._ready.waiting.append((n + 1, call))
+
+    def _count_no_more(self) -> None:
+        self._ready = deque(self._ready)  # counting costs time
+
     def run_in_executor(self, executor: object, func: object, *args: object) -> NoReturn:
         raise RuntimeError("a simulation has no threads")
 
     def _name_waiting(self) -> str:
         return "; ".join(map(_describe, self._pending)) or "no task"
-
-    def _process_events(self, event_list: object) -> None:
-        """There are none."""
 
     def _write_to_self(self) -> None:
         """Nobody needs waking: there are no threads."""
@@ -110,6 +173,10 @@ class SimulatedClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def set_to(self, wall: float) -> "SimulatedClock":
+        """Give the clock of a process that starts now and reads this wall time: no step of it is seen later."""
+        return SimulatedClock(self._loop, wall - self._loop.time())
 
 
 class SimulatedDeadline:
@@ -153,6 +220,7 @@ class Simulation:
 
     def __init__(self, loop: SimulationLoop, seed: int) -> None:
         self.clock = SimulatedClock(loop)
+        self.interrupt_after = loop.interrupt_after
         self.random = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
         self.trace: list[str] = []
 

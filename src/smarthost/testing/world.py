@@ -9,72 +9,35 @@ but what the store had committed; the world's own ledgers (`acknowledged`, what 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Iterator
+from itertools import islice
 from typing import TypeVar
 
-from msgspec import Struct
-
-from smarthost.accept.listeners import ListenerTerms, ReceptionTerms
-from smarthost.accept.policy import LOOPBACK, RelayPolicy
-from smarthost.accept.reception import Reception
-from smarthost.accept.receptions import Receptions
-from smarthost.delivery import Delivery, DeliveryTerms
-from smarthost.mail.address import to_domain
+from smarthost.delivery import Delivery
 from smarthost.mail.errors import ConnectFailed, StoreError
+from smarthost.mail.identity import decode_id
+from smarthost.mail.message import Message
 from smarthost.mail.record import TERMINAL_KINDS, Kind, Record, to_json
-from smarthost.ports import Clock, Connection
+from smarthost.mail.settlement import SettledRecipient
 from smarthost.queue.memory import MemoryStore
-from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Changed, Filter
 from smarthost.relay import Journey
-from smarthost.route.health import HealthTerms
-from smarthost.route.plan import Planner, PlanTerms
-from smarthost.route.source import Speaker
-from smarthost.route.table import Route, RouteTable
-from smarthost.smtp.limits import Limits
-from smarthost.smtp.offer import ServerSettings
 from smarthost.testing.clients import CONTENT, Acknowledged, ScriptedClient
 from smarthost.testing.dns import ScriptedResolver, Zone
-from smarthost.testing.mortal import (
-    Crash,
-    Disk,
-    Life,
-    Moment,
-    MortalClock,
-    MortalConnection,
-    MortalDialer,
-    MortalSink,
-    MortalStore,
-)
+from smarthost.testing.life import DOOR, Running, WorldTerms
+from smarthost.testing.mortal import Crash, Disk, Moment, MortalStore
 from smarthost.testing.network import MemoryNetwork
 from smarthost.testing.peers import ScriptedExchanger
 from smarthost.testing.simulation import Simulation
 
-DOOR = ("127.0.0.1", 2525)  # where the relay listens; clients dial from loopback
+__all__ = ["DOOR", "SimulatedWorld", "WorldTerms"]
+
 _FOR_ALL = 1 << 62
 # Our id in what an exchanger took: in our Received field, or in the Message-ID of a report (which has none)
 _OUR_ID = re.compile(rb"(?:\bid |^Message-ID: <)([0-9a-z]{16})\b", re.MULTILINE)
 
 T = TypeVar("T")
 Exchanger = TypeVar("Exchanger", bound=ScriptedExchanger)
-
-
-class WorldTerms(Struct, frozen=True, kw_only=True):
-    """What a scenario may vary; the rest is as in production."""
-
-    hostname: str = "relay.example.org"
-    default_route: Route | None = None
-    routes: dict[str, Route] = {}
-    sender_routes: dict[tuple[str, str], Route] = {}
-    commit_delay_s: float = 0.002
-    latency_s: float = 0.01
-    sessions_per_lane: int = 20
-    sessions: int = 2_000
-    messages_per_session: int = 100
-    soft_bounce: bool = False
-    schedule: RetrySchedule = RetrySchedule()
-    health: HealthTerms = HealthTerms()
-    limits: Limits = Limits()
 
 
 class SimulatedWorld:
@@ -99,7 +62,9 @@ class SimulatedWorld:
         self._crash = crash
         self._note = simulation.note
         self._memory = MemoryStore(simulation.clock, terms.commit_delay_s)
-        self._running: _Running | None = None
+        self._running: Running | None = None
+        self._stopping: Running | None = None
+        self._ahead_s = 0.0  # of this machine's wall clock
 
     # -- the world around it ------------------------------------------------------------------------------------------
 
@@ -139,13 +104,18 @@ class SimulatedWorld:
         return self._life.store
 
     @property
-    def _life(self) -> "_Running":
+    def _life(self) -> Running:
         assert self._running is not None, "the relay runs"
         return self._running
 
     @property
     def is_up(self) -> bool:
         return self._running is not None
+
+    @property
+    def is_running(self) -> bool:
+        """Is there a process, be it one that is about to stop?"""
+        return self.is_up or self._stopping is not None
 
     async def start(self) -> None:
         """Start the relay on what the store holds."""
@@ -156,37 +126,71 @@ class SimulatedWorld:
         """Stop the relay in good order."""
         running, self._running = self._running, None
         assert running is not None, "the relay runs"
+        self._stopping = running
         await running.close(grace_s)
+        if self._stopping is running:  # else it was killed meanwhile
+            self._stopping = None
+            running.die()  # the process exits
 
     def stop_soon(self, grace_s: float = 30.0) -> "asyncio.Future[None]":
         """Begin to stop, for scenarios that go on meanwhile."""
         return asyncio.ensure_future(self.stop(grace_s))
 
     def crash(self) -> None:
-        """End the relay as kill -9 and a power cut would."""
-        running, self._running = self._running, None
+        """End the relay as kill -9 and a power cut would; also while it stops in good order."""
+        running, self._running, self._stopping = self._running or self._stopping, None, None
         assert running is not None, "the relay runs"
         self._note("crash")
         self.crashes += 1
         running.die()
         self._memory = self._memory.crash()
 
-    def _restart(self) -> "_Running":
+    def _restart(self) -> Running:
         if self.crashes:  # octets that were under way at the crash have arrived by now
             recorded = {(record.id, record.recipient) for record in self.committed() if record.kind is Kind.RELAYED}
             self.in_doubt.update(pair for pair in self.deliveries() if pair not in recorded)
-        self._running = running = _Running(self, self._memory)
+        self._running = running = Running(self, self._memory)
         return running
 
     async def repair(self) -> None:
         """Let the disk work again; what was kept meanwhile is committed."""
         self.disk.failure = None
-        assert self._running is not None, "the relay runs"
-        await self._running.store.repaired()
+        if self._running is not None:
+            await self._running.store.repaired()
 
     def break_disk(self) -> None:
         """Let everything that needs the disk fail until `repair`."""
         self.disk.failure = StoreError("the disk is broken")
+
+    def fill_disk(self) -> None:
+        """Let there be no room for new contents until `free_disk`; all else can be written."""
+        self._memory.capacity_octets = 0
+
+    def free_disk(self) -> None:
+        """Let there be room again."""
+        self._memory.capacity_octets = float("inf")
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def step_wall(self, seconds: float) -> None:
+        """Step the machine's wall clock forward or back: who runs does not see it, who starts later does."""
+        self._ahead_s += seconds
+
+    @property
+    def machine_wall(self) -> float:
+        """What the machine's wall clock shows; what the relay reads is `relay_wall`."""
+        return self.clock.wall() + self._ahead_s
+
+    @property
+    def relay_wall(self) -> float:
+        """The wall clock of the life that goes on."""
+        return self._life.wall()
+
+    @property
+    def persisted_wall(self) -> float:
+        """The latest time that is on disk: no later life reads an earlier one."""
+        numbered_at = (self._memory.last_number >> 21) / 1000  # mail.identity: milliseconds above 21 bits
+        return max([numbered_at, *(record.at for record in self.committed())])
 
     def _enqueued(self, number: int) -> None:
         crash = self._crash
@@ -233,6 +237,27 @@ class SimulatedWorld:
         """Give all records the store has committed, also while the relay is down."""
         _at_once(self._memory.open())
         return _at_once(self._memory.records(-1, _FOR_ALL))
+
+    def committed_after(self, count: int) -> list[Record]:
+        """Give the records that were committed after the first `count` of them, in that order; cheap to ask often."""
+        records = self._memory._tables.records
+        return list(islice(reversed(records.values()), len(records) - count))[::-1]
+
+    def queue(self) -> Iterator[tuple[Message, SettledRecipient, bool]]:
+        """Give each unfinished recipient in the store with its message, and whether it is leased; cheap, as above."""
+        leases = self._memory._leases
+        for stored in self._memory._tables.messages.values():
+            for recipient in stored.recipients.values():
+                if not recipient.state.is_terminal:
+                    yield stored.message, recipient, leases.is_leased(stored.message.id, recipient.n)
+
+    def count_leases(self) -> int:
+        """Count the recipients that are leased."""
+        return len(self._memory._leases.all())
+
+    def holds(self, id: str) -> bool:
+        """Is this message in the store, perhaps only because it owes a report?"""
+        return decode_id(id)[0] in self._memory._tables.messages
 
     def kinds(self) -> dict[str, int]:
         """Count the recipients' records by kind: those committed, and the acceptances, which only the sink is told."""
@@ -316,93 +341,6 @@ class SimulatedWorld:
         if verb == "retry":  # as assemble does
             await self.delivery.hosts.hasten(which or Filter())
         return changed
-
-
-class _Running:
-    """One life of the relay."""
-
-    def __init__(self, world: SimulatedWorld, memory: MemoryStore) -> None:
-        self._world = world
-        self._life = life = Life(world.heard)
-        self._clock: Clock = MortalClock(life, world.clock)
-        self._sink = MortalSink(life, world)
-        self.store = MortalStore(life, memory, world.disk)
-        self._memory = memory
-        self.delivery: Delivery
-        self._receptions: Receptions
-        self._door: Callable[[Connection], Reception | None]
-
-    async def open(self) -> None:
-        await self.store.open()
-        self.delivery = self._make_delivery()
-        self._receptions = self._make_receptions()
-        self._door = self._make_door()
-        await self.delivery.start()
-        self._world.network.bind(*DOOR, self._accept)
-
-    def _make_delivery(self) -> Delivery:
-        world, terms = self._world, self._world.terms
-        table = RouteTable(terms.default_route, terms.routes, terms.sender_routes)
-        plan_terms = PlanTerms(Speaker(terms.hostname), frozenset((DOOR,)), allow_private=True)
-        return Delivery(
-            DeliveryTerms(
-                store=self.store,
-                clock=self._clock,
-                random=world.random,
-                sink=self._sink,
-                dialer=MortalDialer(self._life, world.network),
-                table=table,
-                planner=Planner(table, world.resolver, self._clock, world.random, plan_terms),
-                read_recipient=lambda text: to_domain(text.rpartition("@")[2]),
-                hostname=terms.hostname,
-                schedule=terms.schedule,
-                health=terms.health,
-                messages_per_session=terms.messages_per_session,
-                sessions_per_lane=terms.sessions_per_lane,
-                sessions=terms.sessions,
-                soft_bounce=terms.soft_bounce,
-            )
-        )
-
-    def _make_receptions(self) -> Receptions:
-        terms, store = self._world.terms, self.store
-        return Receptions(
-            ReceptionTerms(
-                limits=terms.limits,
-                clock=self._clock,
-                sink=self._sink,
-                next_id=self.delivery.next_id,
-                add=self.delivery.journey.add,
-                draft=store.draft,
-                refusal=lambda: store.refusal,
-            )
-        )
-
-    def _make_door(self) -> Callable[[Connection], Reception | None]:
-        terms = self._world.terms
-        settings = ServerSettings(
-            hostname=terms.hostname,
-            max_octets=terms.limits.message_octets,
-            max_recipients=terms.limits.recipients,
-            max_errors=terms.limits.errors,
-        )
-        return self._receptions.door(ListenerTerms(settings=settings, policy=RelayPolicy(LOOPBACK)))
-
-    def _accept(self, connection: Connection) -> MortalConnection | None:
-        mortal = MortalConnection(self._life, connection)
-        return None if self._door(mortal) is None else mortal
-
-    async def close(self, grace_s: float) -> None:
-        """As assemble does."""
-        until = self._clock.monotonic() + grace_s
-        self._world.network.unbind(DOOR)
-        await self._receptions.drain(grace_s)
-        await self.delivery.stop(max(0.0, until - self._clock.monotonic()))
-        await self.store.close()
-
-    def die(self) -> None:
-        self._world.network.unbind(DOOR)
-        self._life.end()
 
 
 def _at_once(work: Coroutine[object, object, T]) -> T:

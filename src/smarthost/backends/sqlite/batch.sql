@@ -3,8 +3,9 @@
 -- row. messages, recipients, settles (with their records) are JSON arrays of rows; octets: prefixes and contents end to
 -- end, cut by offset and length. What most batches have nothing of is {}, and has triggers of its own, because looking
 -- in vain for each part of it costs 2 to 3 us: debts: {"c": to clear, "l": records of that}; parameters: what few
--- messages ("m"), recipients ("r") and settlements ("s") carry (as columns of every row they cost 3 us a message);
--- extras: {"w": domains to release, "n": notes, "r": records of no message}. Rows: batch.py.
+-- messages ("m"), recipients ("r"; "p" from another node) and settlements ("s") carry (as columns of every row they cost
+-- 3 us a message);
+-- extras: {"w": domains to release, "n": notes, "r": records of no message, "d": damaged recipients}. Rows: batch.py.
 -- Reports come before settlements: what is settled in the same batch counts as settled after they were filed.
 -- jsonb_each, not json_each: that renders each row as text only to parse it again (43 us a message instead of 25).
 -- {day} and {release_rows} are filled in by child.py, which makes the triggers anew when the day of the records changes.
@@ -29,20 +30,22 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
     -- An add that is repeated after an error finds its message and changes nothing. A report (the last field of its
     -- rows is its number in "c") is filed only if it pays its debts.
-    INSERT INTO recipient (message, n, address, domain, due)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4
+    INSERT INTO recipient (message, n, address, domain, due, checksum)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
     FROM jsonb_each(NEW.recipients)
     WHERE NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 0)
-        AND (value ->> 5 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 5));
+        AND (value ->> 6 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 6));
 
     -- The same key with another tag is another message: NULL breaks NOT NULL, so that nothing is lost in silence.
     INSERT INTO message (
-        key, tag, received_at, reverse_path, body, smtputf8, client, sender, octets, in_file, prefix)
+        key, tag, received_at, reverse_path, body, smtputf8, client, sender, octets, in_file, prefix, checksum,
+        recipients)
     SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-        value ->> 8, value ->> 11 IS NULL, substr(NEW.octets, (value ->> 9) + 1, value ->> 10)
+        value ->> 8, value ->> 11 IS NULL, substr(NEW.octets, (value ->> 9) + 1, value ->> 10), value ->> 12,
+        value ->> 13
     FROM jsonb_each(NEW.messages)
-    WHERE value ->> 12 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 12)
+    WHERE value ->> 14 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 14)
     ON CONFLICT (key) DO UPDATE SET tag = CASE WHEN tag = excluded.tag THEN tag END;
 
     INSERT OR IGNORE INTO content
@@ -129,6 +132,13 @@ CREATE TEMP TRIGGER apply_parameters INSTEAD OF INSERT ON parameters BEGIN
     FROM jsonb_each(NEW.parameters, '$.r')
     WHERE recipient.message = value ->> 0 AND recipient.n = value ->> 1;
 
+    -- Once only: a recipient that has been attempted here has come further than where it began.
+    UPDATE recipient
+    SET state = value ->> 2, due = value ->> 3, attempts = value ->> 4, last_reply = value ->> 5, status = value ->> 6,
+        why = value ->> 7, host = value ->> 8, delay_told = value ->> 9
+    FROM jsonb_each(NEW.parameters, '$.p')
+    WHERE recipient.message = value ->> 0 AND recipient.n = value ->> 1 AND recipient.attempts = 0;
+
     -- +value: a plain one would have this search for all that was settled, and scan "s" for each.
     UPDATE recipient SET dsn = value ->> 2, delay_told = max(delay_told, value ->> 3)
     FROM jsonb_each(NEW.parameters, '$.s')
@@ -148,6 +158,16 @@ CREATE TEMP TRIGGER apply_extras INSTEAD OF INSERT ON extras BEGIN
     UPDATE recipient SET due = released.due, awaits_host = 0
     FROM released
     WHERE recipient.message = released.message AND recipient.n = released.n;
+
+    -- One that has ended and owes a report goes: nobody can write that. The last statements of apply_batch see to a
+    -- message that nobody is left of.
+    UPDATE recipient SET state = 'held', due = value ->> 2, why = value ->> 3, owed_at = NULL, awaits_host = 0
+    FROM jsonb_each(NEW.extras, '$.d')
+    WHERE recipient.message = value ->> 0 AND recipient.n = value ->> 1 AND recipient.state IN ('deferred', 'held');
+    DELETE FROM recipient
+    WHERE (message, n) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(NEW.extras, '$.d'))
+        AND (state NOT IN ('deferred', 'held') OR NOT EXISTS (SELECT 1 FROM message WHERE key = recipient.message));
+    INSERT INTO settled (message) SELECT value ->> 0 FROM jsonb_each(NEW.extras, '$.d');
 
     DELETE FROM note WHERE name IN (SELECT value ->> 0 FROM jsonb_each(NEW.extras, '$.n') WHERE value ->> 2 = 0);
     INSERT OR REPLACE INTO note

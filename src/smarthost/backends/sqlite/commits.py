@@ -9,7 +9,7 @@ failed fsync is never repeated on the same connection.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from smarthost.backends.sqlite import wire
@@ -86,6 +86,7 @@ class Commits:
         self._full: StoreFull | None = None
         self._full_until = 0.0
         self._restarts = 0
+        self._damage = ""  # what the next child is to mend
         self._opened: asyncio.Future[int] = self._loop.create_future()
         self._idle: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -93,12 +94,12 @@ class Commits:
 
     # -- what the store asks ------------------------------------------------------------------------------------------
 
-    async def open(self, keeper: Keeper) -> int:
+    async def open(self, keeper: Keeper, patience_s: float = OPEN_S) -> int:
         """Start the child and give the highest number ever committed. Raises: StoreError."""
         self.keeper = keeper
         keeper.start(is_reopening=False)
-        text = f"the database was not open after {OPEN_S:.0f} s: does the disk hang?"
-        deadline = self._clock.deadline(OPEN_S, lambda: self._fail_start(StoreError(text)))
+        text = f"the database was not open after {patience_s:.0f} s: does the disk hang?"
+        deadline = self._clock.deadline(patience_s, lambda: self._fail_start(StoreError(text)))
         try:
             return await self._opened
         finally:
@@ -132,6 +133,12 @@ class Commits:
             self._waiting.append(_Load())
         self._waiting[-1].take(item)
         self._kick_soon()
+
+    def items(self) -> Iterator[Item]:
+        """Give everything that is enqueued and not durable, what is kept to be entered again included."""
+        for load in (*self._flying.values(), *self._waiting):
+            yield from load.items
+        yield from self._kept
 
     def hold(self) -> None:
         """Something will be submitted later: `close` waits for it."""
@@ -217,6 +224,7 @@ class Commits:
             self._separate(load, StoreError(outcome.text))
         else:
             self._flying[outcome.number] = load
+            self._damage = outcome.text if outcome.code == wire.DAMAGED else ""
             self._break(f"the queue's database failed: {outcome.text}")
         if self._waiting:
             self._kick_soon()
@@ -273,6 +281,8 @@ class Commits:
         if hello.trouble:
             self._fail_start(StoreError(hello.trouble))
             return
+        if hello.salvaged:
+            self._on_trouble(hello.salvaged)
         if self._opened.done():
             self._on_trouble("the store's database is open again")
         self._broken = None
@@ -298,12 +308,23 @@ class Commits:
         else:
             self._restart_later()
 
+    def damaged(self, text: str) -> None:
+        """The child read something that cannot be: another one is to mend the database."""
+        if self._broken is None:
+            self._damage = text
+            self._break(f"the queue's database is damaged: {text}")
+
     def _fail_start(self, error: StoreError) -> None:
         if not self._opened.done():
             self._opened.set_exception(error)
         else:
             self._broken = error
             self._on_trouble(f"the store cannot be reopened: {error}")
+
+    def fail(self, text: str) -> None:
+        """The disk failed elsewhere than in a commit: refuse, keep what is settled, have another child verify."""
+        if self._broken is None:
+            self._break(text)
 
     def _break(self, text: str) -> None:
         error = StoreError(text)
@@ -341,7 +362,9 @@ class Commits:
         if self._ended is not None:
             return
         try:
-            if not self.keeper.start(is_reopening=True):
+            if self.keeper.start(is_reopening=True, damage=self._damage):
+                self._damage = ""
+            else:
                 self._restart_later()
         except StoreError as error:
             self._fail_start(error)

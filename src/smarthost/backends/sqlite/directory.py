@@ -13,7 +13,7 @@ from smarthost.ports import Clock
 
 DATABASE = "queue.db"
 # What may lie in a directory that has no database yet; with one, the directory is ours and anything may.
-KNOWN_NAMES = frozenset({"lock", "content", "control", "control.sock", "lost+found"})
+KNOWN_NAMES = frozenset({"lock", "ballast", "content", "control", "control.sock", "lost+found"})
 WAIT_S = 5.0  # for the child of a daemon that was killed: it finishes its batch first
 LOOK_AGAIN_S = 0.05
 
@@ -38,10 +38,18 @@ async def take(directory: Path, clock: Clock) -> int:
     return fd
 
 
+def database_octets(directory: Path) -> int:
+    """Give the size of the database, 0 when there is none."""
+    try:
+        return (directory / DATABASE).stat().st_size
+    except OSError:
+        return 0
+
+
 def _prepare(directory: Path) -> None:
     try:
         if not directory.exists():
-            directory.mkdir(mode=0o700, parents=True)
+            _make(directory)
         found = directory.stat()
         names = {entry.name for entry in directory.iterdir()}
     except OSError as error:
@@ -59,7 +67,29 @@ def _prepare(directory: Path) -> None:
             f"state directory {directory} holds files that are not ours ({', '.join(sorted(foreign)[:3])}): choose an"
             " empty one"
         )
-    (directory / "content").mkdir(mode=0o700, exist_ok=True)
+    if "content" not in names:
+        _make(directory / "content")
+
+
+def _make(directory: Path) -> None:
+    """Make it and what is missing above it, each name durable before anything is kept inside.
+
+    ext4 and XFS make the names above a new file durable with it; not every file system does, and SQLite syncs only the
+    directory that its files are in.
+    """
+    for above in [each for each in directory.parents if not each.exists()][::-1]:
+        above.mkdir(exist_ok=True)
+        _sync(above.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _sync(directory.parent)
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 async def _lock(fd: int, directory: Path, clock: Clock) -> None:

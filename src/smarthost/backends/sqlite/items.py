@@ -11,6 +11,7 @@ from typing import Protocol
 
 from smarthost.backends.sqlite.batch import Batch, day_of
 from smarthost.backends.sqlite.taking import DelaySweep
+from smarthost.backends.sqlite.wire import DamagedRow
 from smarthost.mail.errors import StoreError
 from smarthost.mail.identity import decode_id
 from smarthost.mail.lease import Lease
@@ -72,7 +73,7 @@ class Single:
 class Add:
     """A new message, with the leases its adder gets."""
 
-    __slots__ = ("body", "crashes", "delays", "future", "key", "leased", "leases", "message", "tag", "undo")
+    __slots__ = ("body", "content", "crashes", "delays", "future", "key", "leased", "leases", "message", "tag", "undo")
     is_kept = False
     day = 0
 
@@ -97,10 +98,11 @@ class Add:
         self.leases = leases
         self.delays = delays
         self.undo = undo
+        self.content = 0  # the CRC-32 of content in a file, once that is durable
         self.crashes = 0
 
     def enter(self, batch: Batch) -> None:
-        batch.add(self.message, self.key, self.tag, self.body)
+        batch.add(self.message, self.key, self.tag, self.body, self.content)
 
     def parts(self) -> "Sequence[Item]":
         return (self,)
@@ -227,7 +229,7 @@ class Report(Single):
         number = batch.clear(self.owed, self.records)
         if self.report is not None:
             key, tag = decode_id(self.report.id)
-            batch.add(self.report, key, tag, self.body, number)
+            batch.add(self.report, key, tag, self.body, report=number)
 
     def parts(self) -> "Sequence[Item]":
         return (self,)
@@ -244,6 +246,29 @@ class Report(Single):
         """Its lease runs out by itself: given back at once it would be asked for before all younger debts."""
         super().failed(error, is_undone=True)
         return f"the report about {self.owed.id} cannot be filed: {error}"
+
+
+class Isolate(Single):
+    """Damaged recipients of one message, to be held until a time; without their message (tag -1) they are left out."""
+
+    __slots__ = ("records", "rows", "until")
+
+    def __init__(
+        self, rows: Sequence[DamagedRow], until: float, records: Sequence[Record], future: "asyncio.Future[None]"
+    ) -> None:
+        super().__init__(future, day_of(records[0].at) if records else 0)
+        self.rows = rows
+        self.until = until
+        self.records = records
+
+    def enter(self, batch: Batch) -> None:
+        for row in self.rows:
+            batch.isolate(row.key, row.n, self.until, f"damaged: {row.why}")
+        for record in self.records:
+            batch.record(record)
+
+    def parts(self) -> "Sequence[Item]":
+        return (self,)
 
 
 class Release(Single):

@@ -35,7 +35,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Keeper:
-    """One child at a time, on one event loop. Whoever uses it is told by the four callables given."""
+    """One child at a time, on one event loop. Whoever uses it is told by the callables given."""
 
     def __init__(
         self,
@@ -44,6 +44,8 @@ class Keeper:
         greeted: Callable[[wire.Hello], None],
         committed: Callable[[wire.Outcome], None],
         lost: Callable[[], None],
+        damaged: Callable[[str], None],
+        found_damaged: Callable[[list[wire.DamagedRow]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._directory = directory
@@ -51,6 +53,9 @@ class Keeper:
         self._greeted = greeted
         self._committed = committed
         self._lost = lost
+        self._damaged = damaged
+        self._found_damaged = found_damaged
+        self.times: dict[str, object] = {}  # of child.Start, for whoever follows the wall clock
         self._child: subprocess.Popen[bytes] | None = None
         self._channels: list[Channel] = []
         self._is_greeted = False
@@ -62,8 +67,11 @@ class Keeper:
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
 
-    def start(self, is_reopening: bool) -> bool:
-        """Start a child; False: the last one has not ended yet, try again. `greeted` follows, or `lost`."""
+    def start(self, is_reopening: bool, damage: str = "") -> bool:
+        """Start a child; False: the last one has not ended yet, try again. `greeted` follows, or `lost`.
+
+        `damage`: what is known to be wrong with the database, which is salvaged then.
+        """
         if not self._is_reaped():
             return False
         self._is_greeted = False
@@ -73,7 +81,8 @@ class Keeper:
                 pairs.append(socket.socketpair())
             theirs = [there.fileno() for _, there in pairs]
             start = {"batches": theirs[0], "reads": theirs[1], "files": theirs[2]}
-            start_text = json.dumps({"directory": str(self._directory), "is_reopening": is_reopening, **start})
+            terms = {"directory": str(self._directory), "is_reopening": is_reopening, "damage": damage}
+            start_text = json.dumps({**terms, **start, **self.times})
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and text
                 child_command("smarthost.backends.sqlite.child", start_text),
                 stdin=subprocess.DEVNULL,
@@ -98,8 +107,9 @@ class Keeper:
         if self._is_greeted:
             self._committed(self._outcome.decode(payload))
         else:
-            self._is_greeted = True
-            self._greeted(self._hello.decode(payload))
+            hello = self._hello.decode(payload)
+            self._is_greeted = not hello.news
+            self._greeted(hello)
 
     def commit(self, buffers: Sequence[bytes]) -> None:
         """Send a batch; `committed` follows, or `lost`."""
@@ -108,6 +118,10 @@ class Keeper:
     async def ask(self, question: wire.Question, answer: msgspec.msgpack.Decoder[Answer]) -> Answer:
         """Ask the reading thread. Raises: StoreError."""
         return answer.decode(await self._send(0, question))
+
+    def tell(self, question: wire.Question) -> None:
+        """Say something to the reading thread, whatever it answers."""
+        self._send(0, question).add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def keep(self, draft: str, name: str, kept: Callable[[wire.FileOutcome | None], None]) -> None:
         """Have a draft's file made durable under its final name; `kept` is told the outcome, None: the child died."""
@@ -134,7 +148,12 @@ class Keeper:
         return future
 
     def _answered(self, which: int, reply: bytes) -> None:
+        if reply[0] == 3:
+            self._found_damaged(msgspec.msgpack.decode(reply[1:], type=list[wire.DamagedRow]))
+            return
         future = self._asked[which].popleft()
+        if reply[0] == 2:
+            self._loop.call_soon(self._damaged, reply[1:].decode())
         if future.done():
             return  # who asked was cancelled
         if reply[0]:

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import apsw
+from msgspec.structs import replace
 
-from smarthost.backends.sqlite import wire
+from smarthost.backends.sqlite import checksums, flaws, wire
+from smarthost.backends.sqlite.judged import Judged, Unreadable
 from smarthost.mail.identity import encode_id
 
 LEASE_RECIPIENTS = 100  # mail.lease, not imported here: the child stays small
@@ -20,7 +23,6 @@ SCAN_MESSAGES = 20_000  # rows a filter looks at in one answer: ~20 ms
 SCAN_DELAYED = 5_000  # messages looked through for untold delays in one answer
 SCAN_ROWS = 5_000  # rows in order of due time read before the loose scan over domains takes over: ~5 ms
 PAGE_RECIPIENTS = 10_000  # a page of find ends early beyond this
-HEADER_OCTETS = 64 * 1024  # mail.settlement.OwedReport
 DEBTS = 100
 
 # The first due time of each domain without reading its rows: a loose index scan, two seeks a domain.
@@ -60,21 +62,20 @@ DELAYED_END = """
 SELECT received_at, key FROM message
 WHERE (received_at, key) > (?, ?) AND received_at < ? ORDER BY received_at, key LIMIT 1 OFFSET ?"""
 DEFERRED_OF = """
-SELECT n, address, domain, attempts, last_reply, status, notify, orcpt, delay_told, due, awaits_host, why, host
+SELECT checksum, n, address, domain, attempts, last_reply, status, notify, orcpt, delay_told, due, awaits_host, why,
+    host
 FROM recipient WHERE message = ? AND state = 'deferred' ORDER BY n"""
-MESSAGE = """
-SELECT key, tag, received_at, reverse_path, body, smtputf8, client, sender, octets, prefix, ret, envid, tls
-FROM message WHERE key = ?"""
+UNFINISHED_OF = """
+SELECT checksum, n, address, domain, attempts, last_reply, status, notify, orcpt, delay_told, due, awaits_host, why,
+    host, state = 'held'
+FROM recipient WHERE message = ? AND state IN ('deferred', 'held') AND owed_at IS NULL ORDER BY n"""
 CONTENT = """
-SELECT m.octets, m.in_file, c.octets FROM message AS m LEFT JOIN content AS c ON c.key = m.key
+SELECT m.octets, m.in_file, m.checksum, c.octets FROM message AS m LEFT JOIN content AS c ON c.key = m.key
 WHERE m.key = ? AND m.tag = ?"""
 OWED = """
-SELECT n, address, domain, state, due, attempts, last_reply, status, why, host, awaits_host, dsn, notify, orcpt,
-    delay_told
+SELECT checksum, n, address, domain, state, due, attempts, last_reply, status, why, host, awaits_host, dsn, notify,
+    orcpt, delay_told
 FROM recipient WHERE message = ? AND owed_at IS NOT NULL ORDER BY n"""
-OWING = """
-SELECT key, tag, received_at, reverse_path, smtputf8, prefix, octets, ret, envid, tls, in_file
-FROM message WHERE key = ?"""
 # :scoped and :beyond: where those of a domain begin and end that have a sender in them (mail.address.scope_domain).
 # +m.key: a plain one would be taken for the range of the scan, instead of :first.
 MATCH = """
@@ -90,6 +91,20 @@ WHERE m.key >= :first AND m.key <= :last AND (+m.key, r.n) > (:after_key, :after
     AND (NOT :unfinished OR r.state IN ('deferred', 'held'))
 ORDER BY m.key, r.n
 """
+SUSPECTS_END = """
+SELECT message, n FROM recipient WHERE (message, n) > (?, ?) ORDER BY message, n LIMIT 1 OFFSET ?"""
+# queue.audit.is_suspect, in SQL: what is innocent crosses no process.
+SUSPECTS = """
+SELECT r.message, r.n, m.tag, r.address, r.domain, r.state, r.due, m.received_at, r.owed_at
+FROM recipient AS r LEFT JOIN message AS m ON m.key = r.message
+WHERE (r.message, r.n) > (:key, :n) AND (r.message, r.n) <= (:last_key, :last_n) AND (
+    m.key IS NULL OR r.owed_at < :owed_before
+    OR r.state IN ('deferred', 'held') AND r.due NOT BETWEEN :due_before AND :due_after
+    OR r.state = 'deferred' AND m.received_at < :received_before
+    OR r.state NOT IN ('deferred', 'held') AND r.owed_at IS NULL
+    OR r.state NOT IN ('deferred', 'held', 'relayed', 'bounced', 'expired', 'cancelled'))
+ORDER BY r.message, r.n
+"""
 NOTES = "SELECT name, value FROM note WHERE name >= ? ORDER BY name"
 COUNTS = (
     "SELECT count(*) FROM message",
@@ -99,22 +114,22 @@ COUNTS = (
 END_OF_KEYS = (1 << 63) - 1
 
 
-class Unreadable(Exception):
-    """There is no answer; the text says why."""
+class Contradiction(Exception):
+    """The database says one thing here and another there."""
 
 
-class Reads:
+class Reads(Judged):
     """Answers questions from one read-only connection; used by one thread."""
 
     def __init__(self, db: apsw.Connection, content: Path) -> None:
-        self._db = db
-        self._content = content
+        super().__init__(db, content)
         self._answers: dict[type, Callable[[Any], object]] = {
             wire.AskDue: self._due,
             wire.AskLease: self._lease,
             wire.AskSweep: self._sweep,
             wire.AskDelayed: self._delayed,
             wire.AskUntold: self._untold,
+            wire.AskAll: self._all,
             wire.AskContent: self._read_content,
             wire.AskFind: self._find,
             wire.AskChangeable: self._changeable,
@@ -124,18 +139,17 @@ class Reads:
             wire.AskCount: self._count,
             wire.AskAwaiting: self._awaiting,
             wire.AskNotes: self._notes,
+            wire.AskRecall: self._recall,
+            wire.AskSuspects: self._suspects,
         }
 
     def answer(self, question: wire.Question) -> object:
-        """Answer from one consistent snapshot. Raises: Unreadable, apsw.Error."""
+        """Answer from one consistent snapshot. Raises: Unreadable, Contradiction, UnicodeDecodeError, apsw.Error."""
         self._db.execute("BEGIN")
         try:
             return self._answers[type(question)](question)
         finally:
             self._db.execute("COMMIT")
-
-    def _rows(self, sql: str, *bindings: object) -> list[Any]:
-        return self._db.execute(sql, bindings).fetchall()
 
     def _due(self, ask: wire.AskDue) -> wire.DueRows:
         leased = {(key, n) for key, n, _ in ask.leased}
@@ -144,7 +158,7 @@ class Reads:
         later.close()
         first: dict[str, float] = {}
         limit = SCAN_ROWS + len(leased)
-        rows = self._rows(f"{IN_DUE_ORDER.format('<=')} LIMIT {limit}", ask.now)
+        rows = self.rows(f"{IN_DUE_ORDER.format('<=')} LIMIT {limit}", ask.now)
         for due, key, n, domain in rows:
             if domain not in first and (key, n) not in leased:
                 if len(first) == ask.n:
@@ -160,7 +174,7 @@ class Reads:
     def _first_of_domains(self, ask: wire.AskDue, leased: set[tuple[int, int]]) -> dict[str, float]:
         crowded = {domain for _, _, domain in ask.leased}
         found = []
-        for domain, due in self._rows(f"{LOOSE_SCAN} LIMIT {ask.n + 1 + len(crowded)}", ask.now):
+        for domain, due in self.rows(f"{LOOSE_SCAN} LIMIT {ask.n + 1 + len(crowded)}", ask.now):
             if domain not in crowded:
                 found.append((due, domain))
                 continue
@@ -180,7 +194,11 @@ class Reads:
 
         found: list[wire.LeaseRow] = []
         for key in self._earliest(ask, leased):
-            found += self._leases_of(key, is_wanted)
+            before = len(self.damaged)
+            leases = self._leases_of(key, is_wanted)
+            if not leases and len(self.damaged) == before:
+                raise Contradiction(f"an index speaks of recipients of message {key} that it does not have")
+            found += leases
             if len(found) >= ask.n:
                 break
         return found[: ask.n]
@@ -221,10 +239,10 @@ class Reads:
     def _delayed(self, ask: wire.AskDelayed) -> wire.DelayedRows:
         """Give what is delayed and untold of at most SCAN_DELAYED messages, leased or not."""
         start = ask.at, ask.key
-        more = self._rows(DELAYED_END, *start, ask.received_before, SCAN_DELAYED - 1)
+        more = self.rows(DELAYED_END, *start, ask.received_before, SCAN_DELAYED - 1)
         end = more[0] if more else (ask.received_before, -1)
         found: list[wire.LeaseRow] = []
-        rows = self._rows(f"{DELAYED_MESSAGES} LIMIT {ask.n}", *start, *end)
+        rows = self.rows(f"{DELAYED_MESSAGES} LIMIT {ask.n}", *start, *end)
         for _, key in rows:
             found += self._leases_of(key, _is_untold)
         if len(rows) == ask.n:
@@ -236,26 +254,48 @@ class Reads:
         found = [lease for key in ask.keys for lease in self._leases_of(key, _is_untold)]
         return sorted(found, key=lambda lease: (lease.received_at, lease.key))
 
+    def _all(self, ask: wire.AskAll) -> wire.AllRows:
+        """Look at SCAN_MESSAGES messages at most: there may be a million that owe a report."""
+        leased = set(ask.leased)
+        found: list[wire.LeaseRow] = []
+        last = None
+        rows = self._db.execute("SELECT key FROM message WHERE key > ? ORDER BY key", (ask.after,))
+        for count, (key,) in enumerate(rows, 1):
+            rows_of = self.rows(UNFINISHED_OF, key)
+            lease = self.to_lease(key, rows_of, lambda key, each: (key, each.n) not in leased)
+            if lease is not None:
+                found.append(lease)
+            if len(found) == ask.n or count == SCAN_MESSAGES:
+                last = key
+                break
+        rows.close()
+        return wire.AllRows(found, last)
+
     def _leases_of(self, key: int, is_wanted: Callable[[int, wire.LeasedRow], bool]) -> list[wire.LeaseRow]:
-        deferred = [wire.LeasedRow(*row) for row in self._rows(DEFERRED_OF, key)]
-        recipients = [each for each in deferred if is_wanted(key, each)]
-        if not recipients:
-            return []
-        messages = self._rows(MESSAGE, key)
-        if not messages:
-            raise Unreadable(f"message {key} has recipients but no row; the database is damaged")
+        whole = self.to_lease(key, self.rows(DEFERRED_OF, key), is_wanted)
+        if whole is None or len(whole.recipients) <= LEASE_RECIPIENTS:
+            return [] if whole is None else [whole]
         return [
-            wire.LeaseRow(*[*messages[0], recipients[start : start + LEASE_RECIPIENTS]])
-            for start in range(0, len(recipients), LEASE_RECIPIENTS)
+            replace(whole, recipients=whole.recipients[start : start + LEASE_RECIPIENTS])
+            for start in range(0, len(whole.recipients), LEASE_RECIPIENTS)
         ]
 
     def _read_content(self, ask: wire.AskContent) -> wire.ContentRow:
-        rows = self._rows(CONTENT, ask.key, ask.tag)
+        rows = self.rows(CONTENT, ask.key, ask.tag)
         if not rows:
             raise Unreadable(f"message {encode_id(ask.key, ask.tag)} is not in the queue")
-        octets, in_file, body = rows[0]
-        if body is None and not in_file:
-            raise Unreadable(f"message {encode_id(ask.key, ask.tag)} has lost its content; the database is damaged")
+        octets, in_file, checksum, body = rows[0]
+        if in_file:
+            why = "" if ask.is_fresh else self.judge_file(ask.key, ask.tag, octets, checksum)
+        elif body is None:
+            why = flaws.NO_CONTENT
+        else:
+            is_right = checksum is None or checksums.is_content(checksum, crc32(body))
+            why = "" if len(body) == octets and is_right else flaws.CONTENT
+        if why:
+            self.report(ask.key, ask.tag, why)
+            where = f": {self._content / encode_id(ask.key, ask.tag)}" if in_file else ""
+            raise Unreadable(f"message {encode_id(ask.key, ask.tag)} is damaged: {why}{where}")
         return wire.ContentRow(octets, body)
 
     def _matches(self, ask: wire.AskFind, unfinished: bool) -> tuple[Iterator[Any], int | None]:
@@ -265,7 +305,7 @@ class Reads:
             first = max(first, ask.key)
             last = ask.key
         else:
-            for (key,) in self._rows("SELECT key FROM message WHERE key >= ? LIMIT 1 OFFSET ?", first, SCAN_MESSAGES):
+            for (key,) in self.rows("SELECT key FROM message WHERE key >= ? LIMIT 1 OFFSET ?", first, SCAN_MESSAGES):
                 last = stopped = key
         bindings = {
             "first": first,
@@ -317,47 +357,74 @@ class Reads:
                 if len(oldest) == DEBTS:
                     break
         rows.close()
-        tag = "SELECT tag FROM message WHERE key = ?"
-        return [(key, self._rows(tag, key)[0][0], owed_at) for key, owed_at in oldest.items()]
+        found = []
+        for key, owed_at in oldest.items():
+            tags = self.rows("SELECT tag FROM message WHERE key = ?", key)
+            if tags:
+                found.append((key, tags[0][0], owed_at))
+            else:
+                self.report(key, -1, flaws.NO_MESSAGE)
+        return found
 
     def _debt(self, ask: wire.AskDebt) -> wire.DebtRow | None:
-        owed = self._rows(OWED, ask.key)
-        messages = self._rows(OWING, ask.key)
-        if not owed or not messages:
+        owed = self.rows(OWED, ask.key)
+        message = self.message(ask.key) if owed else None
+        if message is None:
             return None
-        *fields, in_file = messages[0]
-        header = self._file_header(fields[0], fields[1]) if in_file else self._inline_header(ask.key)
-        return wire.DebtRow(*[*fields, header, [wire.DebtorRow(*row) for row in owed]])
-
-    def _inline_header(self, key: int) -> bytes:
-        rows = self._rows("SELECT substr(octets, 1, ?) FROM content WHERE key = ?", HEADER_OCTETS, key)
-        if not rows:
-            raise Unreadable(f"message {key} has lost its content; the database is damaged")
-        header: bytes = rows[0][0]
-        return header
-
-    def _file_header(self, key: int, tag: int) -> bytes:
-        path = self._content / encode_id(key, tag)
-        try:
-            with path.open("rb") as file:
-                return file.read(HEADER_OCTETS)
-        except OSError as error:
-            raise Unreadable(f"content file {path} cannot be read: {error.strerror}") from error
+        debtors = []
+        for checksum, *row in owed:
+            debtor = wire.DebtorRow(*row)
+            why = flaws.of_recipient(
+                debtor.n, debtor.address, debtor.domain, debtor.notify, debtor.orcpt, checksum, message[14]
+            )
+            if why:
+                self.damaged.append(wire.DamagedRow(ask.key, message[1], debtor.n, debtor.address, debtor.domain, why))
+            else:
+                debtors.append(debtor)
+        if not debtors:
+            return None
+        key, tag, received_at, reverse_path, _, smtputf8, _, _, octets, in_file, prefix, ret, envid, tls = message[:14]
+        header = self.file_header(key, tag) if in_file else self.inline_header(key, message[14])
+        return wire.DebtRow(
+            key, tag, received_at, reverse_path, smtputf8, prefix, octets, ret, envid, tls, header, debtors
+        )
 
     def _records(self, ask: wire.AskRecords) -> list[bytes]:
-        tables = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'record_[0-9]*'")
+        tables = self.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'record_[0-9]*'")
         found: list[tuple[int, str]] = []
         for (table,) in tables:
-            found += self._rows(f"SELECT seq, body FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?", ask.after, ask.n)  # noqa: S608
+            found += self.rows(f"SELECT seq, body FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?", ask.after, ask.n)  # noqa: S608
         found.sort()
         return [body.encode() for _, body in found[: ask.n]]
 
     def _count(self, ask: wire.AskCount) -> tuple[int, int]:
-        counts = [self._rows(count)[0][0] for count in COUNTS]
+        counts = [self.rows(count)[0][0] for count in COUNTS]
         return counts[0], counts[1] + counts[2]
 
     def _awaiting(self, ask: wire.AskAwaiting) -> list[str]:
-        return [domain for (domain,) in self._rows(f"{AWAITING} LIMIT {ask.n}", ask.now)]
+        return [domain for (domain,) in self.rows(f"{AWAITING} LIMIT {ask.n}", ask.now)]
+
+    def _recall(self, ask: wire.AskRecall) -> wire.LeaseRow | None:
+        return next(iter(self._leases_of(ask.key, lambda key, each: each.n == ask.n)), None)
+
+    def _suspects(self, ask: wire.AskSuspects) -> wire.SuspectRows:
+        more = self.rows(SUSPECTS_END, ask.key, ask.n, ask.rows - 1)
+        last = more[0] if more else (END_OF_KEYS, END_OF_KEYS)
+        checked = ask.rows
+        if not more:
+            checked = self.rows("SELECT count(*) FROM recipient WHERE (message, n) > (?, ?)", ask.key, ask.n)[0][0]
+        bindings = {
+            "key": ask.key,
+            "n": ask.n,
+            "last_key": last[0],
+            "last_n": last[1],
+            "due_before": ask.due_before,
+            "due_after": ask.due_after,
+            "received_before": ask.received_before,
+            "owed_before": ask.owed_before,
+        }
+        found = [wire.SuspectRow(*row) for row in self._db.execute(SUSPECTS, bindings)]
+        return wire.SuspectRows(found, checked, more[0] if more else None)
 
     def _notes(self, ask: wire.AskNotes) -> dict[str, bytes]:
         rows = self._db.execute(NOTES, (ask.prefix,))

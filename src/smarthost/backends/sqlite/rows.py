@@ -11,6 +11,7 @@ from smarthost.mail.identity import decode_id, encode_id
 from smarthost.mail.lease import Lease, LeasedRecipient
 from smarthost.mail.result import DsnDuty
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
+from smarthost.queue.audit import Suspect
 from smarthost.queue.leases import Leases, Reading, Wish
 from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
 from smarthost.queue.verbs import Numbers, amend
@@ -69,6 +70,7 @@ def _to_leased(row: wire.LeasedRow) -> LeasedRecipient:
         bool(row.awaits_host),
         row.why,
         row.host,
+        bool(row.is_held),
     )
 
 
@@ -93,6 +95,13 @@ def _to_stored_recipient(row: wire.RecipientRow, is_leased: bool) -> StoredRecip
         row.why,
         bool(row.awaits_host) and state == State.DEFERRED.value,
     )
+
+
+def to_suspect(row: wire.SuspectRow, leases: Leases, reading: Reading) -> Suspect:
+    """Give a suspect; without its message the last part of its id is not known. What was leased meanwhile is leased."""
+    id = encode_id(row.key, row.tag or 0)
+    is_leased = not leases.is_free(id, row.n, reading)
+    return Suspect(id, row.n, row.address, row.domain, row.state, row.due, row.received_at, row.owed_at, is_leased)
 
 
 def to_settled(row: wire.RecipientRow) -> SettledRecipient:

@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: MIT
--- The queue, version 3 (database.MIGRATIONS leads there from older ones). One database, one writer (child.py); operators may read it, nobody else may write.
+-- The queue, version 4 (database.MIGRATIONS leads there from older ones). One database, one writer (child.py); operators may read it, nobody else may write.
 -- Integer keys are the upper 63 bits of message ids (mail.identity); `tag` is the rest of the id.
 -- Times are wall seconds since 1970. No foreign keys: the only writer is the trigger of batch.sql, which inserts a
 -- message with its recipients and content in one statement and deletes them together; checking that again would cost
 -- an index look-up for each row.
 
 CREATE TABLE migration (version INTEGER PRIMARY KEY, what TEXT NOT NULL) STRICT;
-INSERT INTO migration VALUES (3, 'made new');
+INSERT INTO migration VALUES (4, 'made new');
 
 CREATE TABLE message (
     key INTEGER PRIMARY KEY,
@@ -22,7 +22,9 @@ CREATE TABLE message (
     prefix BLOB NOT NULL,
     ret TEXT NOT NULL DEFAULT '',       -- FULL, HDRS or ''
     envid TEXT NOT NULL DEFAULT '',     -- in xtext
-    tls TEXT NOT NULL DEFAULT ''        -- mail.envelope.SenderTls
+    tls TEXT NOT NULL DEFAULT '',       -- mail.envelope.SenderTls
+    checksum INTEGER,                   -- checksums.of_message; NULL: not known
+    recipients INTEGER                  -- how many it came with; NULL: not known
 ) STRICT;
 CREATE INDEX message_received ON message (received_at);  -- sweep; and what count(*) reads instead of the prefixes
 
@@ -46,6 +48,7 @@ CREATE TABLE recipient (
     orcpt TEXT NOT NULL DEFAULT '',     -- as written, the address in xtext
     dsn TEXT NOT NULL DEFAULT '',       -- mail.result.DsnDuty: of which kind a report of success is; '' is relayed
     delay_told INTEGER NOT NULL DEFAULT 0,  -- 1: the matter of a delay report is settled
+    checksum INTEGER,                   -- checksums.of_recipient; NULL: not known
     PRIMARY KEY (message, n)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX recipient_domain ON recipient (domain, due) WHERE state = 'deferred';

@@ -8,19 +8,22 @@ proves it.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from errno import EIO
 from pathlib import Path
 
 import msgspec
 from msgspec.msgpack import Decoder
 
-from smarthost.backends.clock import SystemClock
-from smarthost.backends.files import INLINE_OCTETS, RESERVE_OCTETS, Drafts, FileContent, FileDraft, Space, translate
+from smarthost.backends.clock import SystemClock, read_boot_id
+from smarthost.backends.files import INLINE_OCTETS, Drafts, FileContent, FileDraft, Space, translate
 from smarthost.backends.sqlite import directory, items, wire
-from smarthost.backends.sqlite.commits import Commits
+from smarthost.backends.sqlite.commits import OPEN_S, Commits
+from smarthost.backends.sqlite.isolating import Isolation
 from smarthost.backends.sqlite.keeper import Keeper
-from smarthost.backends.sqlite.rows import amend_all, is_outdated, to_owed, to_question, to_stored
+from smarthost.backends.sqlite.rows import amend_all, is_outdated, to_lease, to_owed, to_question, to_stored, to_suspect
 from smarthost.backends.sqlite.taking import DelaySweep, Taker
+from smarthost.mail.backup import Backup
 from smarthost.mail.content import Content, InlineContent
 from smarthost.mail.errors import StoreError
 from smarthost.mail.identity import decode_id, encode_id
@@ -29,6 +32,7 @@ from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.ports import Clock
+from smarthost.queue.audit import Bounds, SuspectPage
 from smarthost.queue.leases import Leases, Wish, fresh_leases
 from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page
 from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil_all, read_cursor, write_cursor
@@ -37,6 +41,10 @@ PAGE = 1_000
 REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
 REPORT_PATIENCE_S = 60.0  # queue.store.Store.lease_report
 CLOSE_S = 10.0
+FRESH = 1_000
+FRESH_S = 60.0  # a file that was made durable so lately need not be read only to be checked
+COPIED_A_SECOND = 10 * 1024 * 1024  # octets, by a slow disk: a database is copied before it is migrated
+LOOK_S = 0.1  # between two looks how far a backup is
 _ROUNDS = 100  # a read whose rows others leased meanwhile is repeated; with k askers at once the last needs k rounds
 _record_of = msgspec.json.Decoder(Record).decode
 _DUE = Decoder(wire.DueRows)
@@ -46,6 +54,9 @@ _DEBTS = Decoder(list[tuple[int, int, float]])
 _DEBT: Decoder[wire.DebtRow | None] = Decoder(wire.DebtRow | None)
 _RECORDS = Decoder(list[bytes])
 _COUNT = Decoder(tuple[int, int])
+_BACKUP = Decoder(wire.BackupState)
+_RECALLED: Decoder[wire.LeaseRow | None] = Decoder(wire.LeaseRow | None)
+_SUSPECTS = Decoder(wire.SuspectRows)
 _DOMAINS = Decoder(tuple[str, ...])
 _NOTES = Decoder(dict[str, bytes])
 
@@ -59,24 +70,28 @@ class SqliteStore:
         clock: Clock | None = None,
         *,
         inline_octets: int = INLINE_OCTETS,
-        reserve_octets: int = RESERVE_OCTETS,
+        reserve_octets: int | None = None,
         on_trouble: Callable[[str], None] = lambda text: None,
+        on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._path = path
         self._clock = clock = clock or SystemClock()
         self._inline_octets = inline_octets
         self._on_trouble = on_trouble
+        self._on_news = on_news
         self._space = Space(path, clock.monotonic, reserve_octets)
         self._drafts = Drafts(path / "content", self._space, inline_octets)
         self._leases = Leases()
         self._numbers = Numbers()
         self._reports: dict[str, float] = {}  # leased reports, since when
+        self._fresh: dict[str, float] = {}  # messages with content in files, since when they are durable
         self._lock = -1
         self._loop: asyncio.AbstractEventLoop
         self._commits: Commits
         self._keeper: Keeper
         self._delays: DelaySweep
         self._taker: Taker
+        self._isolation: Isolation
 
     # -- open and close -----------------------------------------------------------------------------------------------
 
@@ -85,14 +100,34 @@ class SqliteStore:
         self._loop = asyncio.get_running_loop()
         self._lock = await directory.take(self._path, self._clock)
         self._commits = commits = Commits(self._clock, self._on_trouble, self._space.set_spare)
-        self._keeper = Keeper(self._path, self._lock, commits.greeted, commits.committed, commits.lost)
+        self._isolation = Isolation(self._clock, self._leases, self._numbers, commits.submit, self._on_trouble)
+        self._keeper = Keeper(
+            self._path, self._lock, self._greeted, commits.committed, commits.lost, commits.damaged,
+            self._isolation.found,
+        )  # fmt: skip
+        self._keeper.times = self._times()
         self._delays = DelaySweep()
         self._taker = Taker(self._keeper, self._leases, self._delays, self.give_back)
         try:
-            self._numbers.saw(await commits.open(self._keeper))
+            self._numbers.saw(
+                await commits.open(self._keeper, OPEN_S + directory.database_octets(self._path) / COPIED_A_SECOND)
+            )
         except BaseException:
             self.kill()
             raise
+
+    def _greeted(self, hello: wire.Hello) -> None:
+        if hello.news:
+            self._on_news(hello.news)
+        else:
+            self._commits.greeted(hello)
+
+    def _times(self) -> dict[str, object]:
+        """Say which boot this is, so that the child can tell a step of the wall clock; a fake clock is not followed."""
+        clock = self._clock
+        if not isinstance(clock, SystemClock):
+            return {}
+        return {"boot_id": read_boot_id(), "wall_at_boot": clock.wall_at_boot, "now": clock.wall()}
 
     async def close(self) -> None:
         """Commit what was enqueued, give all leases back, let go of the directory. Harmless when repeated."""
@@ -181,8 +216,15 @@ class SqliteStore:
         elif outcome.errno:
             draft.discard()
             item.failed(translate(OSError(outcome.errno, outcome.text), draft.path), is_undone=True)
+            if outcome.errno == EIO:  # a sync, perhaps: its descriptor is not believed again, another child opens anew
+                self._commits.fail(f"a content file could not be made durable: {outcome.text}")
         else:
+            item.content = outcome.checksum
             self._commits.submit(item)
+            if item.leased:
+                self._fresh[item.message.id] = self._clock.monotonic()
+                if len(self._fresh) > FRESH:
+                    del self._fresh[next(iter(self._fresh))]
         self._commits.release()
 
     def _forget_file(self, id: str) -> None:
@@ -214,13 +256,19 @@ class SqliteStore:
         """Lease the DEFERRED recipients of at most `n` messages older than that whose delay was not told."""
         return await self._taker.sweep_delayed(received_before, n)
 
+    async def lease_all(self, cursor: str | None, n: int) -> tuple[tuple[Lease, ...], str | None]:
+        """Lease all DEFERRED and HELD recipients of at most `n` messages behind `cursor`, whatever their due time."""
+        leases, last = await self._taker.lease_all(read_cursor(cursor, 1)[0], n)
+        return leases, None if last is None else write_cursor(last)
+
     def give_back(self, lease: Lease) -> None:
         """End a lease without any change, except for a wish said meanwhile."""
         for recipient in lease.recipients:
             wish = self._leases.end(lease.id, recipient.n)
             if wish is not None:
                 current = SettledRecipient(
-                    recipient.n, recipient.address, recipient.domain, State.DEFERRED, 0.0, recipient.attempts,
+                    recipient.n, recipient.address, recipient.domain,
+                    State.HELD if recipient.is_held else State.DEFERRED, 0.0, recipient.attempts,
                     recipient.last_status, recipient.last_reply, recipient.why, host=recipient.host,
                     awaits_host=recipient.awaits_host,
                 )  # fmt: skip
@@ -236,6 +284,7 @@ class SqliteStore:
             return future
         if self._leases.has_wishes:
             settlements = [fulfil_all(settlement, self._leases) for settlement in settlements]
+        settlements = self._isolation.hold_all(settlements)
         for settlement in settlements:
             assert len(settlement.recipients) == len(settlement.records), "one record for each recipient"
             for record in settlement.records:
@@ -256,10 +305,41 @@ class SqliteStore:
             key, tag = decode_id(id)
         except ValueError as error:
             raise StoreError(str(error)) from error
-        row = await self._keeper.ask(wire.AskContent(key, tag), _CONTENT)
+        is_fresh = self._clock.monotonic() - self._fresh.pop(id, float("-inf")) < FRESH_S
+        row = await self._keeper.ask(wire.AskContent(key, tag, is_fresh), _CONTENT)
         if row.body is not None:
             return InlineContent(row.body)
         return FileContent(str(self._path / "content" / encode_id(key, tag)), row.octets)
+
+    # -- what an auditor asks -----------------------------------------------------------------------------------------
+
+    def leased(self) -> Iterable[tuple[str, int]]:
+        """Give (message id, recipient number) of every lease there is at this moment."""
+        return tuple(self._leases.each())
+
+    def in_hand(self) -> Iterable[tuple[str, int]]:
+        """Give those of them whose settlement is not durable yet, and what is about to be handed out."""
+        settlements = [
+            each for item in self._commits.items() if isinstance(item, items.Settle) for each in item.settlements
+        ]
+        return (*[(each.id, settled.n) for each in settlements for settled in each.recipients], *self._taker.in_hand())
+
+    async def recall(self, id: str, n: int) -> Lease | None:
+        """Give the lease of a DEFERRED recipient as `sweep_delayed` would, though it is leased; changes nothing."""
+        key, tag = decode_id(id)
+        row = await self._keeper.ask(wire.AskRecall(key, n), _RECALLED)
+        return None if row is None or row.tag != tag else to_lease(row, id, row.recipients)
+
+    async def suspects(self, bounds: Bounds, cursor: str | None, n: int) -> SuspectPage:
+        """Look at the next `n` (up to 1,000) recipients, and give those that queue.audit.is_suspect means."""
+        key, last = read_cursor(cursor, 2)
+        with self._leases.reading() as reading:
+            ask = wire.AskSuspects(
+                key, last, min(n, PAGE), bounds.due_before, bounds.due_after, bounds.received_before, bounds.owed_before
+            )
+            rows = await self._keeper.ask(ask, _SUSPECTS)
+            found = tuple([to_suspect(row, self._leases, reading) for row in rows.suspects])
+        return SuspectPage(found, rows.checked, None if rows.cursor is None else write_cursor(*rows.cursor))
 
     # -- operators ----------------------------------------------------------------------------------------------------
 
@@ -288,6 +368,7 @@ class SqliteStore:
                     break
         settlements, wished = amend_all(rows.messages, wish, self._leases, self._numbers)
         if settlements:
+            self._isolation.forget([(each.id, settled.n) for each in settlements for settled in each.recipients])
             await self.settle(settlements)
         changed = tuple([(each.id, settled.n) for each in settlements for settled in each.recipients])
         return Changed(changed, wished, None if rows.cursor is None else write_cursor(*rows.cursor))
@@ -356,7 +437,13 @@ class SqliteStore:
     async def records(self, after: int, n: int) -> tuple[Record, ...]:
         """Give at most `n` records with seq above `after`, in order."""
         rows = await self._keeper.ask(wire.AskRecords(after, n), _RECORDS)
-        return tuple([_record_of(row) for row in rows])
+        found = []
+        for row in rows:
+            try:
+                found.append(_record_of(row))
+            except msgspec.MsgspecError as error:
+                self._on_trouble(f"a record is damaged and passed over: {error}")
+        return tuple(found)
 
     async def count(self) -> tuple[int, int]:
         """Give (messages, unfinished recipients) in the store."""
@@ -373,3 +460,20 @@ class SqliteStore:
             self._numbers.saw(record.seq)
         self._commits.submit(items.Notes(dict(notes), records, future))
         return future
+
+    async def back_up(self, directory: Path, version: str) -> Backup:
+        """Copy all there is now into a directory that does not exist or is empty, while everything goes on.
+
+        The copy is a state directory; `version`: the release that made it. Safe to cancel: nothing is left then.
+        Raises: StoreError: with a text for an operator.
+        """
+        await self._keeper.ask(wire.StartBackup(str(directory), self._clock.wall(), version), _BACKUP)
+        try:
+            while (state := await self._keeper.ask(wire.AskBackup(), _BACKUP)).is_running:
+                await self._clock.sleep(LOOK_S)
+        except BaseException:
+            self._keeper.tell(wire.StopBackup())
+            raise
+        if state.backup is None:
+            raise StoreError(state.trouble or "the store's process ended before the backup was whole")
+        return state.backup

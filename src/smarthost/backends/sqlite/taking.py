@@ -20,6 +20,7 @@ _ROUNDS = 100  # a read whose rows others leased meanwhile is repeated; with k a
 _KEYS = 500  # messages looked at again in one question
 _LEASES = Decoder(list[wire.LeaseRow])
 _DELAYED = Decoder(wire.DelayedRows)
+_ALL = Decoder(wire.AllRows)
 
 
 class DelaySweep:
@@ -57,11 +58,17 @@ class Taker:
         self._leases = leases
         self._delays = delays
         self._give_back = give_back
+        self._handing: dict[int, list[Lease]] = {}  # what is found and about to be handed out, by identity
+
+    def in_hand(self) -> list[tuple[str, int]]:
+        """Give (message id, recipient number) of what is leased already and about to be handed out."""
+        return [(lease.id, each.n) for found in self._handing.values() for lease in found for each in lease.recipients]
 
     async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
         """Lease at most `n` messages' due recipients in these domains, earliest due first; fewer: there are no more."""
         wanted = list(dict.fromkeys(domains))
         found: list[Lease] = []
+        self._handing[id(found)] = found
         try:
             for _ in range(_ROUNDS):
                 with self._leases.reading() as reading:
@@ -74,6 +81,8 @@ class Taker:
         except BaseException:  # an error or a cancellation in a later round: nobody gets the leases of the earlier ones
             self._give_all_back(found)
             raise
+        finally:
+            del self._handing[id(found)]
         return tuple(found)
 
     async def sweep(self, received_before: float, n: int) -> tuple[Lease, ...]:
@@ -86,13 +95,23 @@ class Taker:
     async def sweep_delayed(self, received_before: float, n: int) -> tuple[Lease, ...]:
         """Lease the DEFERRED recipients of at most `n` messages older than that whose delay was not told."""
         found: list[Lease] = []
+        self._handing[id(found)] = found
         try:
             await self._look_again(received_before, n, found)
             await self._look_on(received_before, n, found)
         except BaseException:
             self._give_all_back(found)
             raise
+        finally:
+            del self._handing[id(found)]
         return tuple(found)
+
+    async def lease_all(self, after: int, n: int) -> tuple[tuple[Lease, ...], int | None]:
+        """Lease what is unfinished of at most `n` messages behind a key; gives the last key, None: that was all."""
+        with self._leases.reading() as reading:
+            leased = [(key, recipient) for key, recipient, _ in self._leases.all()]
+            answer = await self._keeper.ask(wire.AskAll(after, n, leased), _ALL)
+            return tuple(self._take(answer.messages, reading)[0]), answer.last
 
     async def _look_again(self, received_before: float, n: int, found: list[Lease]) -> None:
         again = self._delays.again

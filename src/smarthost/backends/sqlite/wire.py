@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from smarthost.backends.boot import LENGTH
+from smarthost.mail.backup import Backup
 
 FRAME_OCTETS = 256 * 1024 * 1024  # more is a bug, not a frame
 
@@ -35,19 +36,27 @@ class BatchHead(NamedTuple):
 BATCH_HEAD = struct.Struct("<QQQIIIIIII")
 
 NOTHING = b"{}"  # of what most batches do not have
+NO_ROWS = b"[]"
 # Released in one transaction, in which no mail is committed: 300,000 at once took 6 to 18 s. While 200,000 went in
 # portions of 500, a commit took 50 to 90 ms, in portions of 2,000 200 ms (a machine busy with other work).
 RELEASE_ROWS = 500
 
-OK, FULL, FAULTY, FATAL = 0, 1, 2, 3  # a batch: committed; no space; a row is wrong; the connection cannot go on
+# A batch: committed; no space; a row is wrong; the connection cannot go on; nor the database as it is.
+OK, FULL, FAULTY, FATAL, DAMAGED = 0, 1, 2, 3, 4
 
 
 class Hello(Struct, array_like=True):
-    """The child's first word: why it cannot serve, or "" and the highest number ever committed."""
+    """The child's first word: why it cannot serve, or "" and the highest number ever committed.
+
+    With `news` for an operator it is not the greeting yet: that follows, perhaps much later. `salvaged`: the database
+    was damaged, and what came of that.
+    """
 
     trouble: str
     last_number: int
     spare_octets: int = 0
+    news: str = ""
+    salvaged: str = ""
 
 
 class Outcome(Struct, array_like=True):
@@ -101,9 +110,20 @@ class AskUntold(Struct, array_like=True, tag="untold"):
     keys: list[int]
 
 
+class AskAll(Struct, array_like=True, tag="all"):
+    """What is unfinished of `n` messages behind a key, held or not, one row for each; of what owes a report nothing."""
+
+    after: int
+    n: int
+    leased: Leased
+
+
 class AskContent(Struct, array_like=True, tag="content"):
+    """`is_fresh`: it was made durable a moment ago, and a file need not be read to be checked."""
+
     key: int
     tag: int
+    is_fresh: bool = False
 
 
 class AskFind(Struct, array_like=True, tag="find"):
@@ -149,12 +169,48 @@ class AskNotes(Struct, array_like=True, tag="notes"):
     prefix: str
 
 
+class AskRecall(Struct, array_like=True, tag="recall"):
+    key: int
+    n: int
+
+
+class AskSuspects(Struct, array_like=True, tag="suspects"):
+    """Of the next `rows` recipients behind (key, n), those that queue.audit.is_suspect means."""
+
+    key: int
+    n: int
+    rows: int
+    due_before: float
+    due_after: float
+    received_before: float
+    owed_before: float
+
+
+class StartBackup(Struct, array_like=True, tag="start-backup"):
+    """Begin to copy everything into a directory; `at` and `version` are told in the copy."""
+
+    directory: str
+    at: float
+    version: str
+
+
+class AskBackup(Struct, array_like=True, tag="backup"):
+    """How far is the backup?"""
+
+
+class StopBackup(Struct, array_like=True, tag="stop-backup"):
+    """Nobody wants the backup any more."""
+
+
+BackupQuestion = StartBackup | AskBackup | StopBackup
+
 Question = (
     AskDue
     | AskLease
     | AskSweep
     | AskDelayed
     | AskUntold
+    | AskAll
     | AskContent
     | AskFind
     | AskChangeable
@@ -164,6 +220,11 @@ Question = (
     | AskCount
     | AskAwaiting
     | AskNotes
+    | AskRecall
+    | AskSuspects
+    | StartBackup
+    | AskBackup
+    | StopBackup
 )
 
 
@@ -184,10 +245,32 @@ FileOrder = Keep | Drop
 
 
 class FileOutcome(Struct, array_like=True):
-    """What became of an order: 0, or an errno with its text."""
+    """What became of an order: 0, or an errno with its text; of a draft, the CRC-32 of its octets."""
 
     errno: int
     text: str
+    checksum: int = 0
+
+
+class BackupState(Struct, array_like=True):
+    """How far the last backup is: pages done and all; when it is over, the backup or why there is none."""
+
+    is_running: bool
+    trouble: str
+    done: int
+    total: int
+    backup: Backup | None
+
+
+class DamagedRow(Struct, array_like=True):
+    """A recipient that must not be sent; `tag` is -1 when its message is gone."""
+
+    key: int
+    tag: int
+    n: int
+    address: str
+    domain: str
+    why: str
 
 
 class DueRows(Struct, array_like=True):
@@ -211,6 +294,7 @@ class LeasedRow(NamedTuple):
     awaits_host: int
     why: str
     host: str
+    is_held: int = 0
 
 
 class LeaseRow(Struct, array_like=True):
@@ -241,6 +325,13 @@ class DelayedRows(Struct, array_like=True):
     is_end: bool
 
 
+class AllRows(Struct, array_like=True):
+    """`last`: the key up to which the scan came, None: there are no more."""
+
+    messages: list[LeaseRow]
+    last: int | None
+
+
 class RecipientRow(Struct, array_like=True):
     n: int
     address: str
@@ -253,6 +344,28 @@ class RecipientRow(Struct, array_like=True):
     why: str
     host: str
     awaits_host: int
+
+
+class SuspectRow(Struct, array_like=True):
+    """`tag` and `received_at` are None when there is no such message."""
+
+    key: int
+    n: int
+    tag: int | None
+    address: str
+    domain: str
+    state: str
+    due: float
+    received_at: float | None
+    owed_at: float | None
+
+
+class SuspectRows(Struct, array_like=True):
+    """How many rows were looked at, and the last of them if there are more."""
+
+    suspects: list[SuspectRow]
+    checked: int
+    cursor: tuple[int, int] | None
 
 
 class DebtorRow(RecipientRow, array_like=True):
@@ -317,6 +430,16 @@ def answer(value: object) -> bytes:
 def refuse(text: str) -> bytes:
     """Give the frame that says why there is no answer."""
     return frame(b"\1" + text.encode())
+
+
+def refuse_all(text: str) -> bytes:
+    """Give the frame that says why there is no answer, nor any more: the database is damaged."""
+    return frame(b"\2" + text.encode())
+
+
+def report(rows: list[DamagedRow]) -> bytes:
+    """Give the frame that answers nothing, but tells of what was found while the next answer was sought."""
+    return frame(b"\3" + msgspec.msgpack.encode(rows))
 
 
 def read_exactly(sock: socket.socket, length: int) -> memoryview | None:

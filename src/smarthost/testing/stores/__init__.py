@@ -5,7 +5,18 @@ Whoever writes a store gives a StoreMaker for it and runs `check_store`, or each
 tests/conformance/test_stores.py does. A scenario ends within its own store; none needs the network or waits.
 """
 
-from smarthost.testing.stores import asking, delays, hosts, keeping, leasing, operating, reporting, settling
+from smarthost.testing.stores import (
+    asking,
+    auditing,
+    delays,
+    hosts,
+    keeping,
+    leasing,
+    moving,
+    operating,
+    reporting,
+    settling,
+)
 from smarthost.testing.stores.trial import Scenario, StoreMaker, Trial, run_scenario
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -17,6 +28,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     *hosts.SCENARIOS,
     *asking.SCENARIOS,
     *delays.SCENARIOS,
+    *auditing.SCENARIOS,
+    *moving.SCENARIOS,
 )
 
 
