@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""Debian's Postfix as a system that is killed and started again, beside smarthost; the same words as crash.relay.Relay.
+
+Its queue and its data are in `state`, which may lie on an image that loses power; configuration and log are in the
+run's directory, and nothing under /etc or /var/spool is read or written. Durable as shipped. Each start is what
+`postfix start-fg` does, which repairs what a crash left; must be root. It judges nothing.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+from bench.children import Child, Scratch
+from bench.failure import RunFailed
+from bench.network import await_banner, free_port
+from bench.postfix import MAIN_CF, MASTER_CF
+from bench.programs import find_program, require_program
+
+READY_S = 60.0
+# Deferred mail is tried again at once, as in crash.relay.CONFIG, and the log lies outside of what is crashed.
+RETRY_CF = """\
+maillog_file = {config}/log/mail.log
+maillog_file_prefixes = {config}/log
+minimal_backoff_time = 1s
+maximal_backoff_time = 2s
+queue_run_delay = 1s
+"""
+_QUEUES = ("incoming", "active", "deferred", "maildrop", "corrupt", "hold")
+
+
+def missing_for_postfix() -> list[str]:
+    """Say in one line each what it needs and does not find."""
+    lines = [
+        f"{name} is not installed: run tools/system-packages, or leave Postfix out with --no-postfix"
+        for name in ("postfix", "postconf")
+        if find_program(name) is None
+    ]
+    if os.geteuid() != 0:
+        lines.append("Postfix's master only starts as root: run as root, or leave it out with --no-postfix")
+    return lines
+
+
+class Postfix:
+    """A scratch instance; `start` it again after `kill` on the same state directory and port.
+
+    `state` is made if it is not there; Postfix's own user must be able to walk to it.
+    """
+
+    def __init__(self, scratch: Scratch, state: Path, sink_port: int, *, main_cf: str = "") -> None:
+        self.state = state
+        self.port = free_port()
+        self.starts = 0
+        self._scratch = scratch
+        self._child: Child | None = None
+        self._config = scratch.directory(f"{state.name}-{self.port}-conf")
+        self._log = self._config / "log" / "mail.log"
+        self._log.parent.mkdir(mode=0o755)
+        self._log.touch()
+        for path in (self._log.parent, self._log):
+            shutil.chown(path, "postfix")  # postsuper writes there without being root
+        (self._config / "main.cf").write_text(self._settings(sink_port) + main_cf)
+        (self._config / "master.cf").write_text(MASTER_CF.format(port=self.port))
+
+    def _settings(self, sink_port: int) -> str:
+        """Give main.cf: the one of the benchmark, in which what comes later would win, but with a warning each time."""
+        retry = RETRY_CF.format(config=self._config)
+        names = {line.partition("=")[0].strip() for line in retry.splitlines()}
+        tuned = MAIN_CF.format(home=self.state, sink_port=sink_port).splitlines()
+        return "\n".join(line for line in tuned if line.partition("=")[0].strip() not in names) + "\n" + retry
+
+    @property
+    def name(self) -> str:
+        """Name the files of the life that goes on."""
+        return f"postfix-{self.port}-{self.starts}"
+
+    @property
+    def pid(self) -> int:
+        """Give the master's process."""
+        assert self._child is not None, "started"
+        return self._child.pid
+
+    def start(self, *, is_awaited: bool = True) -> None:
+        """Start; returns when it greets, or at once. Raises: RunFailed: it ended before, or did not greet in time."""
+        self.starts += 1
+        self._make_directories()
+        check = subprocess.run(
+            [require_program("postfix"), "-c", self._config, "check"],
+            capture_output=True, text=True, check=False, timeout=READY_S,
+        )  # fmt: skip
+        if check.returncode != 0:
+            raise RunFailed(f"postfix check: {check.stderr.strip() or check.returncode}")
+        self._child = self._scratch.start(self.name, [_daemons() / "master", "-c", self._config, "-s"])
+        if is_awaited:
+            await_banner(self.port, self._child, READY_S)
+
+    def _make_directories(self) -> None:
+        for name in ("queue", "data"):
+            (self.state / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+        shutil.chown(self.state / "data", "postfix")
+
+    @property
+    def exit_code(self) -> int | None:
+        """Give how the master ended, None while it runs (negative: the signal)."""
+        assert self._child is not None, "started"
+        return self._child.exit_code()
+
+    def complaint(self) -> str:
+        """Give its last words."""
+        lines = self._log.read_text(errors="replace").splitlines()[-3:]
+        return " | ".join([self._scratch.complaint(self.name), *lines])[-600:]
+
+    def family(self) -> list[psutil.Process]:
+        """Give all its processes, the master first."""
+        try:
+            master = psutil.Process(self.pid)
+            return [master, *master.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes at once: they are one process group; returns when they are gone."""
+        assert self._child is not None, "started"
+        self._child.kill_group()
+
+    def stop(self, timeout_s: float = 60.0) -> int | None:
+        """What `postfix stop` does: TERM to the master, which ends the others; None if it had to be killed."""
+        assert self._child is not None, "started"
+        family = self.family()
+        code = self._child.stop(timeout_s)
+        psutil.wait_procs(family, timeout=30)
+        return code
+
+    def left_over(self) -> int:
+        """Count the messages: queue files that are complete, which their mode 0700 says."""
+        return sum(map(_is_complete, (path for queue in _QUEUES for path in (self.state / "queue" / queue).rglob("*"))))
+
+    def await_empty(self, timeout_s: float) -> int:
+        """Wait until no message is left, or time is up; give how many are."""
+        deadline = time.monotonic() + timeout_s
+        while (left := self.left_over()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
+
+
+def _is_complete(path: Path) -> bool:
+    """What smtpd had not yet acknowledged when it was killed lies there for a day, without this bit."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(mode) and bool(mode & stat.S_IXUSR)
+
+
+def _daemons() -> Path:
+    answer = subprocess.run(
+        [require_program("postconf"), "-dh", "daemon_directory"], capture_output=True, text=True, check=True
+    )
+    return Path(answer.stdout.strip())
