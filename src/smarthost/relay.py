@@ -36,6 +36,7 @@ PLAN_AGE_S = 5.0  # a slot asks for a new plan then; the planner's own cache mak
 PLAN_LEASES = 50  # ... and each draws anew among hosts of equal preference (RFC 5321 5.1)
 UNSETTLED = 1_000  # attempts whose settlement is not durable: 3 KiB each, and a crash makes them again
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
+WISHED = 10_000  # ids; of those forgotten the wish is found by the feed's scan, within a minute
 ATTEMPT_S = 24 * 3600.0  # above any attempt there is: five hosts of all patience, then 50 MiB at one block in 90 s
 
 
@@ -121,6 +122,7 @@ class Journey:
         self._settled_bell = asyncio.Event()
         self._going_on = asyncio.Event()  # set unless paused
         self._going_on.set()
+        self._wished: set[str] = set()  # ids of messages that an operator wants otherwise once their leases end
         self._is_drained = False  # attempts wait, while the queue is moved to another node
         self._is_stopping = False
 
@@ -392,6 +394,9 @@ class Journey:
 
     def _durable(self, settlement: Settlement) -> None:
         self._settled()
+        if settlement.id in self._wished:  # the store has applied it: what is to be retried is due now
+            self._wished.discard(settlement.id)
+            self.look_again()
         for recipient in settlement.recipients:
             if recipient.state is State.DEFERRED:
                 self._feed.due_at(recipient.due)
@@ -550,6 +555,9 @@ class Journey:
             changed = await self._store.change(which, verb, self._clock.wall(), cursor, n)
         finally:
             self._feed.due_at(self._clock.wall())
+        if len(self._wished) >= WISHED:
+            self._wished.clear()
+        self._wished.update([id for id, _ in changed.wished])
         ids = sorted({id for id, _ in (*changed.recipients, *changed.wished)})
         self._sink.note(
             "info", "queue changed", verb=verb, recipients=len(changed.recipients), wished=len(changed.wished), ids=ids

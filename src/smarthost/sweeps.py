@@ -52,9 +52,10 @@ class Sweeps:
         terms = self._terms
         while True:
             leases = await self._ask(terms.store.sweep, terms.schedule.sweep_before(terms.clock.wall()))
-            for lease in leases:
+            held = await self._ask(terms.store.sweep_held, terms.clock.wall())
+            for lease in (*leases, *held):
                 terms.commit(decide.expire(lease, now=terms.clock.wall(), next_seq=terms.next_seq))
-            if len(leases) < SWEEP_LEASES:
+            if len(leases) < SWEEP_LEASES and len(held) < SWEEP_LEASES:
                 await terms.clock.sleep(SWEEP_S)
 
     async def warn_of_delays(self) -> None:
@@ -80,11 +81,11 @@ class Sweeps:
         return "" if suspension is None else suspension[1]
 
     async def _ask(
-        self, sweep: Callable[[float, int], Awaitable[tuple[Lease, ...]]], received_before: float
+        self, sweep: Callable[[float, int], Awaitable[tuple[Lease, ...]]], until: float
     ) -> tuple[Lease, ...]:
         await self._terms.until_settled()  # a backlog is not read into memory whole while commits hang
         try:
-            return await sweep(received_before, SWEEP_LEASES)
+            return await sweep(until, SWEEP_LEASES)
         except StoreError as failure:
             self._terms.sink.note("error", "store does not say what is old", why=str(failure))
             return ()

@@ -10,6 +10,7 @@ from smarthost.backends.sqlite import wire
 from smarthost.backends.sqlite.batch import Batch
 from smarthost.backends.sqlite.commits import BATCH_ITEMS, CRASHES, IN_FLIGHT, Commits
 from smarthost.backends.sqlite.items import Item, Notes, Release
+from smarthost.backends.sqlite.pace import Pace
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.mail.identity import encode_id
 from smarthost.testing.clock import FakeClock
@@ -78,6 +79,13 @@ class Entry:
         return f"{self.name} given up"
 
 
+class Unhurried(Pace):
+    """Keeps no batch waiting for company, however busy the machine is."""
+
+    def hold_s(self) -> float:
+        return 0.0
+
+
 class Line:
     """A line of commits on a played keeper."""
 
@@ -86,6 +94,7 @@ class Line:
         self.troubles: list[str] = []
         self.keeper = PlayedKeeper()
         self.commits = Commits(self.clock, self.troubles.append)
+        self.commits._pace = Unhurried()
 
     async def open(self) -> "Line":
         opening = asyncio.ensure_future(self.commits.open(self.keeper))  # type: ignore[arg-type]

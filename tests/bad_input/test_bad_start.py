@@ -212,7 +212,7 @@ STATES: list[tuple[Callable[[Path], None], int, str]] = [
     (_make_on_proc, 74, "not writable"),
     (_make_no_database, 74, "is not a database"),
     (_make_database_of_another, 74, "is a database of another program"),
-    (_make_newer, 74, "written by a newer smarthost (schema 99"),
+    (_make_newer, 74, "written by a newer smarthost (it needs one that knows schema 99"),
     (_make_directory_for_database, 74, "queue.db"),
 ]
 
@@ -271,34 +271,34 @@ def test_a_second_daemon_on_the_same_directory_harms_nothing(tmp_path: Path) -> 
     assert_same(KINDS["short"], without_our_field(arrived.content), "the first goes on")
 
 
-def test_a_damaged_header_is_told_and_a_backup_put_back_serves(tmp_path: Path) -> None:
-    """A database whose header was overwritten is not guessed at; with the header back, all mail is there."""
+def test_a_damaged_header_is_told_and_the_mail_is_saved(tmp_path: Path) -> None:
+    """A database whose header was overwritten is salvaged: all mail is there, and so is the damaged file."""
     state = tmp_path / "state"
     with serving(state, *HOP) as daemon, RawClient(daemon.port) as client:
         client.send(KINDS["short"], "bob@example.net")
     good = (state / "queue.db").read_bytes()
     (state / "queue.db").write_bytes(b"\xff" * 100 + good[100:])
 
-    _refused(74, "is not a database: damaged, or not ours", "--state-dir", str(state), "--listen", "127.0.0.1:0")
-
-    (state / "queue.db").write_bytes(good)
     with Sink() as sink, serving(state, "--next-hop", f"127.0.0.1:{sink.port}") as daemon:
+        told = daemon.line("store in trouble")
         daemon.command("queue", "retry", "--all")
         arrived = sink.wait_for_recipient("bob@example.net")
+    assert "queue.db" in told["why"]
+    assert list(state.glob("queue.db.damaged-*"))
     assert_same(KINDS["short"], without_our_field(arrived.content), "after the damage")
 
 
-def test_a_garbled_page_is_told(tmp_path: Path) -> None:
-    """Damage further in is told as such, by an exit code or by refusing mail with 4xx; never by a traceback."""
+def test_a_garbled_queue_is_told_and_kept(tmp_path: Path) -> None:
+    """Where nothing can be read any more it is said so, the files stay for whoever can, and new mail is taken."""
     state = tmp_path / "state"
     with serving(state, *HOP) as daemon, RawClient(daemon.port) as client:
         client.send(KINDS["short"], "bob@example.net")
     good = (state / "queue.db").read_bytes()
-    (state / "queue.db").write_bytes(good[:4096] + b"\x5a" * (len(good) - 4096))
+    garbled = good[:4096] + b"\x5a" * (len(good) - 4096)
+    (state / "queue.db").write_bytes(garbled)
 
-    ran = smarthost("serve", *HOP, "--state-dir", str(state), "--listen", "127.0.0.1:0")
-
-    told = ran.stderr.decode()
-    assert ran.returncode == 74, told
-    assert "queue.db" in told
-    assert "Traceback" not in told
+    with serving(state, *HOP) as daemon, RawClient(daemon.port) as client:
+        told = daemon.line("store in trouble")
+        client.send(KINDS["short"], "carol@example.net")
+    assert "queue.db" in told["why"]
+    assert garbled in [file.read_bytes() for file in state.glob("queue.db.damaged-*")]

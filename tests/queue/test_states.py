@@ -24,7 +24,15 @@ EXPECTED: dict[QueueState, dict[Cause, QueueState]] = {
         Cause.CANCEL: C,
         Cause.BOUNCE: B,
     },
-    H: {Cause.LEASE: L, Cause.EXPIRED: E, Cause.HOLD: H, Cause.RELEASE: D, Cause.CANCEL: C, Cause.BOUNCE: B},
+    H: {
+        Cause.LEASE: L,
+        Cause.EXPIRED: E,
+        Cause.RETRY: D,
+        Cause.HOLD: H,
+        Cause.RELEASE: D,
+        Cause.CANCEL: C,
+        Cause.BOUNCE: B,
+    },
     L: {
         Cause.GIVE_BACK: D,
         Cause.RELAYED: R,

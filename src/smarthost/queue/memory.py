@@ -172,6 +172,16 @@ class MemoryStore:
             [lease for key in oldest for lease in self._cut(self._tables.messages[key].message, found[key])]
         )
 
+    async def sweep_held(self, now: float, n: int) -> tuple[Lease, ...]:
+        """Lease the HELD recipients of at most `n` messages whose hold ends at or before `now`."""
+        self._check_open()
+        found: list[Lease] = []
+        for stored, recipients in self._tables.movable(self._leases, -1):
+            over = [each for each in recipients if each.state is State.HELD and each.due <= now]
+            if over and len(found) < n:
+                found.append(cut_lease(stored.message, None, map(_to_leased, over)))
+        return self._take(found)
+
     async def lease_all(self, cursor: str | None, n: int) -> tuple[tuple[Lease, ...], str | None]:
         """Lease all DEFERRED and HELD recipients of at most `n` messages behind `cursor`, whatever their due time."""
         self._check_open()

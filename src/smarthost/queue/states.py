@@ -75,6 +75,7 @@ MOVES = (
     Move(_D, Cause.BOUNCE, QueueState.BOUNCED, "an operator returns it"),
     Move(_H, Cause.LEASE, _L, "it is moved to another node, held as it is"),
     Move(_H, Cause.EXPIRED, QueueState.EXPIRED, "the hold has lasted `retry.hold_s`"),
+    Move(_H, Cause.RETRY, _D, "it was found damaged, and is looked at once more"),
     Move(_H, Cause.HOLD, _H, "an operator renews the hold"),
     Move(_H, Cause.RELEASE, _D, "an operator lets it go; it is due at once"),
     Move(_H, Cause.CANCEL, QueueState.CANCELLED, "an operator drops it; nobody is told"),

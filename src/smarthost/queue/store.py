@@ -155,6 +155,12 @@ class Store(Protocol):
         not looked through each time, except once after `open`. Fewer than `n` messages: there are no more.
         """
 
+    async def sweep_held(self, now: float, n: int) -> tuple[Lease, ...]:
+        """Lease the HELD recipients of at most `n` messages whose hold ends at or before `now` (wall seconds).
+
+        Not those that are held because they are damaged: nothing of them can be relied upon, nor of whom to tell.
+        """
+
     async def lease_all(self, cursor: str | None, n: int) -> tuple[tuple[Lease, ...], str | None]:
         """Lease all DEFERRED and HELD recipients of at most `n` messages behind `cursor`, whatever their due time.
 

@@ -76,8 +76,6 @@ class Surroundings(Sink, Protocol):
     def resolver(self) -> Resolver: ...
     @property
     def machine_wall(self) -> float: ...
-    @property
-    def persisted_wall(self) -> float: ...
     def heard(self) -> None: ...
 
 
@@ -87,7 +85,7 @@ class Running:
     def __init__(self, world: Surroundings, memory: MemoryStore) -> None:
         self._world = world
         self._life = life = Life(world.heard)
-        clock = world.clock.set_to(max(world.machine_wall, world.persisted_wall))
+        clock = world.clock.set_to(world.machine_wall)
         self.wall = clock.wall
         self._clock: Clock = MortalClock(life, clock)
         self._sink = MortalSink(life, world)

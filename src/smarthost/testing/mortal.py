@@ -280,6 +280,9 @@ class MortalStore:
     async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
         return await self._read(self._inner.lease(domains, now, n))
 
+    async def sweep_held(self, now: float, n: int) -> tuple[Lease, ...]:
+        return await self._read(self._inner.sweep_held(now, n))
+
     async def lease_all(self, cursor: str | None, n: int) -> tuple[tuple[Lease, ...], str | None]:
         return await self._read(self._inner.lease_all(cursor, n))
 

@@ -13,6 +13,8 @@ from collections.abc import Coroutine, Iterator
 from itertools import islice
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from smarthost.delivery import Delivery
 from smarthost.mail.errors import ConnectFailed, StoreError
 from smarthost.mail.identity import decode_id
@@ -32,6 +34,7 @@ from smarthost.testing.simulation import Simulation
 
 __all__ = ["DOOR", "SimulatedWorld", "WorldTerms"]
 
+FOLLOWED_STEP_S = 600.0  # backends.sqlite.steps.STEP_S
 _FOR_ALL = 1 << 62
 # Our id in what an exchanger took: in our Received field, or in the Message-ID of a report (which has none)
 _OUR_ID = re.compile(rb"(?:\bid |^Message-ID: <)([0-9a-z]{16})\b", re.MULTILINE)
@@ -65,6 +68,7 @@ class SimulatedWorld:
         self._running: Running | None = None
         self._stopping: Running | None = None
         self._ahead_s = 0.0  # of this machine's wall clock
+        self._followed_s = 0.0  # of that, when a relay started last
 
     # -- the world around it ------------------------------------------------------------------------------------------
 
@@ -149,6 +153,7 @@ class SimulatedWorld:
         if self.crashes:  # octets that were under way at the crash have arrived by now
             recorded = {(record.id, record.recipient) for record in self.committed() if record.kind is Kind.RELAYED}
             self.in_doubt.update(pair for pair in self.deliveries() if pair not in recorded)
+        self._follow_clock()
         self._running = running = Running(self, self._memory)
         return running
 
@@ -186,11 +191,18 @@ class SimulatedWorld:
         """The wall clock of the life that goes on."""
         return self._life.wall()
 
-    @property
-    def persisted_wall(self) -> float:
-        """The latest time that is on disk: no later life reads an earlier one."""
-        numbered_at = (self._memory.last_number >> 21) / 1000  # mail.identity: milliseconds above 21 bits
-        return max([numbered_at, *(record.at for record in self.committed())])
+    def _follow_clock(self) -> None:
+        """Move the times on disk by the step since the last start, as backends.sqlite.steps does."""
+        step_s, self._followed_s = self._ahead_s - self._followed_s, self._ahead_s
+        if abs(step_s) < FOLLOWED_STEP_S:
+            return
+        self._note(f"the clock was stepped by {step_s:g} s")
+        for stored in self._memory._tables.messages.values():
+            stored.message = replace(stored.message, received_at=stored.message.received_at + step_s)
+            for n, recipient in stored.recipients.items():
+                stored.recipients[n] = replace(recipient, due=recipient.due + step_s)
+            for n in stored.owed:
+                stored.owed[n] += step_s
 
     def _enqueued(self, number: int) -> None:
         crash = self._crash

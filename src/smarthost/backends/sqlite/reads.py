@@ -69,6 +69,9 @@ UNFINISHED_OF = """
 SELECT checksum, n, address, domain, attempts, last_reply, status, notify, orcpt, delay_told, due, awaits_host, why,
     host, state = 'held'
 FROM recipient WHERE message = ? AND state IN ('deferred', 'held') AND owed_at IS NULL ORDER BY n"""
+HELD_OVER = """
+SELECT DISTINCT message FROM recipient
+WHERE state = 'held' AND due <= ? AND owed_at IS NULL AND why NOT GLOB 'damaged:*' LIMIT 10000"""
 CONTENT = """
 SELECT m.octets, m.in_file, m.checksum, c.octets FROM message AS m LEFT JOIN content AS c ON c.key = m.key
 WHERE m.key = ? AND m.tag = ?"""
@@ -130,6 +133,7 @@ class Reads(Judged):
             wire.AskDelayed: self._delayed,
             wire.AskUntold: self._untold,
             wire.AskAll: self._all,
+            wire.AskHeldOver: self._held_over,
             wire.AskContent: self._read_content,
             wire.AskFind: self._find,
             wire.AskChangeable: self._changeable,
@@ -270,6 +274,20 @@ class Reads(Judged):
                 break
         rows.close()
         return wire.AllRows(found, last)
+
+    def _held_over(self, ask: wire.AskHeldOver) -> list[wire.LeaseRow]:
+        leased = set(ask.leased)
+        found: list[wire.LeaseRow] = []
+        for (key,) in self.rows(HELD_OVER, ask.now):
+            rows = self.rows(UNFINISHED_OF, key)
+            lease = self.to_lease(
+                key, rows, lambda key, each: bool(each.is_held) and each.due <= ask.now and (key, each.n) not in leased
+            )
+            if lease is not None:
+                found.append(lease)
+            if len(found) == ask.n:
+                break
+        return found
 
     def _leases_of(self, key: int, is_wanted: Callable[[int, wire.LeasedRow], bool]) -> list[wire.LeaseRow]:
         whole = self.to_lease(key, self.rows(DEFERRED_OF, key), is_wanted)

@@ -256,6 +256,10 @@ class SqliteStore:
         """Lease the DEFERRED recipients of at most `n` messages older than that whose delay was not told."""
         return await self._taker.sweep_delayed(received_before, n)
 
+    async def sweep_held(self, now: float, n: int) -> tuple[Lease, ...]:
+        """Lease the HELD recipients of at most `n` messages whose hold ends at or before `now`."""
+        return await self._taker.sweep_held(now, n)
+
     async def lease_all(self, cursor: str | None, n: int) -> tuple[tuple[Lease, ...], str | None]:
         """Lease all DEFERRED and HELD recipients of at most `n` messages behind `cursor`, whatever their due time."""
         leases, last = await self._taker.lease_all(read_cursor(cursor, 1)[0], n)

@@ -106,6 +106,13 @@ class Taker:
             del self._handing[id(found)]
         return tuple(found)
 
+    async def sweep_held(self, now: float, n: int) -> tuple[Lease, ...]:
+        """Lease what is held and whose hold is over, of at most `n` messages."""
+        with self._leases.reading() as reading:
+            leased = [(key, recipient) for key, recipient, _ in self._leases.all()]
+            rows = await self._keeper.ask(wire.AskHeldOver(now, n, leased), _LEASES)
+            return tuple(self._take(rows, reading)[0])
+
     async def lease_all(self, after: int, n: int) -> tuple[tuple[Lease, ...], int | None]:
         """Lease what is unfinished of at most `n` messages behind a key; gives the last key, None: that was all."""
         with self._leases.reading() as reading:

@@ -118,6 +118,14 @@ class AskAll(Struct, array_like=True, tag="all"):
     leased: Leased
 
 
+class AskHeldOver(Struct, array_like=True, tag="held-over"):
+    """What is held until `now` or earlier, of `n` messages, one row for each; of what owes a report nothing."""
+
+    now: float
+    n: int
+    leased: Leased
+
+
 class AskContent(Struct, array_like=True, tag="content"):
     """`is_fresh`: it was made durable a moment ago, and a file need not be read to be checked."""
 
@@ -211,6 +219,7 @@ Question = (
     | AskDelayed
     | AskUntold
     | AskAll
+    | AskHeldOver
     | AskContent
     | AskFind
     | AskChangeable

@@ -163,6 +163,21 @@ async def held_mail_that_is_given_back_is_held_still(trial: Trial) -> None:
     assert [each.is_held for each in lease.recipients] == [True, False]
 
 
+async def a_hold_that_is_over_is_swept(trial: Trial) -> None:
+    """Held mail has a deadline of its own: what is held beyond it is leased to expire, alone of its message, once."""
+    message = _moved(trial, HELD, WAITING)
+    await trial.store.add(message, ())
+
+    assert await trial.store.sweep_held(HELD.due - 1, 10) == ()
+    (lease,) = await trial.store.sweep_held(HELD.due, 10)
+    assert numbers([lease]) == [(message.id, 0)]
+    assert await trial.store.sweep_held(HELD.due, 10) == ()
+    await trial.store.settle([trial.settlement(lease, State.EXPIRED, counted=False)])
+
+    assert await trial.states() == {"r1@dest.example": "deferred"}
+    assert await trial.store.sweep_held(HELD.due, 10) == ()
+
+
 async def held_mail_can_end(trial: Trial) -> None:
     """A held recipient that another node took over is gone here, with its message."""
     await trial.store.add(_moved(trial, HELD), ())
@@ -183,5 +198,6 @@ SCENARIOS = (
     a_whole_message_is_one_lease,
     what_is_leased_or_owes_a_report_is_passed_over,
     held_mail_that_is_given_back_is_held_still,
+    a_hold_that_is_over_is_swept,
     held_mail_can_end,
 )
