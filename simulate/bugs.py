@@ -221,9 +221,9 @@ def bad_reads_lose_mail() -> Planted:
     return mock.patch.object(MemoryStore, "sweep", sweep)
 
 
-def clock_forgets() -> Planted:
-    """A clock that was set back is believed at the start, whatever is on disk."""
-    return mock.patch.object(SimulatedWorld, "persisted_wall", 0.0)
+def clock_steps_not_followed() -> Planted:
+    """The times on disk stay as they are when the clock was stepped: mail looks days older than it is."""
+    return mock.patch.object(SimulatedWorld, "_follow_clock", return_value=None)
 
 
 def scans_stop() -> Planted:
@@ -278,7 +278,7 @@ OURS: tuple[Callable[[], Planted], ...] = (
     own_failure_bounces,
     expired_at_the_first_failure_after_an_hour,
     bad_reads_lose_mail,
-    clock_forgets,
+    clock_steps_not_followed,
     scans_stop,
     cancel_hits_others,
     envelopes_rewritten,

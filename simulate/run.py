@@ -14,9 +14,10 @@ from collections.abc import Callable, Coroutine
 from msgspec import Struct
 from msgspec.structs import replace
 
+from simulate.draw import draw
 from simulate.history import History
 from simulate.hosts import Host
-from simulate.scenario import Posting, Scenario, Site, draw, host_name
+from simulate.scenario import Posting, Scenario, Site, host_name
 from simulate.senders import NoAnswer, Senders
 from simulate.troubles import Keeper, SlowResolver, Weather
 from simulate.watch import MINUTE_S, Broken, Watch, WatchedWorld

@@ -271,7 +271,7 @@ async def test_the_loops_outlive_a_store_in_trouble(bench: Bench) -> None:
     await bench.clock.sleep(180)
 
     noted = {what for what, _ in bench.notes}
-    assert {"store does not say what is old", "report not filed", "settlement waits for the store"} <= noted
+    assert {"store does not say what is old", "reports wait for the store", "settlement waits for the store"} <= noted
 
 
 # Lanes and plans

@@ -108,7 +108,7 @@ class Reports:
                     await self._file(owed)
                     continue
             except StoreError as failure:
-                terms.sink.note("error", "report not filed", why=str(failure))
+                terms.sink.note("error", "reports wait for the store", why=str(failure))
                 await terms.clock.sleep(RETRY_STORE_S)
                 continue
             except Exception as failure:  # noqa: BLE001 - around a report: a bug in a DSN must not stop the mail

@@ -2,8 +2,9 @@
 """Lives at random: the same seed lives the same life, and in none is a promise broken."""
 
 import pytest
+from simulate.draw import draw
 from simulate.run import live
-from simulate.scenario import HOUR_S, draw
+from simulate.scenario import HOUR_S
 
 
 def test_a_scenario_is_drawn_from_its_seed_alone() -> None:

@@ -9,11 +9,12 @@ from tests.testing.test_mortal import message, simulated
 from smarthost.mail.errors import StoreError
 from smarthost.queue.memory import MemoryStore
 from smarthost.testing.checks import Ear
+from smarthost.testing.clients import ScriptedClient
 from smarthost.testing.mortal import Disk, Life, MortalStore
 from smarthost.testing.network import MemoryNetwork
 from smarthost.testing.peers import ScriptedExchanger
 from smarthost.testing.simulation import Simulation
-from smarthost.testing.world import SimulatedWorld
+from smarthost.testing.world import DOOR, SimulatedWorld
 
 HOUR_S = 3600.0
 
@@ -62,20 +63,22 @@ async def test_a_clock_step_is_seen_by_the_next_life_alone(simulation: Simulatio
 
 
 @simulated
-async def test_no_life_reads_an_earlier_time_than_was_persisted(simulation: Simulation) -> None:
-    """A clock set back by hours over a restart: the new life begins where the last record was written."""
+async def test_mail_is_as_old_as_the_time_that_passed_whatever_the_clock_shows(simulation: Simulation) -> None:
+    """Days forward or hours back over a restart: it neither expires nor lies still."""
     world = SimulatedWorld(simulation)
-    world.site("example.net", "192.0.2.1")
+    host = world.site("example.net", "192.0.2.1", greylist_first=True)
     await world.start()
-    await world.submit("ann@example.org", "bob@example.net")
-    await world.clock.sleep(60)
-    relayed_at = world.persisted_wall
+    for hours, whom in ((150, "bob@example.net"), (-5, "eve@example.net")):
+        await world.submit("ann@example.org", whom)
+        await world.clock.sleep(60)
 
-    world.crash()
-    world.step_wall(-5 * HOUR_S)
-    await world.start()
+        world.crash()
+        world.step_wall(hours * HOUR_S)
+        await world.start()
+        await world.clock.sleep(600)
 
-    assert relayed_at == pytest.approx(world.relay_wall)
+    taken = [recipient for message in host.messages for recipient in message.recipients]
+    assert ["bob@example.net", "eve@example.net"] == taken
     await world.stop()
 
 
@@ -99,6 +102,20 @@ async def test_a_relay_can_be_killed_while_it_stops(simulation: Simulation) -> N
     assert not stopping.done()
     assert (await world.client()) is not None
     await world.stop()
+
+
+@simulated
+async def test_a_connection_that_was_never_accepted_ends_with_the_process(simulation: Simulation) -> None:
+    """The kernel had made it when the relay died: the client is told, and does not wait for a banner for ever."""
+    world = SimulatedWorld(simulation)
+    await world.start()
+    connection = await world.network.dial(*DOOR, source="", timeout_s=10.0)
+
+    world.crash()
+
+    client = ScriptedClient(connection)
+    assert await client.hear() == ""
+    assert client.is_lost
 
 
 @simulated

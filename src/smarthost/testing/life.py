@@ -152,6 +152,8 @@ class Running:
         return self._receptions.door(ListenerTerms(settings=settings, policy=RelayPolicy(LOOPBACK)))
 
     def _accept(self, connection: Connection) -> MortalConnection | None:
+        if self._life.is_over:  # it died between the handshake and the accept: the kernel resets the connection
+            return None
         mortal = MortalConnection(self._life, connection)
         return None if self._door(mortal) is None else mortal
 
