@@ -103,7 +103,7 @@ def test_kill_9_loses_nothing_and_doubles_only_what_was_in_flight(scratch: Scrat
 
     assert (figure.failures, figure.why) == (0, "")
     assert figure.facts["acknowledged"]
-    in_flight, duplicates = figure.facts["in_flight"], figure.facts["duplicates"]
+    in_flight, duplicates = int(figure.facts["in_flight"]), int(figure.facts["duplicates"])
     assert in_flight == duplicates or (what == "parent" and in_flight > duplicates), "the store may settle after us"
 
 
