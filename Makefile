@@ -57,9 +57,9 @@ crash-quick: $(DEV)
 simulate: $(DEV)
 	$(BIN)/python -m simulate $(if $(SEED),--seed $(SEED)) $(if $(HOURS),--hours $(HOURS))
 simulate-quick: $(DEV)
-	$(BIN)/python -m simulate --seeds 1..50
+	$(BIN)/python -m simulate --seeds 1..50 --hours 16 --quiet --json
 simulate-long: $(DEV)
-	$(BIN)/python -m simulate --seeds 1..1000
+	$(BIN)/python -m simulate --seeds 1..1000 --hours 24 --quiet --json
 # Postfix (its load tools, and a server to compare with), swaks, strace, unbound: as root, with apt.
 system:
 	tools/system-packages
