@@ -47,6 +47,7 @@ LOADS = (
 SINK_DELAY_S = 0.01  # between dot and reply, so that crashes fall there
 BEGIN_S = 30.0
 DRAIN_S = 120.0
+POSTFIX_DRAIN_S = 15.0  # it is only told of, and what it has not sent by then it sends when its own time has come
 ENDING_S = 30.0  # for the store's process to end by itself; it has one batch in hand
 
 
@@ -103,7 +104,8 @@ class Trial:
                 crash(self)
             self.wait(within_s / 2)
             self._end_load()
-            found = await_drained(self.books, DRAIN_S, lambda: self.system.exit_code is None)
+            patience_s = DRAIN_S if self._looks else POSTFIX_DRAIN_S
+            found = await_drained(self.books, patience_s, lambda: self.system.exit_code is None)
             print(f"{self.name}: {self.kills} kills, {_sum_up(found)}", file=sys.stderr, flush=True)
             self._must_run()
             if found.failures and self._looks:
@@ -309,7 +311,7 @@ def measure_postfix(scratch: Scratch, rounds: int, seed: int, within_s: float = 
     assert isinstance(postfix, Postfix), "made so"
     try:
         trial.run(rounds, within_s, kill_group)
-        left = [f"{n} queue files are left"] if (n := postfix.await_empty(DRAIN_S)) else []
+        left = [f"{n} queue files are left"] if (n := postfix.await_empty(POSTFIX_DRAIN_S)) else []
         found, windows = trial.books.compare(), trial.windows()
         wrong = [*_wrongs(found), *_strays(windows, SESSIONS), *left]
         facts = _facts(found, windows, SESSIONS)
