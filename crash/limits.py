@@ -96,9 +96,14 @@ class SmallDisk:
             while True:
                 file.write(bytes(512))
 
+    def take(self, mib: int) -> None:
+        """Take so much, as others do who were there before."""
+        (self.seen / "others").write_bytes(bytes(mib << 20))
+
     def clear(self) -> None:
-        """Give it back."""
+        """Give all of it back."""
         (self.seen / "filler").unlink()
+        (self.seen / "others").unlink()
 
 
 def _command(relay: Relay, *words: str) -> str:
@@ -136,6 +141,7 @@ def _fill_disk(scratch: Scratch, options: Options, seed: int) -> Facts:
     """Mail that nobody takes fills the disk; then others fill the rest; then there is room again."""
     books = Books(scratch, "disk")
     disk = SmallDisk(scratch, f"small-{seed}", DISK_MIB)
+    disk.take(DISK_MIB // 4)  # the relay keeps an eighth free: room is back when more than that is
     state = disk.path / "state"
     relay = Relay(scratch, state, books.sink_port, wrapper=disk.wrapper, config='\n[retry]\nfirst = "1h"\n')
     relay.start()
