@@ -51,9 +51,8 @@ bench-hostile-quick: $(DEV)
 crash: $(DEV)
 	tools/system-packages
 	$(BIN)/python -m crash
-# Without damage, whose short form now and then gives a round too little time; tests/crash/test_damage.py has it in make test.
 crash-quick: $(DEV)
-	$(BIN)/python -m crash --quick --only kill --only calls --only power --only limits
+	$(BIN)/python -m crash --quick
 # Days of random mail and faults in seconds, on virtual time: make simulate SEED=7 HOURS=48
 simulate: $(DEV)
 	$(BIN)/python -m simulate $(if $(SEED),--seed $(SEED)) $(if $(HOURS),--hours $(HOURS))

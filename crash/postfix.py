@@ -13,12 +13,13 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
-from bench.children import Child, Scratch
+from bench.children import Scratch
 from bench.failure import RunFailed
-from bench.network import await_banner, free_port
+from bench.network import await_banner
 from bench.postfix import MAIN_CF, MASTER_CF
 from bench.programs import find_program, require_program
+
+from crash.running import Running
 
 READY_S = 60.0
 # Deferred mail is tried again at once, as in crash.relay.CONFIG, and the log lies outside of what is crashed.
@@ -44,18 +45,15 @@ def missing_for_postfix() -> list[str]:
     return lines
 
 
-class Postfix:
+class Postfix(Running):
     """A scratch instance; `start` it again after `kill` on the same state directory and port.
 
     `state` is made if it is not there; Postfix's own user must be able to walk to it.
     """
 
     def __init__(self, scratch: Scratch, state: Path, sink_port: int, *, main_cf: str = "") -> None:
+        super().__init__(scratch)
         self.state = state
-        self.port = free_port()
-        self.starts = 0
-        self._scratch = scratch
-        self._child: Child | None = None
         self._config = scratch.directory(f"{state.name}-{self.port}-conf")
         self._log = self._config / "log" / "mail.log"
         self._log.parent.mkdir(mode=0o755)
@@ -77,12 +75,6 @@ class Postfix:
         """Name the files of the life that goes on."""
         return f"postfix-{self.port}-{self.starts}"
 
-    @property
-    def pid(self) -> int:
-        """Give the master's process."""
-        assert self._child is not None, "started"
-        return self._child.pid
-
     def start(self, *, is_awaited: bool = True) -> None:
         """Start; returns when it greets, or at once. Raises: RunFailed: it ended before, or did not greet in time."""
         self.starts += 1
@@ -102,37 +94,14 @@ class Postfix:
             (self.state / name).mkdir(mode=0o755, parents=True, exist_ok=True)
         shutil.chown(self.state / "data", "postfix")
 
-    @property
-    def exit_code(self) -> int | None:
-        """Give how the master ended, None while it runs (negative: the signal)."""
-        assert self._child is not None, "started"
-        return self._child.exit_code()
-
     def complaint(self) -> str:
         """Give its last words."""
         lines = self._log.read_text(errors="replace").splitlines()[-3:]
         return " | ".join([self._scratch.complaint(self.name), *lines])[-600:]
 
-    def family(self) -> list[psutil.Process]:
-        """Give all its processes, the master first."""
-        try:
-            master = psutil.Process(self.pid)
-            return [master, *master.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
     def kill(self) -> None:
         """SIGKILL to all its processes at once: they are one process group; returns when they are gone."""
-        assert self._child is not None, "started"
-        self._child.kill_group()
-
-    def stop(self, timeout_s: float = 60.0) -> int | None:
-        """What `postfix stop` does: TERM to the master, which ends the others; None if it had to be killed."""
-        assert self._child is not None, "started"
-        family = self.family()
-        code = self._child.stop(timeout_s)
-        psutil.wait_procs(family, timeout=30)
-        return code
+        self.child.kill_group()
 
     def left_over(self) -> int:
         """Count the messages: queue files that are complete, which their mode 0700 says."""

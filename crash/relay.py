@@ -7,7 +7,6 @@ starts the command, reads its log, and speaks its commands.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from bench.network import await_banner, free_port
 from bench.smarthost import find_ready_port
 
 from crash.ledger import Comparison, compare, read_lines
+from crash.running import Running
 
 PROGRAM = (sys.executable, "-m", "smarthost")
 READY_S = 60.0
@@ -39,7 +39,7 @@ jitter = 0
 """
 
 
-class Relay:
+class Relay(Running):
     """One `smarthost serve`; `start` it again after `kill` on the same state directory and port.
 
     `wrapper`: words before the command (strace, prlimit, faketime); `environment`: added to ours.
@@ -56,29 +56,19 @@ class Relay:
         wrapper: Sequence[str] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
+        super().__init__(scratch)
         self.state = state
-        self.port = free_port()
-        self.starts = 0
-        self._scratch = scratch
         self._arguments = tuple(arguments)
         self.wrapper = tuple(wrapper)
         self.environment = dict(environment or {})
-        self._child: Child | None = None
         self._config = scratch.path / f"{state.name}-{self.port}.toml"
         retry = "" if "[retry]" in config else _RETRY
         self._config.write_text(CONFIG.format(sink=sink_port) + retry + config)
-        self._family: list[psutil.Process] = []
 
     @property
     def name(self) -> str:
         """Name the files of the life that goes on."""
         return f"relay-{self.port}-{self.starts}"
-
-    @property
-    def pid(self) -> int:
-        """Give the daemon's process (the wrapper's, if there is one)."""
-        assert self._child is not None, "started"
-        return self._child.pid
 
     def start(self, *, is_awaited: bool = True) -> None:
         """Start; returns when it greets, or at once. Raises: RunFailed: it ended before, or did not greet in time."""
@@ -93,12 +83,6 @@ class Relay:
         if is_awaited:
             await_ready(self)
             await_banner(self.port, self._child, READY_S)
-
-    @property
-    def exit_code(self) -> int | None:
-        """Give how it ended, None while it runs (negative: the signal)."""
-        assert self._child is not None, "started"
-        return self._child.exit_code()
 
     def log(self) -> list[dict[str, Any]]:
         """Give the log lines of this life; what is no JSON (a wrapper's words) is left out."""
@@ -124,33 +108,16 @@ class Relay:
         """Give its last words."""
         return self._scratch.complaint(self.name)
 
-    def family(self) -> list[psutil.Process]:
-        """Give all its processes, the first it started first."""
-        try:
-            root = psutil.Process(self.pid)
-            return [root, *root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
     def kill(self) -> None:
         """SIGKILL to all its processes at once, as a power cut ends them; returns when they are gone."""
-        assert self._child is not None, "started"
         family = self.family()
         for process in family:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        self._child.kill_group()
+        self.child.kill_group()
         psutil.wait_procs(family, timeout=30)
-
-    def stop(self, timeout_s: float = 60.0) -> int | None:
-        """SIGTERM; give the exit code, None if it had to be killed."""
-        assert self._child is not None, "started"
-        family = self.family()
-        code = self._child.stop(timeout_s, signal.SIGTERM)
-        psutil.wait_procs(family, timeout=30)
-        return code
 
     def command(self, *words: str, timeout_s: float = 60.0) -> "subprocess.CompletedProcess[bytes]":
         """Run a command of smarthost on this state directory."""
