@@ -107,7 +107,11 @@ def _bench(options: Options, scratch: Scratch) -> int:
         budget=budget,
         runs=runs,
         storms=storms,
-        verdicts=(*find_failures(runs, audits, storms), *extra, *(judge(summaries) if options.gate else ())),
+        verdicts=(
+            *find_failures(runs, audits, storms, is_compared=options.gate),
+            *extra,
+            *(judge(summaries) if options.gate else ()),
+        ),
     )
     path = options.out / f"bench-{stamp}.json"
     write_report(report, path)

@@ -125,6 +125,18 @@ def test_missing_message_is_a_failure() -> None:
     assert verdicts[0].what == "smarthost, kept, round 2: the sink has 99 messages"
 
 
+def test_postfix_on_its_knees_fails_only_a_comparison() -> None:
+    """Where nothing is compared, on a busy machine in CI, a rival that does not come to its end is no fault of ours."""
+    runs = (replace(a_run("postfix", 1, 1), failed="smtp-source did not end within 104 s"), a_run("smarthost", 1, 900))
+
+    (told,) = find_failures(runs, ("postfix: FAILED: 1 missing",), is_compared=False)
+    compared = find_failures(runs, ("postfix: FAILED: 1 missing",))
+
+    assert told.passed
+    assert told.what.endswith("in 1 runs")
+    assert [verdict.passed for verdict in compared] == [False, False]
+
+
 def test_all_there_is_said_once() -> None:
     """One line when all is well."""
     (verdict,) = find_failures(THREE_ROUNDS, ("ceiling: 500 numbered messages, each at the sink once",))
