@@ -70,7 +70,10 @@ def _measure(options: DeadOptions, scratch: Scratch) -> int:
         ceiling_rate=ceiling_rate,
         summaries=summaries,
         runs=runs,
-        verdicts=(*find_dead_failures(runs), *(judge_dead(summaries) if options.gate else ())),
+        verdicts=(
+            *find_dead_failures(runs, is_compared=options.gate),
+            *(judge_dead(summaries) if options.gate else ()),
+        ),
     )
     path = options.out / f"dead-mx-{found.at.replace(':', '').replace('-', '')}.json"
     write_report(report, path)

@@ -7,6 +7,7 @@ from bench.dead_figures import DeadRun, DeadSummary
 from bench.dead_scenarios import SCENARIOS
 from bench.figures import Verdict
 from bench.statistic import median, paired_ratios
+from bench.summary import POSTFIX
 
 
 def _rates(runs: Sequence[DeadRun], system: str, way: str) -> dict[int, float]:
@@ -53,10 +54,10 @@ def _judge(summary: DeadSummary) -> Verdict:
     return Verdict(what=text, passed=summary.share >= least)
 
 
-def find_dead_failures(runs: Sequence[DeadRun]) -> tuple[Verdict, ...]:
-    """One verdict per run that failed."""
+def find_dead_failures(runs: Sequence[DeadRun], *, is_compared: bool = True) -> tuple[Verdict, ...]:
+    """One verdict per run that failed; Postfix's count where it is compared with."""
     return tuple(
         Verdict(what=f"{run.system}, {run.way}, round {run.round}: {run.failed}", passed=False)
         for run in runs
-        if run.failed
+        if run.failed and (is_compared or run.system != POSTFIX)
     )
