@@ -35,7 +35,7 @@ from crash.strace import Point, to_point
 
 QUICK = {"kill": 14, "eio": 4, "enospc": 3, "slow": 1}  # lives; 60 s on two busy cores
 QUICK_S = {"kill": 18.0, "eio": 7.0, "enospc": 5.0, "slow": 5.0}  # no life is begun later
-LONG_S = {"kill": 450.0, "eio": 180.0, "enospc": 140.0, "slow": 60.0}
+LONG_S = {"kill": 3600.0, "eio": 3600.0, "enospc": 2700.0, "slow": 120.0}
 
 Live = Callable[[Books, str], Verdict]
 
