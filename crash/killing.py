@@ -5,6 +5,7 @@ Two ends: `alone`, only the process that makes the call dies (the daemon, or the
 in a power cut. Decides what a life does before the call, by its phase; crash.life judges.
 """
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bench.children import Scratch
 from msgspec import Struct
 
 from crash import strace
-from crash.life import DRAINED_S, Life, Watch
+from crash.life import DRAINED_S, KILL_TOLD_S, Life, Watch
 from crash.relay import Books
 from crash.strace import Point, Tracer
 
@@ -83,6 +84,8 @@ def kill_at(scratch: Scratch, books: Books, name: str, point: Point, end: str, s
             watch.expect_end()
             if not is_over():
                 code = relay.stop(DRAINED_S + 5)
+                if code == -signal.SIGKILL:  # the point was in the end itself
+                    life.await_(lambda: watch.who != "", KILL_TOLD_S)
                 if watch.who == "" and code != 0:
                     life.wrong.append(f"SIGTERM ended it with {code}: {relay.complaint()}")
             elif watch.who == "store" and end == "alone":

@@ -43,6 +43,7 @@ DRAINED_S = 30.0
 ENDED_S = 40.0  # SIGTERM drains for 30 s at most
 # A delivery that the sink wrote down so long before a crash was settled before it; a busy machine is slow.
 WINDOW_S = 3.0
+KILL_TOLD_S = 2.0  # until strace has written down who was killed, on a busy machine
 
 
 class Watch:
@@ -90,10 +91,10 @@ class Watch:
             os.close(fd)
 
     def _was_killed(self) -> bool:
-        deadline = time.monotonic() + 0.05  # strace hears of it at the same time, and writes it down then
+        deadline = time.monotonic() + KILL_TOLD_S  # strace hears of it at the same time, and writes it down then
         while not self._is_killed():
-            if time.monotonic() > deadline:
-                return False
+            if time.monotonic() > deadline or self._is_done.is_set():
+                return self._is_killed()
             time.sleep(0.001)
         return True
 

@@ -164,7 +164,7 @@ class Auditor:
     def _take_back(self, finding: Finding, lease: Lease | None) -> None:
         if lease is not None:
             now = self._terms.clock.wall()
-            self._terms.journey.settle(_as_it_was(lease, finding.why, now, self._terms.next_seq))
+            self._terms.journey.commits.commit(_as_it_was(lease, finding.why, now, self._terms.next_seq))
         else:  # nothing that could be due: the lease alone is left
             self._terms.store.give_back(_empty_lease(finding))
 

@@ -168,6 +168,7 @@ class Delivery:
                 begin_drain=journey.begin_drain,
                 end_drain=journey.end_drain,
                 is_quiet=lambda: journey.is_quiet,
+                commits=journey.commits,
             )
         )
         journey.add_claimant(drain.claims)

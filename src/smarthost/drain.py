@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from smarthost.commits import Commits
 from smarthost.mail.envelope import SenderTls
 from smarthost.mail.errors import ConnectFailed, NoNewMail, StoreError
 from smarthost.mail.hop import SessionPolicy, TlsLevel
 from smarthost.mail.lease import Lease
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.progress import DrainEnd, DrainOutcome, Moving, Staying
-from smarthost.mail.settlement import Settlement
 from smarthost.ports import Clock, Dialer, Sink
 from smarthost.queue.audit import Claim
 from smarthost.queue.store import Filter, Store
@@ -32,7 +32,6 @@ from smarthost.smtp.steps import Step
 
 SESSIONS = 8  # at a time; four fill the disk of the other node, more hide what a round trip takes
 LEASES = 100  # read at a time: 1 ms
-UNSETTLED = 500  # moved, and not known here yet: a crash moves these again
 REFUSED_IN_A_ROW = 20  # then it is the other node that does not work, and not the mail
 LOST_IN_A_ROW = 3
 TRIES = 2  # of one message; a session that breaks twice over it may break because of it
@@ -50,7 +49,7 @@ News = Callable[[Moving | Staying], None]
 
 
 class DrainTerms(Struct, frozen=True):
-    """The parts that are joined here. `plan_to` looks up the other node; the last three are the journey's."""
+    """The parts that are joined here. `plan_to` looks up the other node; the last four are the journey's."""
 
     store: Store
     clock: Clock
@@ -61,6 +60,7 @@ class DrainTerms(Struct, frozen=True):
     begin_drain: Callable[[], None]
     end_drain: Callable[[], None]
     is_quiet: Callable[[], bool]
+    commits: Commits
 
 
 class _Broken(Exception):
@@ -148,7 +148,6 @@ class _Move:
         self._cursor: str | None = None
         self._is_read = False  # this round
         self._reading = asyncio.Lock()
-        self._settling: set[asyncio.Future[None]] = set()
         self._stays: set[str] = set()  # messages that were named
         self._breaks: dict[str, int] = {}  # how often a session broke over them
         self._refused_in_a_row = 0
@@ -301,7 +300,7 @@ class _Move:
         for failure in [worker.exception() for worker in workers]:
             if failure is not None:
                 raise failure
-        await self._settled()
+        await self._terms.commits.until_answered()
 
     async def _work(self) -> None:
         while self._stopped is None and (lease := await self._next()) is not None:
@@ -349,14 +348,13 @@ class _Move:
             self._idle.append(session)
         else:
             session.quit()
-        if len(self._settling) >= UNSETTLED:
-            await self._settled()
+        await self._terms.commits.until_settled()
         return [index for index in everybody if index not in heard.taken]
 
     def _take_note(self, lease: Lease, heard: HandedOver, session: Session) -> None:
         if heard.taken:
             self._refused_in_a_row = self._lost_in_a_row = 0
-            self._settle(
+            self._terms.commits.commit(
                 settle_moved(
                     lease,
                     heard.taken,
@@ -394,23 +392,6 @@ class _Move:
         addresses = tuple([lease.recipients[index].address for index in indices])
         self._terms.sink.note("warning", "not moved", id=lease.id, recipients=addresses, to=self.node, why=why)
         self._tell(Staying(lease.id, addresses, why))
-
-    def _settle(self, settlement: Settlement) -> None:
-        settling = asyncio.ensure_future(self._terms.store.settle((settlement,)))
-        self._settling.add(settling)
-        settling.add_done_callback(self._has_settled)
-        for record in settlement.records:
-            self._terms.sink.record(record)
-
-    def _has_settled(self, settling: asyncio.Future[None]) -> None:
-        self._settling.discard(settling)
-        if not settling.cancelled() and (failure := settling.exception()) is not None:
-            self._terms.sink.note("error", "settlement waits for the store", why=str(failure))
-
-    async def _settled(self) -> None:
-        """Wait until what was moved is settled, or the store keeps it to be repeated."""
-        if self._settling:
-            await asyncio.wait(tuple(self._settling))
 
 
 def _cancel_all(tasks: Sequence[asyncio.Future[None]]) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
+from smarthost.commits import Commits
 from smarthost.mail.errors import StoreError
 from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.result import AttemptResult, Outcome, Verdict
 from smarthost.mail.settlement import Settlement, State
-from smarthost.ports import Clock, Deadline, HostGate, Random, Refused, Sink
+from smarthost.ports import Clock, HostGate, Random, Refused, Sink
 from smarthost.queue.audit import Bounds, Claim, Standing, bounds_at
 from smarthost.queue.fairness import Lane, Slots
 from smarthost.queue.feed import RETRY_STORE_S, Feed
@@ -34,7 +35,6 @@ from smarthost.sweeps import Sweeps, SweepTerms
 
 PLAN_AGE_S = 5.0  # a slot asks for a new plan then; the planner's own cache makes one cost 20 us ...
 PLAN_LEASES = 50  # ... and each draws anew among hosts of equal preference (RFC 5321 5.1)
-UNSETTLED = 1_000  # attempts whose settlement is not durable: 3 KiB each, and a crash makes them again
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
 WISHED = 10_000  # ids; of those forgotten the wish is found by the feed's scan, within a minute
 ATTEMPT_S = 24 * 3600.0  # above any attempt there is: five hosts of all patience, then 50 MiB at one block in 90 s
@@ -85,6 +85,7 @@ class Journey:
         self._routes: OrderedDict[str, _Route] = OrderedDict()  # oldest first
         self._planning: set[str] = set()
         self._slots = Slots(terms.sessions, terms.sessions_per_lane)
+        self._commits = Commits(terms.store, terms.clock, terms.sink, self._durable)
         self._tasks: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
         self._reports = Reports(
             ReportTerms(
@@ -107,7 +108,7 @@ class Journey:
                 sink=terms.sink,
                 schedule=terms.schedule,
                 next_seq=terms.next_seq,
-                commit=self._commit,
+                commit=self._commits.commit,
                 until_settled=self._until_wanted,
                 suspension=self._feed.suspension,
             )
@@ -116,10 +117,6 @@ class Journey:
         self._under_way: dict[int, tuple[Lease, float]] = {}  # by identity: taken from the feed, and when (monotonic)
         self._claimants: list[Callable[[], Iterable[Claim]]] = []
         self._awake_since = terms.clock.monotonic()
-        self._unsettled = 0
-        self._kept: list[Settlement] = []  # what the store could not commit yet
-        self._kept_watch: Deadline | None = None
-        self._settled_bell = asyncio.Event()
         self._going_on = asyncio.Event()  # set unless paused
         self._going_on.set()
         self._wished: set[str] = set()  # ids of messages that an operator wants otherwise once their leases end
@@ -138,7 +135,7 @@ class Journey:
     def wind_down(self) -> None:
         """Take up no new work; mail is still taken. Before `stop`, while clients end what they are at."""
         self._is_stopping = True
-        self._settled_bell.set()
+        self._commits.wind_down()
         self._feed.drain()
 
     async def stop(self, grace_s: float) -> None:
@@ -147,8 +144,7 @@ class Journey:
         deadline = self._clock.monotonic() + grace_s
         while not self._slots.is_idle and self._clock.monotonic() < deadline:
             await self._clock.sleep(0.02)
-        if self._kept_watch is not None:
-            self._kept_watch.cancel()
+        self._commits.stop()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -274,7 +270,7 @@ class Journey:
     async def _settle_unroutable(self, destination: str, no_plan: NoPlan) -> None:
         verdict = for_no_plan(no_plan, self._terms.soft_bounce)
         while (lease := await self._next_lease(destination)) is not None:
-            self._commit(self._decide(self._same_verdict(lease, verdict)))
+            self._commits.commit(self._decide(self._same_verdict(lease, verdict)))
         self._feed.forget(destination)
 
     # 4 send
@@ -315,8 +311,7 @@ class Journey:
                 self._start_slot(waiting)
 
     async def _next_lease(self, destination: str) -> Lease | None:
-        if self._unsettled >= UNSETTLED:
-            await self._until_settled()
+        await self._commits.until_settled()
         if self._is_stopping:
             return None
         lease = self._feed.take(destination)
@@ -333,7 +328,7 @@ class Journey:
             self._sink.note("error", "attempt failed", id=lease.id, destination=destination, why=repr(failure))
             result = self._same_verdict(lease, Verdict(Outcome.DEFERRED, "4.3.0", f"local failure: {failure!r}"))
             settlement = self._decide(result)
-        self._commit(settlement)
+        self._commits.commit(settlement)
         if any(verdict.outcome is Outcome.POSTPONED for verdict in result.verdicts):
             if self._must_sleep(destination, route.plan):
                 self._slots.doubt(route.lane)
@@ -360,40 +355,8 @@ class Journey:
             return None
         return terms.schedule.next_attempt(attempts, now, received_at, terms.random)
 
-    def _commit(self, settlement: Settlement) -> None:
-        """Hand a settlement to the store, which keeps it whatever happens; tell what happened."""
-        settling = asyncio.ensure_future(self._store.settle((settlement,)))
-        self._unsettled += 1
-        settling.add_done_callback(lambda settling: self._committed(settlement, settling))
-        for record in settlement.records:
-            self._sink.record(record)
-
-    def _committed(self, settlement: Settlement, settling: asyncio.Future[None]) -> None:
-        """Wake whoever goes on from here; only now, because both read the store and would not find it there before."""
-        if settling.cancelled():
-            return
-        if (failure := settling.exception()) is not None:
-            self._sink.note("error", "settlement waits for the store", why=str(failure))
-            if not self._kept:
-                self._kept_watch = self._clock.deadline(RETRY_STORE_S, self._look_at_kept)
-            self._kept.append(settlement)
-            return
-        self._durable(settlement)
-
-    def _look_at_kept(self) -> None:
-        """The store keeps what it could not commit, and does not say when it could: ask what it still has."""
-        in_hand = set(self._store.in_hand())
-        kept, self._kept = self._kept, []
-        for settlement in kept:
-            if any((settlement.id, recipient.n) in in_hand for recipient in settlement.recipients):
-                self._kept.append(settlement)
-            else:
-                self._durable(settlement)
-        if self._kept and self._kept_watch is not None:
-            self._kept_watch.restart(RETRY_STORE_S)
-
     def _durable(self, settlement: Settlement) -> None:
-        self._settled()
+        """Wake whoever goes on from here; only now, because both read the store and would not find it there before."""
         if settlement.id in self._wished:  # the store has applied it: what is to be retried is due now
             self._wished.discard(settlement.id)
             self.look_again()
@@ -409,22 +372,16 @@ class Journey:
         self._feed.due_at(self._clock.wall() + RETRY_STORE_S)
         self._reports.look_again()  # they ask, and on until the store answers
 
-    def _settled(self) -> None:
-        self._unsettled -= 1
-        if self._unsettled < UNSETTLED:
-            self._settled_bell.set()
-
-    async def _until_settled(self) -> None:
-        """Take up no more while the disk hangs or is full: what is not recorded is sent again after a crash."""
-        while self._unsettled >= UNSETTLED and not self._is_stopping:
-            self._settled_bell.clear()
-            await self._settled_bell.wait()
-
     # What an auditor asks and does
 
     @property
     def clock(self) -> Clock:
         return self._clock
+
+    @property
+    def commits(self) -> Commits:
+        """Where a settlement goes that was decided elsewhere: whoever goes on from there is woken."""
+        return self._commits
 
     def bounds(self) -> Bounds:
         """Give what is beyond doubt now: what waited for our own start, or the end of a pause, is not late at once."""
@@ -454,10 +411,6 @@ class Journey:
     def standing(self, domain: str) -> Standing | None:
         """Say who looks after what is due for this recipient domain, and when at the latest; None: nobody knows."""
         return self._feed.standing(domain)
-
-    def settle(self, settlement: Settlement) -> None:
-        """Commit a settlement that was decided elsewhere, and wake whoever goes on from there."""
-        self._commit(settlement)
 
     def nudge(self) -> None:
         """Look for what is due now, whatever is known: a wake-up may have been lost."""
@@ -500,8 +453,8 @@ class Journey:
 
     @property
     def is_quiet(self) -> bool:
-        """Is no attempt under way, and everything settled?"""
-        return self._slots.is_idle and not self._unsettled
+        """Is no attempt under way, and everything settled, or kept by a store in trouble?"""
+        return self._slots.is_idle and self._commits.is_answered
 
     async def _going_on_again(self) -> None:
         """Wait out a pause."""
@@ -509,7 +462,7 @@ class Journey:
 
     async def _until_wanted(self) -> None:
         """Wait out a pause, and a disk that hangs."""
-        await self._until_settled()
+        await self._commits.until_settled()
         await self._going_on_again()
 
     # Suspended destinations

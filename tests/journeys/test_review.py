@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.journeys.rig import HOUR_S, in_world
 from tests.test_relay import BOUNCED, DEFERRED, RELAYED, Bench, on_bench
 
-from smarthost import relay, sweeps
+from smarthost import commits, sweeps
 from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.plan import Plan
@@ -44,17 +44,20 @@ async def test_a_commit_that_hangs_is_451_within_minutes(world: SimulatedWorld) 
 @on_bench()
 async def test_sending_waits_for_settlements_that_hang(bench: Bench) -> None:
     """What was sent and not recorded is sent again after a crash: a hanging disk bounds it, and then all goes on."""
-    with patch.object(relay, "UNSETTLED", 50):
-        settle = bench.store.settle
-        bench.store.settle = _hang  # type: ignore[method-assign, assignment]
+    with patch.object(commits, "UNSETTLED", 50):
+        settle, disk_works = bench.store.settle, asyncio.Event()
+
+        async def settle_slowly(settlements: Sequence[Settlement]) -> None:
+            await disk_works.wait()
+            await settle(settlements)
+
+        bench.store.settle = settle_slowly  # type: ignore[method-assign]
         bench.takes_s = lambda lease: 0.1
         for n in range(300):
             await bench.add(f"u{n}@example.net")
         await bench.clock.sleep(600)
         sent = len(bench.attempts)
-        bench.store.settle = settle  # type: ignore[method-assign]
-        bench.journey._unsettled = 0
-        bench.journey._settled_bell.set()
+        disk_works.set()
         await bench.clock.sleep(60)
 
     assert 50 <= sent <= 50 + 20
@@ -75,7 +78,7 @@ async def test_the_sweep_waits_for_its_settlements(bench: Bench) -> None:
     bench.store.due = nothing_is_due  # type: ignore[method-assign]
     bench.store.settle = _hang  # type: ignore[method-assign, assignment]
     told = len(bench.told)
-    with patch.object(relay, "UNSETTLED", 50), patch.object(sweeps, "SWEEP_S", HOUR_S):
+    with patch.object(commits, "UNSETTLED", 50), patch.object(sweeps, "SWEEP_S", HOUR_S):
         await bench.clock.sleep(6 * 86_400)
 
     assert 100 == len(bench.told) - told
