@@ -25,24 +25,26 @@ from bench.ending import measure_in_scratch
 from bench.failure import RunFailed
 from bench.programs import find_program
 
-from crash import faults
+from crash import beside, faults
 from crash.figures import Figure
 from crash.killing import ENDS, Verdict, kill_at, list_points
 from crash.life import PHASES
 from crash.options import Options
+from crash.postfix import missing_for_postfix
 from crash.relay import Books
 from crash.strace import Point, to_point
 
-QUICK = {"kill": 14, "eio": 4, "enospc": 3, "slow": 1}  # lives; 60 s on two busy cores
-QUICK_S = {"kill": 18.0, "eio": 7.0, "enospc": 5.0, "slow": 5.0}  # no life is begun later
-LONG_S = {"kill": 3600.0, "eio": 3600.0, "enospc": 2700.0, "slow": 120.0}
+QUICK = {"kill": 14, "postfix": 3, "eio": 4, "enospc": 3, "slow": 1}  # lives; 60 s on two busy cores
+QUICK_S = {"kill": 18.0, "postfix": 5.0, "eio": 7.0, "enospc": 5.0, "slow": 5.0}  # no life is begun later
+LONG_S = {"kill": 3600.0, "postfix": 1800.0, "eio": 3600.0, "enospc": 2700.0, "slow": 120.0}
 
 Live = Callable[[Books, str], Verdict]
 
 
 def missing(options: Options) -> list[str]:
     """Say what is needed and not there."""
-    return [] if find_program("strace") else ["strace (tools/system-packages installs it)"]
+    lines = [] if find_program("strace") else ["strace is not installed: run tools/system-packages"]
+    return lines + (missing_for_postfix() if options.with_postfix else [])
 
 
 def spread(points: Sequence[str], n: int, seed: int) -> list[str]:
@@ -79,6 +81,14 @@ class Lanes:
 
         listed = list(self._pool.map(one, PHASES))
         return [point for found, _ in listed for point in found], [point for _, found in listed for point in found]
+
+    def list_calls_of_postfix(self) -> list[Point]:
+        """List the calls of Postfix's programs: beside.list_points. Raises: RunFailed."""
+        books = self._books.get()
+        try:
+            return beside.list_points(self.scratch, books)
+        finally:
+            self._books.put(books)
 
     def live(self, words: Sequence[str], stop_at: float) -> Iterator[tuple[str, Verdict]]:
         """Live a life for each; give what became of it, in any order. Those not begun at `stop_at` are left out."""
@@ -119,6 +129,9 @@ def live(scratch: Scratch, books: Books, name: str, text: str, seed: int) -> Ver
     if what == "kill":
         end, _, point = rest.partition(":")
         return kill_at(scratch, books, name, to_point(point), end, seed, log)
+    if what == "postfix":
+        end, _, point = rest.partition(":")
+        return beside.kill_at(scratch, books, name, to_point(point), end, seed, log)
     if what in ("EIO", "ENOSPC"):
         way, _, point = rest.partition(":")
         return faults.fail_at(scratch, books, name, to_point(point), what, way, seed, log)
@@ -126,7 +139,7 @@ def live(scratch: Scratch, books: Books, name: str, text: str, seed: int) -> Ver
         return faults.slow_disk(scratch, books, name, float(rest), seed, log)
     if what == "log":
         return faults.deaf_log(scratch, books, name, rest, seed, log)
-    raise ValueError(f"{text}: begins with none of kill, EIO, ENOSPC, slow, log")
+    raise ValueError(f"{text}: begins with none of kill, postfix, EIO, ENOSPC, slow, log")
 
 
 def _plan(kills: Sequence[Point], errors: Sequence[Point], options: Options) -> dict[str, list[str]]:
@@ -152,7 +165,9 @@ def _choose(what: str, plan: Sequence[str], options: Options) -> list[str]:
     return shuffled
 
 
-def _figure(what: str, lanes: Lanes, plan: Sequence[str], options: Options, counts: dict[str, int]) -> Figure:
+def _figure(
+    what: str, lanes: Lanes, plan: Sequence[str], options: Options, counts: dict[str, int], system: str = "smarthost"
+) -> Figure:
     began = time.monotonic()
     chosen = _choose(what, plan, options)
     verdicts: list[Verdict] = []
@@ -170,13 +185,14 @@ def _figure(what: str, lanes: Lanes, plan: Sequence[str], options: Options, coun
         "acknowledged": sum(verdict.acknowledged for verdict in verdicts),
         "duplicates_in_window": sum(verdict.duplicates for verdict in verdicts),
         "not_reached": sum(not verdict.died for verdict in verdicts),
-        **{f"{who}_died": sum(verdict.died == who for verdict in verdicts) for who in ("daemon", "store")},
+        **{f"{who}_died": n for who, n in sorted(Counter(verdict.died for verdict in verdicts).items()) if who},
         **{f"heard {code}": n for code, n in sorted(faults.replies_of(verdicts).items())},
         **counts,
     }
     return Figure(
         suite="calls",
-        what=what,
+        what="kill" if what == "postfix" else what,
+        system=system,
         n=len(verdicts),
         failures=len(failed),
         seconds=round(time.monotonic() - began, 1),
@@ -193,15 +209,29 @@ def _counts(points: Sequence[Point]) -> dict[str, int]:
 
 
 def run(scratch: Scratch, options: Options) -> Iterator[Figure]:
-    """Run the four experiments. Raises: RunFailed: a life without any trouble could not be listed."""
+    """Run the experiments. Raises: RunFailed: a life of smarthost without any trouble could not be listed."""
     lanes = Lanes(scratch, options.seed)
     try:
         kills, errors = lanes.list_calls()
         plan = _plan(kills, errors, options)
         for what, lives in plan.items():
             yield _figure(what, lanes, lives, options, _counts(kills) if what == "kill" else {})
+        if options.with_postfix:
+            yield _beside(lanes, options)
     finally:
         lanes.close()
+
+
+def _beside(lanes: Lanes, options: Options) -> Figure:
+    try:
+        points = lanes.list_calls_of_postfix()
+    except RunFailed as failed:
+        why = str(failed)
+        return Figure(
+            suite="calls", what="kill", system="postfix", n=0, failures=0, seconds=0.0, seed=options.seed, why=why
+        )  # fmt: skip
+    plan = [f"postfix:{end}:{point}" for point in points for end in ENDS]
+    return _figure("postfix", lanes, plan, options, _counts(points), "postfix")
 
 
 def _repeat(seed: int, words: Sequence[str], scratch: Scratch) -> int:

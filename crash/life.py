@@ -7,26 +7,21 @@ it shows in the books and, after the last stop, in the database and the director
 """
 
 import contextlib
-import hashlib
-import json
 import os
-import random
 import select
 import shutil
 import signal
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from bench.children import Scratch
 from bench.failure import RunFailed
 
-from crash.ledger import OPEN_KINDS, Comparison, compare, kind_of, read_lines
-from crash.load import Ledger, Refused, Session, make_content
+from crash.ledger import OPEN_KINDS, Comparison, kind_of
+from crash.mailing import Mailing
 from crash.relay import Books, Relay
 
 PHASES = ("start", "work", "again", "recover")  # the first start; all that follows; after a stop; after a kill -9
@@ -41,8 +36,6 @@ MAIL = (
 RETRIED_S = 8.0  # a deferred message is tried again after one second
 DRAINED_S = 30.0
 ENDED_S = 40.0  # SIGTERM drains for 30 s at most
-# A delivery that the sink wrote down so long before a crash was settled before it; a busy machine is slow.
-WINDOW_S = 3.0
 KILL_TOLD_S = 2.0  # until strace has written down who was killed, on a busy machine
 
 
@@ -115,52 +108,19 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-class Life:
-    """A relay, its state directory and its books. `sink` is shared with other lives: tokens begin with `name`."""
+class Life(Mailing):
+    """A relay, its state directory and its mail."""
 
     def __init__(self, scratch: Scratch, books: Books, name: str, seed: int) -> None:
-        self.name = name
-        self.scratch = scratch
-        self.home = scratch.directory(f"life-{name}")
+        super().__init__(scratch, books, name, seed)
         self.relay = Relay(scratch, self.home / "state", books.sink_port)
-        self.ledger = Ledger(str(self.home / "ledger.jsonl"))
-        self.codes: Counter[str] = Counter()
-        self.wrong: list[str] = []  # what must not be, in sentences
         self.cancelled = False
-        self.crashes: list[float] = []
-        self._chance = random.Random(seed)
-        self._log = books.log_file
-        self._skipped = self._log.stat().st_size if self._log.exists() else 0
-        self._number = 0
 
     # -- mail ---------------------------------------------------------------------------------------------------------
 
     def send(self, kinds: tuple[str, ...], octets: int) -> str:
-        """Send one message in a session of its own; give the code of the reply, "" if the connection died first."""
-        token = f"{self.name}{self._number:03d}"
-        self._number += 1
-        content = make_content(token, octets, self._chance)
-        recipients = [f"{kind}.{token}.{n}@crash.test" for n, kind in enumerate(kinds)]
-        sender = f"sender.{token}@crash.test"
-        reply = ""
-        try:
-            session = Session("127.0.0.1", self.relay.port)
-            try:
-                reply = session.send(token, sender, recipients, content, self.ledger)
-            finally:
-                session.close()
-        except Refused as refused:
-            reply = str(refused)
-            self.ledger.write(token, "refused", reply=reply)
-        except OSError as error:
-            self.ledger.write(token, "unknown", why=str(error))
-        else:
-            facts = {"octets": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            self.ledger.write(token, "acknowledged", reply=reply, sender=sender, recipients=recipients, **facts)
-        self.codes[reply[:9]] += 1
-        if reply.startswith("5"):
-            self.wrong.append(f"a local failure was answered with {reply}")
-        return reply
+        """Send one message; give the code of the reply, "" if the connection died first."""
+        return self.send_to(self.relay.port, kinds, octets)
 
     def work(self, is_over: Callable[[], bool]) -> None:
         """Send the mail, cancel what waits for ever, await retries, leave one deferred; ends early if it is over."""
@@ -176,23 +136,9 @@ class Life:
 
     def cancel(self) -> None:
         """Cancel what would wait for ever, as an operator does."""
-        for each in self._promised("never"):
+        for each in self.promised("never"):
             answer = self.relay.command("queue", "cancel", "--to", each)
             self.cancelled = self.cancelled or (answer.returncode == 0 and b"1 recipient cancelled" in answer.stdout)
-
-    def _promised(self, kind: str) -> list[str]:
-        lines = read_lines(self.home / "ledger.jsonl")
-        return [each for line in lines for each in line.get("recipients", ()) if kind_of(each) == kind]
-
-    @staticmethod
-    def await_(is_so: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until it is so, or time is up."""
-        deadline = time.monotonic() + timeout_s
-        while not is_so():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.03)
-        return True
 
     # -- the relay ----------------------------------------------------------------------------------------------------
 
@@ -213,16 +159,6 @@ class Life:
         return self.relay.is_ready()
 
     # -- judgement ----------------------------------------------------------------------------------------------------
-
-    def arrived(self) -> list[dict[str, Any]]:
-        """Give what arrived at the sink in this life."""
-        with self._log.open("rb") as file:
-            file.seek(self._skipped)
-            return [json.loads(line) for line in file.read().split(b"\n")[:-1]]
-
-    def compare(self) -> Comparison:
-        """Compare the books."""
-        return compare(read_lines(self.home / "ledger.jsonl"), self.arrived())
 
     def finish(self) -> Comparison:
         """Start once more without any trouble, drain, stop, judge; `wrong` says what must not be. Raises: RunFailed."""
@@ -253,26 +189,9 @@ class Life:
             self.wrong.append(f"cancelled, and queued again: {left}")
         self.stop()
         found = self.compare()
-        self._judge(found)
+        self.judge(found)
         self._inspect(is_empty=not left)
         return found
-
-    def _judge(self, found: Comparison) -> None:
-        for what, which in (
-            ("lost", found.lost), ("altered", found.altered), ("foreign", found.foreign),
-            ("reported twice", found.doubled_reports),
-        ):  # fmt: skip
-            if which:
-                self.wrong.append(f"{what}: {', '.join(which)}")
-        came: dict[str, list[float]] = {}
-        for line in self.arrived():
-            for address in line["to"]:
-                came.setdefault(address, []).append(line["at"])
-        for address, times in came.items():
-            if len(times) - 1 > len(self.crashes):
-                self.wrong.append(f"{address} came {len(times)} times for {len(self.crashes)} crashes")
-            elif len(times) > 1 and not any(-1.0 < crash - times[0] < WINDOW_S for crash in self.crashes):
-                self.wrong.append(f"{address} came again although its delivery was {WINDOW_S:.0f} s old at the crash")
 
     def _inspect(self, *, is_empty: bool) -> None:
         """Look at a copy of the database with another SQLite than the relay's."""
@@ -291,10 +210,6 @@ class Life:
             if files and is_empty:
                 self.wrong.append(f"contents of no message: {', '.join(files)}")
 
-    def close(self) -> None:
-        """End everything and forget its files, unless something was wrong."""
-        with contextlib.suppress(AssertionError):
-            self.relay.kill()
-        self.ledger.close()
-        if not self.wrong:
-            shutil.rmtree(self.home, ignore_errors=True)
+    def end(self) -> None:
+        """Kill it."""
+        self.relay.kill()

@@ -59,8 +59,11 @@ class Seen(Struct, frozen=True):
     outcome: str
 
 
-def read_trace(path: Path, state: Path) -> list[Seen]:
-    """Read strace's log, each call once, in the order in which they began."""
+def read_trace(path: Path, state: Path, names: re.Pattern[str] | None = None) -> list[Seen]:
+    """Read strace's log, each call once, in the order in which they began.
+
+    `names`: finds, in a call's words, the names of files for one that works in its state directory.
+    """
     marker = re.compile(rf'["<]{re.escape(str(state))}(?:/([^">]*))?[">]')
     found = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
@@ -68,7 +71,7 @@ def read_trace(path: Path, state: Path) -> list[Seen]:
         if match is None:
             continue  # <... resumed>, +++ exited
         words = match[3]
-        named = marker.search(words)
+        named = marker.search(words) or (names.search(words) if names else None)
         file = named[1] or "." if named else "socket" if re.match(r"\d+<(socket|UNIX|TCP)", words) else ""
         fd = re.match(r"(\d+)<", words)
         outcome = re.search(r"\) += (.*)", words)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from bench.children import Scratch
 from crash.killing import Verdict
+from crash.postfix import missing_for_postfix
 from crash.relay import Books
 from crash.strace import Point, Seen
 
-from crash import calls, faults, strace
+from crash import beside, calls, faults, strace
 
 STATE = Path("/var/s")
 START = """\
@@ -53,6 +54,14 @@ def test_the_calls_of_a_thread_are_counted_as_strace_counts_them(tmp_path: Path)
     points = strace.points_of_thread(seen_in(tmp_path, text), "work", "daemon")
 
     assert [str(point) for point in points] == ["work:daemon:write::2"]
+
+
+def test_files_named_from_within_the_state_directory_are_its_files(tmp_path: Path) -> None:
+    """Postfix works in its queue: a rename there has no whole path, and would be no point."""
+    log = tmp_path / "log"
+    log.write_text('rename("incoming/A1", "active/A1") = 0\nrename("/etc/incoming/x", "/etc/y") = 0\n')
+
+    assert [each.file for each in strace.read_trace(log, STATE, beside.NAMES)] == ["incoming/A1", ""]
 
 
 def test_points_survive_being_printed_and_read() -> None:
@@ -132,6 +141,16 @@ def test_content_whose_sync_fails_is_refused_and_the_relay_comes_back(scratch: S
 
     assert ((), "fsync") == (found.wrong, found.died)
     assert {"250 2.0.0", "451 4.3.0"} <= set(found.codes)
+
+
+@pytest.mark.slow
+def test_postfix_killed_before_the_sync_of_its_second_message_is_started_again(scratch: Scratch) -> None:
+    """The rival goes through the same: all of it dies with the process that writes the queue file."""
+    if missing := missing_for_postfix():
+        pytest.skip(f"NOT TRIED: {'; '.join(missing)}")
+    found = lived(scratch, "postfix:whole:work:cleanup:fsync::2")
+
+    assert ((), "cleanup") == (found.wrong, found.died)
 
 
 @pytest.mark.slow
