@@ -34,7 +34,7 @@ class Mail(Struct, kw_only=True):
     tries: list[Try] = []
 
 
-class Copy(Struct, kw_only=True, gc=False):
+class Copy(Struct, kw_only=True):
     """One recipient's copy that a host took. `was_heard`: did the relay read all of the reply that said so?"""
 
     at: float
