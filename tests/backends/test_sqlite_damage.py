@@ -575,6 +575,30 @@ async def test_salvage_that_is_interrupted_at_any_step_leaves_all_mail(
     assert not path.with_name("queue.db.salvaged").exists()
 
 
+async def test_the_log_of_the_old_database_is_never_read_into_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frames say what lies on which page, and in the new database that page is another one."""
+    await fill(tmp_path, 600, 20)
+    few = "address NOT LIKE 'r%7@%'"
+    sql(tmp_path, f"DELETE FROM recipient WHERE {few}", *[
+        f"DELETE FROM {table} WHERE key NOT IN (SELECT message FROM recipient)" for table in ("content", "message")
+    ])  # fmt: skip
+    async with opened(tmp_path) as it:
+        await it.trial.add("late@dest.example")
+        it.store.kill()
+    path = tmp_path / "queue.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(salvage, "finish", lambda path: None)  # the power is off before
+        salvage.salvage(path, "so we say", pages.promise(path), lambda news: None)
+
+    async with opened(tmp_path) as it:
+        found = await it.delivered()
+        told = [*it.troubles, *it.news]
+
+    assert (61, []) == (len(found), told)
+
+
 async def test_salvage_again_and_again_is_refused(tmp_path: Path) -> None:
     """A machine that damages each new database needs a person, and its disk is not filled with copies."""
     await fill(tmp_path, 2)
