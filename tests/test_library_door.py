@@ -314,3 +314,23 @@ def test_a_thread_that_submits_while_the_door_closes_is_not_left_hanging(tmp_pat
 
     assert not any(thread.is_alive() for thread in threads)
     assert len(raised) == 8
+
+
+def test_a_program_without_a_loop_pauses_copies_and_goes_on(tmp_path: Path, sink: Sink) -> None:
+    """Nothing goes out before `resume`, and the copy that was made meanwhile is a queue that begins with a pause."""
+    with BlockingRelay(**arguments(tmp_path, sink), paused=True) as relay:
+        relay.submit(CONTENT, *ENVELOPE)
+        was_paused = relay.paused
+        made = relay.back_up(tmp_path / "copy")
+        relay.pause()
+        arrived = len(sink.arrived)
+        resumed = relay.resume()
+        sink.wait_for(1)
+        assert not relay.paused
+
+    with BlockingRelay(**{**arguments(tmp_path, sink), "state_dir": tmp_path / "copy"}) as copy:
+        waits = [message.reverse_path for message in copy.find().messages]
+        assert copy.paused
+
+    assert (True, 0, (1, 1), ["me@example.org"]) == (was_paused, arrived, resumed, waits)
+    assert (1, 1, 0) == (made.messages, made.recipients, made.missing)

@@ -10,11 +10,13 @@ import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError
 from email.message import EmailMessage
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from smarthost.accept.inject import Receipt
 from smarthost.assemble import Relay
+from smarthost.mail.backup import Backup
 from smarthost.mail.errors import StoreError
 from smarthost.queue.store import Changed, Filter, Page
 
@@ -69,6 +71,23 @@ class BlockingRelay:
     def change(self, which: Filter, verb: str, cursor: str | None = None, n: int = 1000) -> Changed:
         """See Relay.change."""
         return self._run(self._relay_now.change(which, verb, cursor, n))
+
+    @property
+    def paused(self) -> bool:
+        """See Relay.paused."""
+        return self._relay_now.paused
+
+    def pause(self) -> None:
+        """See Relay.pause."""
+        self._run(self._relay_now.pause())
+
+    def resume(self) -> tuple[int, int]:
+        """See Relay.resume."""
+        return self._run(self._relay_now.resume())
+
+    def back_up(self, directory: str | Path) -> Backup:
+        """See Relay.back_up."""
+        return self._run(self._relay_now.back_up(directory))
 
     @property
     def _relay_now(self) -> Relay:
