@@ -148,7 +148,7 @@ def wrapper(log: Path, point: Point | None, what: str, state: Path) -> list[str]
     if point is None:
         return [*words, "-e", "trace=" + ",".join(CALLS)]
     where = ["-P", str(state if point.file == "." else state / point.file)] if point.file else []
-    return [*words, *where, "-e", f"trace={point.call}", "-e", f"inject={point.call}:{what}"]
+    return [*words, *where, "-e", f"trace={point.call},close", "-e", f"inject={point.call}:{what}"]
 
 
 def find_threads(daemon: int) -> dict[str, int]:

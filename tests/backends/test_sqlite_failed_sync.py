@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.backends.test_sqlite_store import files, large_message, opened, sqlite
 
-from smarthost.backends.sqlite import wire
+from smarthost.backends.sqlite import database, wire
 from smarthost.mail.errors import StoreError, StoreFull
 
 pytestmark = pytest.mark.asyncio
@@ -59,3 +59,18 @@ async def test_no_space_for_content_is_no_failure_of_the_store(tmp_path: Path, m
                 await store.add(large_message(trial), ())
 
         assert (child, None) == (store.child_pid, store.refusal)
+
+
+async def test_who_gives_up_opening_leaves_the_log_as_it_is(tmp_path: Path) -> None:
+    """After a checkpoint whose fsync failed, closing must not try again: it would succeed, and delete the log."""
+    async with opened(tmp_path / "s") as trial:
+        await trial.add("a@dest.example")
+        sqlite(trial).kill()
+        log = tmp_path / "s" / "queue.db-wal"
+        before = log.read_bytes()
+
+        for open_one in (database.open_writer, database.open_reader):
+            open_one(tmp_path / "s" / "queue.db").close()
+
+        assert len(before) > 4096
+        assert before == log.read_bytes()

@@ -144,6 +144,14 @@ def test_content_whose_sync_fails_is_refused_and_the_relay_comes_back(scratch: S
 
 
 @pytest.mark.slow
+def test_a_start_whose_checkpoint_fails_is_refused_and_the_next_one_has_all(scratch: Scratch) -> None:
+    """The log is copied into the database again by another process; closing does not do it, and is not believed."""
+    found = lived(scratch, "EIO:once-crash:recover::fdatasync:queue.db:1")
+
+    assert ((), "fdatasync") == (found.wrong, found.died)
+
+
+@pytest.mark.slow
 def test_postfix_killed_before_the_sync_of_its_second_message_is_started_again(scratch: Scratch) -> None:
     """The rival goes through the same: all of it dies with the process that writes the queue file."""
     if missing := missing_for_postfix():

@@ -203,6 +203,9 @@ def _migrate(db: apsw.Connection, path: Path, version: int, tell: Callable[[str]
 
 
 def _harden(db: apsw.Connection) -> None:
+    # Closing is no checkpoint: when one has failed because of an fsync, the next would succeed, and delete a WAL whose
+    # pages are in no file. What has failed is done again by another process, from the WAL.
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     db.set_busy_timeout(BUSY_MS)  # an operator's sqlite3 shell may hold it for a moment
     db.pragma("trusted_schema", 0)
     db.pragma("cell_size_check", 1)
