@@ -42,9 +42,9 @@ def trial_of(store: SqliteStore) -> Trial:
     return Trial(None, store)  # type: ignore[arg-type]
 
 
-async def fill(store: SqliteStore, n: int = 5) -> list[str]:
-    """Add as many small and large messages, and give their ids."""
-    trial = trial_of(store)
+async def fill(store: SqliteStore, n: int = 5, trial: Trial | None = None) -> list[str]:
+    """Add as many small and large messages, and give their ids; `trial` numbers them, and those that follow."""
+    trial = trial or trial_of(store)
     messages = [
         trial.message(f"u{k}@dest.example", "other@dest.example", content=content)
         for k in range(n)
@@ -109,7 +109,7 @@ async def test_copy_knows_that_it_is_one(store: SqliteStore, tmp_path: Path) -> 
 async def test_mail_goes_on_while_a_backup_is_made(store: SqliteStore, tmp_path: Path) -> None:
     """Mail is taken, read and settled meanwhile; the copy is the queue as it was at one moment in between."""
     trial = trial_of(store)
-    before = await fill(store)
+    before = await fill(store, trial=trial)
     making = asyncio.ensure_future(store.back_up(tmp_path / "copy", "1.2.3"))
     while not making.done():
         message = trial.message("late@dest.example", content=LARGE)
