@@ -28,6 +28,7 @@ HURT_S = 1.2  # how long mail is sent into an error that lasts
 # Settlements kept during the trouble do not say when they are durable: what follows from them, a retry or a report, is
 # found by the scans of each minute at the latest.
 CAUGHT_UP_S = 90.0
+TOLD_S = 2.0  # from an error to the line about it
 BACK_S = 25.0  # pauses between starts of the store's process grow to 10 s
 ANSWERED_S = 15.0
 
@@ -76,11 +77,11 @@ def fail_at(
         seen = strace.read_trace(log, relay.state)
         hit = [each for each in seen if "(INJECTED)" in each.outcome]
         life.wrong += [f"fsync of {file} failed and was believed the next time" for file in strace.believed_again(seen)]
-        troubles = len(relay.lines(TROUBLE))
-        if troubles > TROUBLES:
-            life.wrong.append(f"{troubles} lines about one error")
-        if hit and not troubles and "sync" in point.call and error == "EIO" and relay.exit_code is None:
+        must_tell = hit and "sync" in point.call and error == "EIO" and relay.exit_code is None
+        if must_tell and not life.await_(lambda: bool(relay.lines(TROUBLE)), TOLD_S):
             life.wrong.append("a sync failed and no line said so")
+        if (troubles := len(relay.lines(TROUBLE))) > TROUBLES:
+            life.wrong.append(f"{troubles} lines about one error")
         if end == "crash" or point.phase != "work":
             life.kill()
             if tracer is not None:
@@ -134,7 +135,8 @@ def _send_into(life: Life, point: Point, error: str) -> None:
 
 def _await_back(life: Life) -> None:
     """The error is over: it must take mail again by itself."""
-    if not life.await_(lambda: life.send(("ok",), 1_500).startswith("250"), BACK_S):
+    # Large: with its content, files are deleted too that could not be.
+    if not life.await_(lambda: life.send(("ok",), 200_000).startswith("250"), BACK_S):
         life.wrong.append(f"no mail was taken within {BACK_S:.0f} s of the error's end: {life.relay.complaint()}")
 
 

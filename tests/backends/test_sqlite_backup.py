@@ -140,6 +140,24 @@ async def test_content_that_is_deleted_meanwhile_is_in_the_copy(store: SqliteSto
     assert sorted(await contents(tmp_path / "copy")) == sorted(ids)
 
 
+def test_content_that_cannot_be_deleted_is_tried_again_with_the_next(tmp_path: Path) -> None:
+    """An error of the disk ends, the daemon goes on: nothing lies there until the next start; others do not wait."""
+    deletions = Deletions(tmp_path)
+    (tmp_path / "stuck").mkdir()  # no file to unlink
+    (tmp_path / "other").touch()
+
+    with pytest.raises(OSError, match="stuck"):
+        deletions.drop(["stuck", "other"])
+    left = [path.name for path in tmp_path.iterdir()]
+    (tmp_path / "stuck").rmdir()
+    (tmp_path / "stuck").touch()
+    (tmp_path / "third").touch()
+    deletions.drop(["third"])
+
+    assert ["stuck"] == left
+    assert [] == list(tmp_path.iterdir())
+
+
 @pytest.mark.asyncio
 async def test_copy_to_another_file_system_has_the_octets(
     store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ from smarthost.mail.identity import encode_id
 
 DATABASE = "queue.db"
 CHUNK_OCTETS = 1 << 20
+FAILED_MOST = 100  # content files that could not be deleted, and are tried again
 FILES_A_LOOK = 100  # content files between two looks whether anybody still wants the backup
 # What link(2) says where there are no hard links, or none from there to here
 _UNLINKABLE = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
@@ -42,19 +43,29 @@ class Deletions:
         self._content = content
         self._lock = threading.Lock()
         self._waiting: list[str] | None = None
+        self._failed: list[str] = []  # come again with the next, or are swept by the next start
 
     def drop(self, names: Sequence[str]) -> None:
-        """Delete files now or, while they are held, later. Raises: OSError."""
+        """Delete files now or, while they are held, later; and those that could not be before. Raises: OSError."""
         with self._lock:
             if self._waiting is not None:
                 self._waiting += names
                 return
-        for name in names:
-            (self._content / name).unlink(missing_ok=True)
+            failed, self._failed = self._failed, []
+        failure: OSError | None = None
+        for name in (*failed, *names):
+            try:
+                (self._content / name).unlink(missing_ok=True)
+            except OSError as error:
+                failure = error
+                with self._lock:
+                    self._failed = [*self._failed[-FAILED_MOST:], name]
+        if failure is not None:
+            raise failure
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Delete nothing before the block ends; what cannot be deleted then is swept by the next start."""
+        """Delete nothing before the block ends."""
         with self._lock:
             self._waiting = []
         try:

@@ -135,7 +135,7 @@ class Keeper:
         self._send(1, wire.Keep(draft, name)).add_done_callback(done)
 
     def drop(self, names: Sequence[str]) -> None:
-        """Delete content files; what fails is swept at the next start."""
+        """Delete content files; what fails is tried again with the next, and swept at the next start."""
         self._send(1, wire.Drop(list(names))).add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def _send(self, which: int, question: wire.Question | wire.FileOrder) -> asyncio.Future[bytes]:
