@@ -144,7 +144,9 @@ def believed_again(seen: Sequence[Seen]) -> list[str]:
 
 def wrapper(log: Path, point: Point | None, what: str, state: Path) -> list[str]:
     """Give the words before a command that do `what` (`signal=SIGKILL`) at a point of its start; None: only list."""
-    words = ["strace", "-DD", "-f", "-q", "-y", "--seccomp-bpf", "-o", str(log)]
+    words = ["strace", "-DD", "-f", "-q", "-y", "-o", str(log)]
+    if not what.startswith("signal="):
+        words.append("--seccomp-bpf")  # much faster, but no signal is injected then (strace 6.1), and nothing says so
     if point is None:
         return [*words, "-e", "trace=" + ",".join(CALLS)]
     where = ["-P", str(state if point.file == "." else state / point.file)] if point.file else []

@@ -599,6 +599,25 @@ async def test_the_log_of_the_old_database_is_never_read_into_the_new_one(
     assert (61, []) == (len(found), told)
 
 
+@pytest.mark.parametrize("what", ["written", "zeros"])
+async def test_a_crash_in_the_very_first_start_is_taken_back_by_the_next(tmp_path: Path, what: str) -> None:
+    """The one time there is a rollback journal: who only reads cannot undo it, and nothing is damaged."""
+    made = apsw.Connection(str(tmp_path / "other.db"))
+    made.pragma("journal_mode", "wal")
+    made.close()
+    journal = struct.pack(">8sIIIII", bytes.fromhex("d9d505f920a163d7"), 0, 1, 0, 512, PAGE)  # before: no page at all
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state/queue.db-journal").write_bytes(journal.ljust(512, b"\0"))
+    page = (tmp_path / "other.db").read_bytes() if what == "written" else bytes(PAGE)
+    (tmp_path / "state/queue.db").write_bytes(page)
+
+    made_mail = await fill(tmp_path / "state", 3)
+    async with opened(tmp_path / "state") as it:
+        found, told = await it.delivered(), [*it.troubles, *it.news]
+
+    assert (made_mail, []) == (found, told)
+
+
 async def test_salvage_again_and_again_is_refused(tmp_path: Path) -> None:
     """A machine that damages each new database needs a person, and its disk is not filled with copies."""
     await fill(tmp_path, 2)

@@ -144,6 +144,16 @@ def test_content_whose_sync_fails_is_refused_and_the_relay_comes_back(scratch: S
 
 
 @pytest.mark.slow
+def test_a_start_is_killed_at_the_very_call_and_the_next_one_begins_anew(scratch: Scratch) -> None:
+    """Before the first database is whole; the call has not been done, and nobody else's end is taken for the kill."""
+    found = lived(scratch, "kill:whole:start::unlink:queue.db-journal:1")
+
+    trace = (scratch.path / "lifet.strace").read_text()
+    assert ((), "store") == (found.wrong, found.died)
+    assert 'queue.db-journal") = ?' in trace
+
+
+@pytest.mark.slow
 def test_a_start_whose_checkpoint_fails_is_refused_and_the_next_one_has_all(scratch: Scratch) -> None:
     """The log is copied into the database again by another process; closing does not do it, and is not believed."""
     found = lived(scratch, "EIO:once-crash:recover::fdatasync:queue.db:1")

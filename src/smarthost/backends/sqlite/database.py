@@ -128,6 +128,11 @@ def verify(db: apsw.Connection, path: Path) -> None:
         raise Damaged(f"{path} is damaged ({found}): stop, keep a copy, and put a backup in its place")
 
 
+def is_half_made(path: Path) -> bool:
+    """Did a crash end it while it was made? It has a rollback journal only until it first has a WAL."""
+    return path.with_name(path.name + "-journal").exists()
+
+
 def check_header(path: Path) -> None:
     """Look at what no database of SQLite begins with; a file that is not there is fine. Raises: Unusable."""
     try:
@@ -135,7 +140,7 @@ def check_header(path: Path) -> None:
             start = file.read(16)
     except FileNotFoundError:
         return
-    if start and start != b"SQLite format 3\0":
+    if start and start != b"SQLite format 3\0" and not is_half_made(path):
         raise Unusable(
             f"{path} is not a database: damaged, or not ours. Put a backup in its place, or move it away to start with"
             " an empty queue"

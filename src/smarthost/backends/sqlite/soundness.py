@@ -40,6 +40,8 @@ def find_damage(path: Path, promised: pages.Promise, check_s: float = CHECK_S) -
     """
     if not path.exists():
         return ""
+    if database.is_half_made(path):
+        return ""  # the writer takes back what there is of it, which who only reads may not
     log = pages.Log(path)
     if not path.stat().st_size:
         return "its file is empty, its log is not" if log.frames else ""
