@@ -257,12 +257,16 @@ async def test_a_directory_that_is_none_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     sqlite(tmp_path / "other", "CREATE TABLE t (x)")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/queue.db").write_bytes(bytes(4096))
+    (tmp_path / "half/queue.db-journal").write_bytes(bytes.fromhex("d9d505f920a163d7"))
 
     for name, text in (
         ("nowhere", "does not exist"),
         ("file", "is no directory"),
         ("empty", "holds no queue"),
         ("other", "another program"),
+        ("half", "its first start was cut off"),
     ):
         with pytest.raises(NoQueue, match=text):
             look(tmp_path / name)

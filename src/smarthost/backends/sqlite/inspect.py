@@ -69,6 +69,8 @@ def find_queue(directory: Path) -> Path:
             raise NoQueue(f"{directory} is no directory")
         if not path.exists():
             raise NoQueue(f"{directory} holds no queue ({DATABASE} is not there): is it a state directory?")
+        if database.is_half_made(path):
+            raise NoQueue(f"{directory} holds no queue yet: its first start was cut off, the next one begins anew")
     except OSError as error:
         raise StoreError(f"cannot look at {path}: {error.strerror}") from error
     return path
