@@ -53,7 +53,7 @@ class Postfix(Running):
     """
 
     def __init__(self, scratch: Scratch, state: Path, sink_port: int, *, main_cf: str = "") -> None:
-        super().__init__(scratch)
+        super().__init__(scratch, "postfix")
         self.state = state
         self._config = scratch.directory(f"{state.name}-{self.port}-conf")
         self._log = self._config / "log" / "mail.log"
@@ -71,11 +71,6 @@ class Postfix(Running):
         tuned = MAIN_CF.format(home=self.state, sink_port=sink_port).splitlines()
         return "\n".join(line for line in tuned if line.partition("=")[0].strip() not in names) + "\n" + retry
 
-    @property
-    def name(self) -> str:
-        """Name the files of the life that goes on."""
-        return f"postfix-{self.port}-{self.starts}"
-
     def start(self, *, is_awaited: bool = True) -> None:
         """Start; returns when it greets, or at once. Raises: RunFailed: it ended before, or did not greet in time."""
         self.starts += 1
@@ -86,9 +81,9 @@ class Postfix(Running):
         )  # fmt: skip
         if check.returncode != 0:
             raise RunFailed(f"postfix check: {check.stderr.strip() or check.returncode}")
-        self._child = self._scratch.start(self.name, [_daemons() / "master", "-c", self._config, "-s"])
+        child = self.begin([_daemons() / "master", "-c", self._config, "-s"])
         if is_awaited:
-            await_banner(self.port, self._child, READY_S)
+            await_banner(self.port, child, READY_S)
 
     def _make_directories(self) -> None:
         for name in ("queue", "data"):
@@ -102,7 +97,7 @@ class Postfix(Running):
 
     def kill(self) -> None:
         """SIGKILL to all its processes at once: they are one process group; returns when they are gone."""
-        self.child.kill_group()
+        self.kill_group()
 
     def left_over(self) -> int:
         """Count the messages: queue files that are complete, which their mode 0700 says."""

@@ -56,7 +56,7 @@ class Relay(Running):
         wrapper: Sequence[str] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(scratch)
+        super().__init__(scratch, "relay")
         self.state = state
         self._arguments = tuple(arguments)
         self.wrapper = tuple(wrapper)
@@ -64,11 +64,6 @@ class Relay(Running):
         self._config = scratch.path / f"{state.name}-{self.port}.toml"
         retry = "" if "[retry]" in config else _RETRY
         self._config.write_text(CONFIG.format(sink=sink_port) + retry + config)
-
-    @property
-    def name(self) -> str:
-        """Name the files of the life that goes on."""
-        return f"relay-{self.port}-{self.starts}"
 
     def start(self, *, is_awaited: bool = True) -> None:
         """Start; returns when it greets, or at once. Raises: RunFailed: it ended before, or did not greet in time."""
@@ -79,10 +74,10 @@ class Relay(Running):
         ]  # fmt: skip
         if self.environment:
             command = ["env", *(f"{name}={value}" for name, value in self.environment.items()), *command]
-        self._child = self._scratch.start(self.name, command)
+        child = self.begin(command)
         if is_awaited:
             await_ready(self)
-            await_banner(self.port, self._child, READY_S)
+            await_banner(self.port, child, READY_S)
 
     def log(self) -> list[dict[str, Any]]:
         """Give the log lines of this life; what is no JSON (a wrapper's words) is left out."""
@@ -116,7 +111,7 @@ class Relay(Running):
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        self.child.kill_group()
+        self.kill_group()
         psutil.wait_procs(family, timeout=30)
 
     def command(self, *words: str, timeout_s: float = 60.0) -> "subprocess.CompletedProcess[bytes]":
