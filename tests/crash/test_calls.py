@@ -123,7 +123,14 @@ def scratch() -> Iterator[Scratch]:
 
 
 def lived(scratch: Scratch, text: str) -> Verdict:
-    return calls.live(scratch, Books(scratch, "lane"), "lifet", text, 1)
+    """Live it; again if the call did not come, since no life is quite like another."""
+    for _ in range(3):
+        books = Books(scratch, "lane")
+        found = calls.live(scratch, books, "lifet", text, 1)
+        books.close()
+        if found.died or found.wrong:
+            break
+    return found
 
 
 @pytest.mark.slow
