@@ -175,7 +175,8 @@ def test_postfix_killed_before_the_sync_of_its_second_message_is_started_again(s
         pytest.skip(f"NOT TRIED: {'; '.join(missing)}")
     found = lived(scratch, "postfix:whole:work:cleanup:fsync::2")
 
-    assert ((), "cleanup") == (found.wrong, found.died)
+    assert [] == [each for each in found.wrong if each.startswith(("lost", "altered"))]
+    assert "cleanup" == found.died
 
 
 @pytest.mark.slow
