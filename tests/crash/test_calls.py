@@ -3,13 +3,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from bench.children import Scratch
 from crash.killing import Verdict
+from crash.options import Options
 from crash.postfix import missing_for_postfix
 from crash.relay import Books
 from crash.strace import Point, Seen
@@ -106,6 +107,27 @@ def test_only_what_writes_to_the_state_directory_is_made_to_fail() -> None:
     assert faults.can_fail(Point(call="fdatasync", file="queue.db-wal", **at))  # type: ignore[arg-type]
     assert not faults.can_fail(Point(call="sendto", file="", **at))  # type: ignore[arg-type]
     assert not faults.can_fail(Point(call="pwrite64", file="lock", **at))  # type: ignore[arg-type]
+
+
+class Played:
+    """Lanes in which nothing is lived: each life comes to what is written."""
+
+    def __init__(self, died: list[str]) -> None:
+        self._died = died
+
+    def live(self, words: Sequence[str], stop_at: float) -> Iterator[tuple[str, Verdict]]:
+        yield from ((word, Verdict(wrong=(), died=who)) for word, who in zip(words, self._died, strict=True))
+
+
+@pytest.mark.parametrize(("reached", "missed", "failures"), [(9, 3, 0), (4, 8, 1), (0, 4, 0)])
+def test_lives_whose_calls_mostly_did_not_come_prove_nothing(reached: int, missed: int, failures: int) -> None:
+    """As when strace injects no signal: all would be well. Of a few lives nothing is concluded."""
+    lanes, plan = Played(["store"] * reached + [""] * missed), [f"kill:{n}" for n in range(reached + missed)]
+
+    figure = calls._figure("kill", lanes, plan, Options(seed=1), {})  # type: ignore[arg-type]
+
+    assert failures == figure.failures
+    assert missed == figure.facts["not_reached"]
 
 
 # Whole lives, with a relay of its own, as `python -m crash.calls POINT` lives them
