@@ -100,11 +100,11 @@ async def test_a_signing_process_that_is_killed_costs_no_signature(tmp_path: Pat
 @pytest.mark.asyncio
 async def test_a_signing_process_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mail waits some seconds for it, no longer."""
-    monkeypatch.setattr(keyring, "PATIENCE_S", 0.2)
     notes = Notes()
     keys = KeyFiles(files(write(tmp_path / "k", RSA)), SystemClock(), notes)
     try:
         await signature(keys, b"first")
+        monkeypatch.setattr(keyring, "PATIENCE_S", 0.2)
         child = keys._helper._child
         assert child is not None
         os.kill(child.pid, signal.SIGSTOP)

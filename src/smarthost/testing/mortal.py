@@ -117,6 +117,8 @@ class MortalDialer:
         self._dialer = dialer
 
     async def dial(self, address: str, port: int, *, source: str, timeout_s: float) -> Connection:
+        if self._life.is_over:
+            await asyncio.get_running_loop().create_future()
         connection = await self._dialer.dial(address, port, source=source, timeout_s=timeout_s)
         if self._life.is_over:
             connection.abort()

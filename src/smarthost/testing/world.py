@@ -349,9 +349,10 @@ class SimulatedWorld:
 
     async def change(self, verb: str, which: Filter | None = None) -> Changed:
         """Say a verb to one chunk of the queue, as an operator."""
-        changed = await self.journey.change(which or Filter(), verb, None, 1000)
+        delivery = self.delivery  # of this life, however it ends meanwhile
+        changed = await delivery.journey.change(which or Filter(), verb, None, 1000)
         if verb == "retry":  # as assemble does
-            await self.delivery.hosts.hasten(which or Filter())
+            await delivery.hosts.hasten(which or Filter())
         return changed
 
 

@@ -95,6 +95,10 @@ def open_writer(path: Path, tell: Callable[[str], None] = lambda news: None) -> 
     db = apsw.Connection(str(path))
     try:
         _set_up(db, path, tell)
+    except Unusable:  # nothing has failed: leave what a close leaves, and no files beside it
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        db.close()
+        raise
     except BaseException:
         db.close()
         raise
