@@ -209,6 +209,7 @@ class Weather:
                 else:
                     self._watch.hastened()
                 await world.change(order.verb, Filter(recipient=order.recipient, domain=order.domain))
-                self._watch.hastened()
+                if world.is_up:  # it may stop while it hears
+                    self._watch.hastened()
         except StoreError:
             self._counts["operators told no"] += 1
