@@ -43,7 +43,7 @@ LOADED_S = 120.0
 DRAIN_S = 30.0
 QUIET_S = 1.0  # nothing has arrived for so long
 _ID = re.compile(r"\b[0-9a-hjkmnp-tv-z]{16}\b")
-_UNNAMED = "has no name"  # what the daemon says of the end of a log
+_UNNAMED = "has no name"  # what the daemon says of the end of a log, or of the database
 _KNOWN = 13  # of the characters of an id, when its message is gone
 
 
@@ -141,7 +141,7 @@ class Queue:
             relay.start()
         except RunFailed as failed:
             relay.kill()
-            if "damaged" in str(failed) or "not a database" in str(failed):
+            if any(text in str(failed) for text in ("damaged", "not a database", "written by a newer smarthost")):
                 return Verdict(refused=1)
             return Verdict(vanished=len(promised), why=str(failed))
         self._retry_all(relay)

@@ -416,6 +416,21 @@ async def test_end_of_the_log_that_is_gone_is_told(tmp_path: Path) -> None:
         assert 0 < len(await again.delivered()) < 20
 
 
+async def test_end_of_the_database_that_is_gone_is_told(tmp_path: Path) -> None:
+    """What lay there alone has no name; that there was something is said, and the rest is delivered."""
+    made = await fill(tmp_path, 40)
+    path = tmp_path / "queue.db"
+    os.truncate(path, path.stat().st_size // PAGE * 9 // 10 * PAGE)
+
+    async with opened(tmp_path) as it:
+        told = it.troubles[0]
+        found, lost = await it.delivered(), await it.damaged()
+
+    assert "the end of the database is gone, " in told
+    assert found
+    assert set(found) | {address for _, address, _ in lost} <= set(made)
+
+
 async def test_crash_in_a_commit_is_no_damage(tmp_path: Path) -> None:
     """Frames of a transaction that never ended are what every kill -9 may leave: nobody is alarmed."""
     it = Opened(tmp_path)

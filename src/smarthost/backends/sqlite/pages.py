@@ -181,6 +181,9 @@ class Image:
             self._head = next((page[:_HEAD] for page in heads if page.startswith(MAGIC)), self._head)
         self.usable = self.page_octets - (self._head[20] if self._head[20] < 32 else 0)
         (self.application_id,) = struct.unpack_from(">I", self._head, 68)
+        changes, pages, counted_at = (struct.unpack_from(">I", self._head, at)[0] for at in (24, 28, 92))
+        is_known = self._head.startswith(MAGIC) and changes == counted_at  # else the number of pages is an old one
+        self.lost_pages = max(0, pages - self.count) if is_known else 0
 
     def close(self) -> None:
         os.close(self._file)

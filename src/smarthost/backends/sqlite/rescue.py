@@ -401,6 +401,10 @@ class Rescue:
         parts = [saved, *self._sentences(False, "held as damaged"), *self._sentences(True, "lost")]
         if self._image.lost_frames:
             parts.append(f"the end of the log is gone, {self._image.lost_frames} pages: what was on them has no name")
+        if self._image.lost_pages:
+            parts.append(
+                f"the end of the database is gone, {self._image.lost_pages} pages: what was on them alone has no name"
+            )
         if self._unplaced:
             parts.append(f"{self._unplaced} rows could not be read")
         return "; ".join(parts)
