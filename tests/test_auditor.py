@@ -460,9 +460,10 @@ async def test_leases_that_a_slow_read_collects_are_in_the_stores_hand(tmp_path:
             if isinstance(question, wire.AskLease):
                 rounds[0] += 1
                 if rounds[0] == 1:  # as if another had leased one of them while this was read
-                    rows = await ask(question, answer)
-                    trial.store._leases.take(messages[1].id, rows[1].key, 0, "dest.example")  # type: ignore[attr-defined]
-                    return rows
+                    found = await ask(question, answer)
+                    key = found.messages[1].key
+                    trial.store._leases.take(messages[1].id, key, 0, "dest.example")  # type: ignore[attr-defined]
+                    return found
                 seen.append((sorted(trial.store.leased()), sorted(trial.store.in_hand())))
             return await ask(question, answer)
 

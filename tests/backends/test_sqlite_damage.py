@@ -133,6 +133,22 @@ def kept(path: Path) -> list[str]:
     return sorted(each.name for each in path.glob("queue.db.*"))
 
 
+@pytest.mark.parametrize("n", [1, 7, 50])
+async def test_damaged_entries_hide_nothing_that_is_due_behind_them(tmp_path: Path, n: int) -> None:
+    """Fewer leases than asked for mean that there are no more: the feed looks again only a minute later."""
+    await fill(tmp_path)
+    sql(
+        tmp_path,
+        "UPDATE message SET reverse_path = 'other@client.example' WHERE key IN (SELECT key FROM message LIMIT 9)",
+    )
+    async with opened(tmp_path) as it:
+        domains = [f"d{number}.example" for number in range(5)]
+        found = await it.store.lease(domains, NOW + HOUR, n)
+
+        assert min(n, 40 - 9) == len(found)
+        assert min(n, 40 - 9) == len({lease.id for lease in found})
+
+
 # What checksums find
 
 

@@ -93,8 +93,8 @@ def test_lease_over_many_domains_takes_the_earliest(queue: Reads, n: int) -> Non
 
     found = queue.answer(wire.AskLease(domains, NOW, n, leased))
 
-    assert isinstance(found, list)
-    assert [row.key for row in found] == list(range(50, 50 + n))
+    assert isinstance(found, wire.LeaseRows)
+    assert [row.key for row in found.messages] == list(range(50, 50 + n))
 
 
 def test_rare_match_is_found_in_bounded_steps(queue: Reads, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,10 @@ class Store(Protocol):
         """Name at most `n` domains with unleased DEFERRED recipients due at or before `now`."""
 
     async def lease(self, domains: Collection[str], now: float, n: int) -> tuple[Lease, ...]:
-        """Lease at most `n` messages' due recipients in these domains, earliest due first, content not loaded."""
+        """Lease at most `n` messages' due recipients in these domains, earliest due first, content not loaded.
+
+        Fewer: there were no more, whatever was damaged among them.
+        """
 
     def give_back(self, lease: Lease) -> None:
         """End a lease without any change."""

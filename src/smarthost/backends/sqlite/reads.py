@@ -189,7 +189,7 @@ class Reads(Judged):
                 found.append((free, domain))
         return {domain: due for due, domain in sorted(found)}
 
-    def _lease(self, ask: wire.AskLease) -> list[wire.LeaseRow]:
+    def _lease(self, ask: wire.AskLease) -> wire.LeaseRows:
         leased = set(ask.leased)
         domains = set(ask.domains)
 
@@ -197,15 +197,17 @@ class Reads(Judged):
             return (key, each.n) not in leased and each.domain in domains and each.due <= ask.now
 
         found: list[wire.LeaseRow] = []
+        is_cut = False
         for key in self._earliest(ask, leased):
             before = len(self.damaged)
             leases = self._leases_of(key, is_wanted)
             if not leases and len(self.damaged) == before:
                 raise Contradiction(f"an index speaks of recipients of message {key} that it does not have")
+            is_cut = is_cut or not leases
             found += leases
             if len(found) >= ask.n:
-                break
-        return found[: ask.n]
+                return wire.LeaseRows(found[: ask.n], False)
+        return wire.LeaseRows(found, is_cut)
 
     def _earliest(self, ask: wire.AskLease, leased: set[tuple[int, int]]) -> list[int]:
         """Give the n messages with the earliest due recipients, in that order."""

@@ -18,6 +18,7 @@ from smarthost.queue.leases import Leases, Reading
 
 _ROUNDS = 100  # a read whose rows others leased meanwhile is repeated; with k askers at once the last needs k rounds
 _KEYS = 500  # messages looked at again in one question
+_DUE = Decoder(wire.LeaseRows)
 _LEASES = Decoder(list[wire.LeaseRow])
 _DELAYED = Decoder(wire.DelayedRows)
 _ALL = Decoder(wire.AllRows)
@@ -73,10 +74,10 @@ class Taker:
             for _ in range(_ROUNDS):
                 with self._leases.reading() as reading:
                     ask = wire.AskLease(wanted, now, n - len(found), self._leases.of_domains(wanted))
-                    rows = await self._keeper.ask(ask, _LEASES)
-                    leases, is_whole = self._take(rows, reading)
+                    answer = await self._keeper.ask(ask, _DUE)
+                    leases, is_whole = self._take(answer.messages, reading)
                 found += leases
-                if is_whole:
+                if is_whole and not answer.is_cut:  # what is damaged counts as leased from now on
                     break
         except BaseException:  # an error or a cancellation in a later round: nobody gets the leases of the earlier ones
             self._give_all_back(found)

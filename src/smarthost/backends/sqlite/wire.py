@@ -325,6 +325,13 @@ class LeaseRow(Struct, array_like=True):
     recipients: list[LeasedRow]
 
 
+class LeaseRows(Struct, array_like=True):
+    """`is_cut`: damaged entries stood in the way of others, which a second question finds."""
+
+    messages: list[LeaseRow]
+    is_cut: bool
+
+
 class DelayedRows(Struct, array_like=True):
     """How far the scan came, and if that is all there is."""
 
