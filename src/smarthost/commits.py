@@ -92,7 +92,10 @@ class Commits:
             self._bell.clear()
             await self._bell.wait()
 
-    async def until_answered(self) -> None:
-        """Wait until all that was handed over so far is durable, or kept by the store to be repeated."""
-        if self._asked:
+    async def until_answered(self, most: int = 0) -> None:
+        """If more than `most` are not, wait until all so far are durable, or kept by the store to be repeated.
+
+        A store in trouble holds nobody here for longer than it takes to say so, whatever it keeps.
+        """
+        if len(self._asked) > most:
             await asyncio.wait(tuple(self._asked))

@@ -11,6 +11,7 @@ from tests.journeys.rig import HOUR_S, in_world
 from tests.test_relay import BOUNCED, DEFERRED, RELAYED, Bench, on_bench
 
 from smarthost import commits, sweeps
+from smarthost.mail.errors import StoreError
 from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.plan import Plan
@@ -62,6 +63,32 @@ async def test_sending_waits_for_settlements_that_hang(bench: Bench) -> None:
 
     assert 50 <= sent <= 50 + 20
     assert 300 == len(bench.attempts)
+
+
+@on_bench()
+async def test_a_full_disk_holds_back_attempts_but_no_drain_that_may_be_cancelled(bench: Bench) -> None:
+    """The store has said that it keeps what it cannot write: who only waits for an answer has one."""
+
+    kept: list[Settlement] = []
+
+    async def keep(settlements: Sequence[Settlement]) -> None:
+        kept.extend(settlements)
+        raise StoreError("no space left")
+
+    bench.store.settle = keep  # type: ignore[method-assign]
+    bench.store.in_hand = lambda: [(one.id, each.n) for one in kept for each in one.recipients]  # type: ignore[method-assign]
+    with patch.object(commits, "UNSETTLED", 5):
+        for n in range(10):
+            await bench.add(f"u{n}@example.net")
+        await bench.clock.sleep(60)
+        attempt = asyncio.ensure_future(bench.journey.commits.until_settled())
+        drain = asyncio.ensure_future(bench.journey.commits.until_answered(4))
+        await bench.clock.sleep(60)
+        waits = (attempt.done(), drain.done())
+        attempt.cancel()
+
+    assert len(kept) >= 5
+    assert (False, True) == waits
 
 
 @on_bench()
