@@ -23,13 +23,15 @@ from crash.running import Running
 
 READY_S = 60.0
 QMGR_WOKEN_S = 5
-# Deferred mail is tried again at once, as in crash.relay.CONFIG, and the log lies outside of what is crashed.
+# Deferred mail is tried again at once, as in crash.relay.CONFIG; the log lies outside of what is crashed; and nobody is
+# written to about a crash: what arrives is what was sent.
 RETRY_CF = """\
 maillog_file = {config}/log/mail.log
 maillog_file_prefixes = {config}/log
 minimal_backoff_time = 1s
 maximal_backoff_time = 2s
 queue_run_delay = 1s
+notify_classes =
 """
 _QUEUES = ("incoming", "active", "deferred", "maildrop", "corrupt", "hold")
 
