@@ -47,7 +47,7 @@ bench-hostile: $(DEV)
 bench-hostile-quick: $(DEV)
 	$(BIN)/python -m bench.hostile --quick
 # What was acknowledged arrives, whatever is done to the relay: kill -9, power cuts, errors of the disk, too little of
-# anything. As root, an hour or so; `.venv/bin/python -m crash --only kill` runs one suite.
+# anything. As root, some four hours; `.venv/bin/python -m crash --only kill` runs one suite.
 crash: $(DEV)
 	tools/system-packages
 	$(BIN)/python -m crash

@@ -59,7 +59,7 @@ class Deletions:
             except OSError as error:
                 failure = error
                 with self._lock:
-                    self._failed = [*self._failed[-FAILED_MOST:], name]
+                    self._failed = [*self._failed, name][-FAILED_MOST:]
         if failure is not None:
             raise failure
 
