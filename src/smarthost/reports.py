@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smarthost.mail.errors import StoreError
 from smarthost.mail.settlement import OwedReport
 from smarthost.ports import Clock, Sink
 from smarthost.queue.store import Store
 from smarthost.settle import dsn
+from smarthost.settle.record import record_acceptance
 
 REPORT_WAIT_S = 60.0  # reports wait that long for leased recipients of their message (queue.store)
 PAUSE_S = 60.0  # after a failure of ours that should not be repeated at once
@@ -82,6 +84,10 @@ class Reports:
         self._bell = asyncio.Event()
         self._allowance = Allowance(terms.clock, terms.per_hour)
 
+    def adopt(self, *, hostname: str, expires_at: Callable[[float], float]) -> None:
+        """Write reports by other terms from now on."""
+        self._terms = replace(self._terms, hostname=hostname, expires_at=expires_at)
+
     def owe(self, id: str) -> None:
         """A settlement of this message made a debt."""
         self._owing.add(id)
@@ -97,7 +103,7 @@ class Reports:
 
     async def file_for_ever(self) -> None:
         """Write the reports that are owed until none is left; then wait for the next."""
-        terms = self._terms
+        terms = self._terms  # of which all that is used here stays
         alarm = terms.clock.deadline(REPORT_WAIT_S, self._bell.set)
         while True:
             self._bell.clear()
@@ -137,6 +143,8 @@ class Reports:
         except Exception as failure:  # noqa: BLE001 - it stays leased for a while, and others have their turn at once
             terms.sink.note("error", "report not written", id=owed.id, why=repr(failure))
             return
+        if report is not None:
+            records = (*records, record_acceptance(report, terms.next_seq()))
         await terms.store.file_report(owed, report, records)
         self._owing.discard(owed.id)
         for record in records:

@@ -305,3 +305,22 @@ def test_endless_header_costs_bounded_time(shape: bytes) -> None:
 def test_our_own_stamps_are_counted() -> None:
     """What we write is what we count: fifty turns round a loop are fifty."""
     assert survey(stamp() * 50 + b"Subject: x\r\n\r\n")[0] == 50
+
+
+@pytest.mark.parametrize(
+    ("header", "message_id"),
+    [
+        (b"Message-ID: <a@b.example>", "<a@b.example>"),
+        (b"Subject: x\r\nmessage-id:<a@b.example>", "<a@b.example>"),
+        (b"Subject: x\r\nMessage-Id:\r\n <a@b.example>\r\nTo: x", "<a@b.example>"),
+        (b"Message-ID:\r\nTo: <bob@example.net>", ""),
+        (b"Message-ID: none", ""),
+        (b"Message-ID: <a b@example>", ""),
+        (b"Message-ID: <a@b\x1b[2J>", ""),
+        (b"X-Message-ID: <a@b.example>", ""),
+        (b"Subject: x", ""),
+    ],
+)
+def test_the_message_id_is_found_as_people_ask_for_it(header: bytes, message_id: str) -> None:
+    """With its brackets, whatever the case, folded or not; what nobody could type is none."""
+    assert survey(header + b"\r\n\r\nMessage-ID: <body@b.example>\r\n")[2] == message_id

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from smarthost.backends.sqlite import pages, salvage, soundness
 from smarthost.backends.sqlite.store import SqliteStore
@@ -18,8 +19,9 @@ from smarthost.mail.envelope import DsnRequest, Envelope, Notify, SenderTls
 from smarthost.mail.errors import StoreError
 from smarthost.mail.identity import decode_id
 from smarthost.mail.message import Message
-from smarthost.mail.record import Kind
+from smarthost.mail.record import Kind, Record
 from smarthost.mail.settlement import State
+from smarthost.queue.leases import Wish
 from smarthost.queue.store import Filter
 from smarthost.testing.stores.trial import HOUR, NOW, Trial, content_of
 
@@ -258,12 +260,12 @@ async def test_damaged_message_is_tried_again_when_what_was_lost_is_put_back(tmp
         file.unlink()
         assert await it.delivered() == {}
 
-        await it.store.change(Filter(), "retry", NOW, None, 10)
+        await it.store.change(Filter(), Wish("retry", NOW), None, 10)
         assert await it.delivered() == {}
         assert await it.states() == {"a@dest.example": "held"}
         assert len(it.troubles) == 2
         file.write_bytes(b"x" * LARGE)
-        await it.store.change(Filter(), "retry", NOW, None, 10)
+        await it.store.change(Filter(), Wish("retry", NOW), None, 10)
 
         assert await it.delivered() == {"a@dest.example": b"x" * LARGE}
 
@@ -660,3 +662,29 @@ async def test_salvage_again_and_again_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="look at the disk and the memory"):
         await SqliteStore(tmp_path).open()
+
+
+async def test_what_happened_is_still_found_after_a_salvage(tmp_path: Path) -> None:
+    """Records of mail that has gone, and by whom and what they are found, are saved with the queue."""
+    async with opened(tmp_path) as it:
+        message = replace(it.trial.message("bob@d1.example", "cid@d1.example"), message_id="<m@x.example>")
+        accepted = Record(
+            7,
+            Kind.ACCEPTED,
+            NOW,
+            message.id,
+            recipients=("bob@d1.example", "cid@d1.example"),
+            message_id="<m@x.example>",
+        )
+        await it.store.add(message, (), accepted)
+        await it.delivered()
+    await fill(tmp_path)
+    zero_page(tmp_path)
+
+    async with opened(tmp_path) as it:
+        assert kept(tmp_path), "it was salvaged"
+        for text in ("bob@d1.example", "CID@d1.example", "<m@x.example>"):
+            assert [message.id] == [record.id for record in await it.store.accepted_for(text, 10)]
+        kinds = [record.kind for record in await it.store.history(message.id, 10)]
+        assert [Kind.ACCEPTED, Kind.RELAYED, Kind.RELAYED] == kinds
+        assert not any(message.id[:13] in each for each in it.troubles), "nothing is missed of what has gone"

@@ -252,13 +252,21 @@ def test_no_question_reads_a_whole_table(queue: Reads, sql: str) -> None:
                 "recipient",
                 "domain",
                 "scoped",
-                "beyond",
+                "scoped_end",
+                "via",
+                "via_end",
+                "sender",
+                "sender_domain",
+                "reply",
+                "state",
+                "received_before",
+                "domains",
                 "unfinished",
             ],
             0,
         )
     plan = [str(row[3]) for row in queue._db.execute(f"EXPLAIN QUERY PLAN {sql}", bindings).fetchall()]  # type: ignore[arg-type]
 
-    assert [step for step in plan if step.startswith("SCAN") and step != "SCAN each"] == []
+    assert [step for step in plan if step.startswith("SCAN") and step != "SCAN each" and "json_each" not in step] == []
     assert sql != reads.AWAITING or sum("COVERING INDEX recipient_awaiting" in step for step in plan) == 3
     assert sql is reads.LOOSE_SCAN or not any("TEMP B-TREE" in step for step in plan)

@@ -544,7 +544,7 @@ async def test_lease_that_ends_during_a_read_is_read_again(tmp_path: Path) -> No
             reply = await ask(question, answer)
             asked.append(question)
             if len(asked) == 1:
-                early = [row.key for row in reply]
+                early = [row.key for row in reply.messages]
                 trial.store.give_back(lease)
                 assert early == [decode_id(other.id)[0]]
             return reply
@@ -574,7 +574,7 @@ async def test_row_older_than_its_settlement_is_not_leased(tmp_path: Path) -> No
             (lease,) = await trial.store.add(message, ["dest.example"])
             reply = await ask(question, answer)  # the question does not know the lease
             await trial.store.settle([trial.settlement(lease, State.RELAYED)])
-            assert [row.key for row in reply] == [decode_id(message.id)[0]]
+            assert [row.key for row in reply.messages] == [decode_id(message.id)[0]]
             return reply
 
         store._keeper.ask = ask_slowly  # type: ignore[method-assign]

@@ -80,7 +80,8 @@ def _check_signature(octets: bytes, random: Random) -> None:
 
 
 def _check_trace(octets: bytes, random: Random) -> None:
-    hops, is_optional = survey(octets)
+    hops, is_optional, message_id = survey(octets)
+    assert message_id.isprintable()
     section = b"" if octets.startswith(b"\r\n") else octets.partition(b"\r\n\r\n")[0]
     lines = section.lower().split(b"\r\n")
     assert hops == sum(line.startswith(b"received:") for line in lines)

@@ -620,3 +620,62 @@ async def test_bookkeeping_does_not_grow_with_the_domains_there_ever_were(yard: 
 
     assert {} == yard.feed._supplies
     assert 0 == yard.feed._held == yard.feed._content_octets
+
+
+@pytest.mark.asyncio
+async def test_what_is_stopped_wakes_nobody_and_is_handed_out_by_no_read() -> None:
+    """A suspended domain is left alone by scans, by reads that were under way, and by what arrives; others go on."""
+    async with Yard() as yard:
+        await yard.run()
+        yard.feed.stop(frozenset({"stopped.hop"}))
+        await settle()
+        yard.woken.clear()
+        await yard.add("a@stopped.hop")
+        await yard.add_to_disk("b@stopped.hop")
+        yard.feed.nudge()
+        await settle()
+        assert [] == yard.woken
+
+        await yard.add("c@free.hop")
+        assert ["c@free.hop"] == await yard.take_all("hop:relay:25")
+        await yard.add("d@free.hop", "d@stopped.hop")
+        assert ["d@free.hop"] == await yard.take_all("hop:relay:25")
+
+        yard.feed.stop(frozenset())
+        await settle()
+        assert {"a@stopped.hop", "b@stopped.hop", "d@stopped.hop"} == set(await yard.take_all("hop:relay:25"))
+
+
+@pytest.mark.asyncio
+async def test_a_read_that_was_under_way_hands_out_nothing_that_is_stopped_meanwhile() -> None:
+    """Whoever suspends a destination need not wait for the disk."""
+    async with Yard() as yard:
+        await yard.run()
+        await yard.add_to_disk("a@stopped.hop")
+        yard.feed.left_behind("stopped.hop")
+        yard.store.gate.clear()
+        reading = asyncio.ensure_future(yard.feed.refill("hop:relay:25"))
+        await settle()
+        yard.feed.stop(frozenset({"stopped.hop"}))
+        yard.store.gate.set()
+        await settle()
+        reading.cancel()
+
+        assert yard.take("hop:relay:25") is None
+        assert [] == list(yard.store.leased())
+
+
+@pytest.mark.asyncio
+async def test_what_is_at_hand_is_given_back_when_it_is_stopped() -> None:
+    """Leases that nobody works on yet do not outlive a suspension."""
+    async with Yard() as yard:
+        await yard.run()
+        await yard.add("a@stopped.hop")
+        free = await yard.add("b@free.hop")
+        yard.feed.stop(frozenset({"stopped.hop"}))
+
+        assert [(free.id, 0)] == list(yard.store.leased())
+        assert ["b@free.hop"] == await yard.take_all("hop:relay:25")
+        standing = yard.feed.standing("stopped.hop")
+        assert standing is not None
+        assert "suspension" in standing[0]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The leased set: who has what, what was wished for it, and what an outdated row must not lead to."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,16 +53,18 @@ def test_wish_is_taken_once() -> None:
     assert leases.end(A, 0) is None
 
 
-def test_retry_does_not_take_back_a_cancel() -> None:
-    """Of a cancel and a retry upon the same attempt, cancel counts, in either order."""
-    for first, second in (("cancel", "retry"), ("retry", "cancel")):
+@pytest.mark.parametrize("end", ["cancel", "bounce", "expire"])
+@pytest.mark.parametrize("other", ["retry", "hold", "release", "reroute"])
+def test_nothing_takes_back_an_end(end: str, other: str) -> None:
+    """Of a verb that ends it and another upon the same attempt, the end counts, in either order."""
+    for first, second in ((end, other), (other, end)):
         leases = Leases()
         leases.take(A, 1, 0, "one.example")
         leases.wish(A, 0, Wish(first, 1.0))
         leases.wish(A, 0, Wish(second, 2.0))
         wish = leases.end(A, 0)
         assert wish is not None
-        assert wish.verb == "cancel"
+        assert wish.verb == end
 
 
 def test_fresh_leases_carry_what_was_asked_for() -> None:

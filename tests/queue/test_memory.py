@@ -7,6 +7,7 @@ import pytest
 
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.mail.settlement import State
+from smarthost.queue.leases import Wish
 from smarthost.queue.memory import MemoryStore
 from smarthost.queue.store import Filter
 from smarthost.testing.clock import FakeClock
@@ -182,7 +183,7 @@ async def test_capacity_is_counted_in_octets_of_content() -> None:
     await store.add(trial.message("a@dest.example", content=b"x" * 30), ())
     await refused(store.add(trial.message("b@dest.example", content=b"x"), ()), StoreFull)
     assert isinstance(store.refusal, StoreFull)
-    await store.change(trial_filter(), "cancel", NOW, None, 10)
+    await store.change(trial_filter(), Wish("cancel", NOW), None, 10)
 
     assert store.refusal is None
 

@@ -121,7 +121,7 @@ def test_retry_leaves_alone_what_is_awaited() -> None:
 
 def test_unknown_verb_names_those_known() -> None:
     """An operator who mistypes a verb is told which there are."""
-    with pytest.raises(ValueError, match="retry, cancel"):
+    with pytest.raises(ValueError, match="retry, hold, release, cancel"):
         check_verb("delete")
 
 

@@ -83,6 +83,9 @@ def test_every_field_of_a_record_is_filled_from_its_place() -> None:
         "walk": ("mx1.example.net [192.0.2.8]: refused",),
         "service": "",
         "user": "",
+        "recipients": (),
+        "message_id": "",
+        "transcript": (),
     }
 
 
@@ -156,8 +159,21 @@ def test_the_log_says_who_logged_in() -> None:
     recipient = Address("bob@example.net", Domain("example.net"))
     envelope = Envelope("alice@example.org", (recipient,), Body.SEVEN_BIT)
     content = InlineContent(b"x")
-    (named,) = record_acceptance(Message("id", 1.0, envelope, b"", content, "192.0.2.1", "alice", user="alice"))
-    (nameless,) = record_acceptance(Message("id", 1.0, envelope, b"", content, "192.0.2.1", "alice"))
+    named = record_acceptance(Message("id", 1.0, envelope, b"", content, "192.0.2.1", "alice", user="alice"), 7)
+    nameless = record_acceptance(Message("id", 1.0, envelope, b"", content, "192.0.2.1", "alice"), 8)
 
+    assert (7, "bob@example.net", ()) == (named.seq, named.recipient, named.recipients)
     assert "alice" == named.user
     assert b"user" not in to_json(nameless)
+
+
+def test_an_acceptance_of_many_recipients_is_one_record_that_names_them_all() -> None:
+    """A message to a thousand people makes one record, by which each of them can be asked for."""
+    recipients = tuple(Address(f"r{n}@example.net", Domain("example.net")) for n in range(3))
+    envelope = Envelope("alice@example.org", recipients, Body.SEVEN_BIT)
+    message = Message("id", 1.0, envelope, b"", InlineContent(b"x"), "192.0.2.1", "alice", message_id="<m@example.org>")
+
+    record = record_acceptance(message, 7)
+
+    assert ("", ("r0@example.net", "r1@example.net", "r2@example.net")) == (record.recipient, record.recipients)
+    assert "<m@example.org>" == record.message_id

@@ -9,7 +9,8 @@ ask. Nothing survives a restart.
 """
 
 import ipaddress
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from msgspec import Struct
@@ -137,6 +138,19 @@ class Clients:
         self._allowances: Recent[NetworkAllowance] = Recent(TABLE)
         self._users: Recent[Allowance] = Recent(TABLE)
         self.find: Callable[[str], Client] = lru_cache(maxsize=1024)(self._find)  # 0.1 us instead of 5
+
+    def adopt(self, terms: ClientTerms, connected: Iterable[str]) -> None:
+        """Go by other terms, under which what each may do begins anew; `connected`: the clients, once a connection.
+
+        Raises: ConfigError: as the constructor, and nothing has changed.
+        """
+        if terms == self._terms:
+            return
+        by_network, others = _narrowest_first(terms.networks), _describe(terms.others or NetworkTerms())
+        self._terms, self._by_network, self._others = terms, by_network, others
+        self._allowances = Recent(TABLE)
+        self.find = lru_cache(maxsize=1024)(self._find)
+        self._open = dict(Counter([self.find(client).network for client in connected]))
 
     def _find(self, client: str) -> Client:
         """Give what is said about a client address; what is no address is a network of its own."""

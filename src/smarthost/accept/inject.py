@@ -7,7 +7,7 @@ control socket checks peer credentials). A crash before the commit leaves nothin
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
@@ -62,18 +62,29 @@ class Injection:
         self._sign = sign
 
     async def submit(
-        self, octets: bytes, reverse_path: str, recipients: Sequence[str], *, client: str = "local"
+        self,
+        octets: bytes,
+        reverse_path: str,
+        recipients: Sequence[str],
+        *,
+        client: str = "local",
+        user: str = "",
+        drawn: Callable[[str], Awaitable[None]] | None = None,
     ) -> Receipt:
         """File one message; returns when it is durable. Cancelling does not withdraw it.
 
+        `user`: who proved to be so. `drawn`: told the id before the message is filed, for who must know of it whatever
+        happens then.
         Raises: SubmissionRefused, StoreError.
         """
-        tls = self._check_content(octets)
+        tls, message_id = self._check_content(octets)
         sender = _read_reverse_path(reverse_path, self._limits.message_octets)
         addresses = self._read_recipients(recipients)
         is_utf8 = not (reverse_path.isascii() and all(address.text.isascii() for address in addresses))
         body = Body.SEVEN_BIT if octets.isascii() else Body.EIGHT_BIT_MIME
         id, now = self._next_id(), self._clock.wall()
+        if drawn is not None:
+            await drawn(id)
         stamp = trace.ReceivedStamp(client, self._hostname).write(id, now, addresses, smtputf8=is_utf8)
         message = Message(
             id,
@@ -82,15 +93,17 @@ class Injection:
             stamp,
             InlineContent(octets),
             client,
-            sender or client,
+            user or sender or client,
             signs=("*",),
+            user=user,
+            message_id=message_id,
         )
         await self._file(message)
         return Receipt(id)
 
-    def _check_content(self, octets: bytes) -> SenderTls:
-        """Give what the content asks of TLS (RFC 8689 5). Raises: SubmissionRefused."""
-        hops, tls_optional = trace.survey(octets)
+    def _check_content(self, octets: bytes) -> tuple[SenderTls, str]:
+        """Give what the content asks of TLS (RFC 8689 5), and its Message-ID. Raises: SubmissionRefused."""
+        hops, tls_optional, message_id = trace.survey(octets)
         defect = lines.find_defect(octets)
         if defect is None and len(octets) > self._limits.message_octets:
             defect = lines.TOO_LARGE
@@ -98,7 +111,7 @@ class Injection:
             defect = replies.MAIL_LOOP
         if defect is not None:
             raise SubmissionRefused(defect)
-        return SenderTls.OPTIONAL if tls_optional else SenderTls.DEFAULT
+        return SenderTls.OPTIONAL if tls_optional else SenderTls.DEFAULT, message_id
 
     def _read_recipients(self, recipients: Sequence[str]) -> tuple[Address, ...]:
         if not recipients:

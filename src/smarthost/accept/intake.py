@@ -19,9 +19,9 @@ FILING_S = 300.0
 
 
 class Intake:
-    """Content under way. `hops`, `tls_optional`: what its header section says, as far as it is in the first piece."""
+    """Content under way. `hops`, `tls_optional`, `message_id`: what its header section says, as far as it is in the first piece."""
 
-    __slots__ = ("_begin_draft", "_draft", "_piece", "failure", "hops", "tls_optional")
+    __slots__ = ("_begin_draft", "_draft", "_piece", "failure", "hops", "message_id", "tls_optional")
 
     def __init__(self, begin_draft: Callable[[], Draft]) -> None:
         self._begin_draft = begin_draft
@@ -30,11 +30,12 @@ class Intake:
         self.failure: StoreError | None = None
         self.hops = 0
         self.tls_optional = False
+        self.message_id = ""
 
     def take(self, octets: bytes) -> None:
         """Take the next piece."""
         if not self._piece:
-            self.hops, self.tls_optional = trace.survey(octets)
+            self.hops, self.tls_optional, self.message_id = trace.survey(octets)
             self._piece = octets
             return
         if self.failure is not None:
@@ -68,6 +69,7 @@ class Intake:
         self.failure = None
         self.hops = 0
         self.tls_optional = False
+        self.message_id = ""
         draft, self._draft = self._draft, None
         if draft is not None:
             draft.discard()

@@ -5,6 +5,7 @@ Each listener gets a door. Limits are over all doors. A client that is refused h
 begins with TLS: a handshake costs us more than it costs the client, so there it is dropped. Nothing survives a restart.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from smarthost.accept import replies
 from smarthost.accept.authentication import LoginGuard
-from smarthost.accept.clients import Clients, NetworkTerms
+from smarthost.accept.clients import Clients, ClientTerms, NetworkTerms
 from smarthost.accept.listeners import ListenerTerms, ReceptionTerms
 from smarthost.accept.recent import Seldom
 from smarthost.accept.reception import Lobby, Reception
@@ -32,10 +33,7 @@ class Receptions:
 
     def __init__(self, terms: ReceptionTerms) -> None:
         self.terms = terms
-        clients = terms.clients
-        if clients.others is None:
-            clients = replace(clients, others=NetworkTerms(connections=terms.limits.connections_per_client))
-        self._clients = Clients(clients, terms.clock.monotonic)
+        self._clients = Clients(_whole(terms), terms.clock.monotonic)
         self._seldom = Seldom(terms.sink, terms.clock)
         self._lobby = Lobby(
             terms=terms,
@@ -48,9 +46,30 @@ class Receptions:
         self._open: dict[Reception, bool] = {}  # in the order they came; was it greeted, or is it only told why not?
         self._turned_away = 0  # of these
         self._is_closing = False
+        self._farewells: list[tuple[set[Reception], Callable[[], None]]] = []
+
+    def adopt(self, terms: ReceptionTerms) -> None:
+        """Begin sessions by other terms from now on; those that are open end by theirs, and count as before.
+
+        Raises: ConfigError: as the constructor, and nothing has changed.
+        """
+        self._clients.adopt(_whole(terms), [reception.client for reception in self._open])
+        self.terms = terms
+        self._lobby = replace(self._lobby, terms=terms)
+
+    def when_over(self, then: Callable[[], None]) -> None:
+        """Call `then` once all sessions that are open now have ended; at once if there are none."""
+        if self._open:
+            self._farewells.append((set(self._open), then))
+        else:
+            then()
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def count_by_mode(self) -> Counter[str]:
+        """Give how many sessions are open at listeners of each mode."""
+        return Counter(each.mode for each in self._open)
 
     def door(self, terms: ListenerTerms) -> Callable[[Connection], Reception | None]:
         """Give what a listener calls for each connection. Raises: ConfigError: `xclient_from` is no networks."""
@@ -106,6 +125,16 @@ class Receptions:
         if was_greeted is not None:
             self._turned_away -= not was_greeted
             self._clients.leave(client)
+            if self._farewells:
+                self._part_from(reception)
+
+    def _part_from(self, reception: Reception) -> None:
+        for waiting, _ in self._farewells:
+            waiting.discard(reception)
+        over = [then for waiting, then in self._farewells if not waiting]
+        self._farewells = [(waiting, then) for waiting, then in self._farewells if waiting]
+        for then in over:
+            then()
 
     async def drain(self, grace_s: float) -> None:
         """Greet nobody any more, send 421 to who is between transactions, wait for the others at most `grace_s`."""
@@ -118,3 +147,10 @@ class Receptions:
             await clock.sleep(DRAIN_STEP_S)
         for reception in list(self._open):
             reception.drop()
+
+
+def _whole(terms: ReceptionTerms) -> ClientTerms:
+    """Give the terms of clients, with those of who is in no network that is described."""
+    if terms.clients.others is not None:
+        return terms.clients
+    return replace(terms.clients, others=NetworkTerms(connections=terms.limits.connections_per_client))

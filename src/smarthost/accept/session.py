@@ -42,6 +42,16 @@ class Session:
         self._command_timeout_s = terms.limits.command_timeout_s
         self._deadline = terms.clock.deadline(self._command_timeout_s, self._timed_out)
 
+    @property
+    def client(self) -> str:
+        """The client's address, as far as it is known by now."""
+        return self._standing.client
+
+    @property
+    def mode(self) -> str:
+        """What the listener is for, as the configuration calls it."""
+        return self._door.terms.mode.value
+
     def begin(self, refusal: Reply | None) -> None:
         """Attach to the connection and greet, or say why not."""
         self._connection.attach(self)

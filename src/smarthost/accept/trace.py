@@ -20,6 +20,7 @@ _NAME_OCTETS = 255  # RFC 5321 4.5.3.1.2; of what is no name, a quarter is evide
 _FOR_OCTETS = 320  # 64 + "@" + 255: RFC 5321 4.5.3.1; must stay far below the 998 of RFC 5322 2.1.1
 # Deviation: RFC 5321 6.3 calls 100 large; Postfix's hopcount_limit is 50, and no honest path is half as long.
 RECEIVED_LIMIT = 50
+MESSAGE_ID_OCTETS = 1_000  # RFC 5322 2.1.1: a line has 998 at most
 HEADER_OCTETS = 256 * 1024  # every hop puts its field on top: a loop shows long before
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -110,18 +111,35 @@ class ReceivedStamp:
         return f"{head}{id};\r\n {format_date(int(now))}\r\n".encode()
 
 
-def survey(octets: bytes) -> tuple[int, bool]:
+def survey(octets: bytes) -> tuple[int, bool, str]:
     """Look through the header section of `octets`, which are content or its first piece.
 
-    Gives how many Received: fields there are, and whether it says "TLS-Required: No" (RFC 8689 5). Looks at 256 KiB at
-    most. 1 us for a usual message: the case is folded on the header section alone.
+    Gives how many Received: fields there are, whether it says "TLS-Required: No" (RFC 8689 5), and its Message-ID or "".
+    Looks at 256 KiB at most. 1 us for a usual message: the case is folded on the header section alone.
     """
     if octets.startswith(b"\r\n"):
-        return 0, False
+        return 0, False, ""
     end = octets.find(b"\r\n\r\n", 0, HEADER_OCTETS)
     header = octets[: HEADER_OCTETS if end < 0 else end].lower()
     tls_optional = b"tls-required:" in header and _find_tls_required_no(header + b"\r\n") is not None
-    return header.count(b"\r\nreceived:") + header.startswith(b"received:"), tls_optional
+    hops = header.count(b"\r\nreceived:") + header.startswith(b"received:")
+    return hops, tls_optional, find_message_id(octets, header)
+
+
+def find_message_id(octets: bytes, folded: bytes) -> str:
+    """Give the Message-ID of a header section, with its angle brackets; `folded`: the section in lower case.
+
+    "" where there is none, or none that anybody could ask for (RFC 5322 3.6.4).
+    """
+    at = 0 if folded.startswith(b"message-id:") else folded.find(b"\r\nmessage-id:") + 2
+    if at == 1:
+        return ""
+    value = octets[at + len(b"message-id:") : at + MESSAGE_ID_OCTETS]
+    line, _, rest = value.partition(b"\r\n")
+    if not line.strip() and rest[:1] in (b" ", b"\t"):  # folded before the id, as long ones often are
+        line = rest.partition(b"\r\n")[0]
+    found = line.strip().decode("utf-8", "replace")
+    return found if found[:1] == "<" and found[-1:] == ">" and found.isprintable() and " " not in found else ""
 
 
 def header_section(octets: bytes, *, is_whole: bool) -> bytes | None:

@@ -81,8 +81,12 @@ class Transaction:
         intake = self.intake
         reverse_path = self.reverse_path
         prefix = stamp.write(id, now, self._recipients, smtputf8=mail.smtputf8)
+        message_id = intake.message_id
         if submits:
-            prefix += intake.missing_fields(now, id, submits)
+            added = intake.missing_fields(now, id, submits)
+            prefix += added
+            if not message_id and b"Message-ID:" in added:
+                message_id = f"<{id}@{submits}>"
         tls = _REQUIRED if mail.requires_tls else _OPTIONAL if intake.tls_optional else _DEFAULT
         envelope = Envelope(
             reverse_path,
@@ -95,7 +99,9 @@ class Transaction:
             () if self._requests is None else tuple(self._requests),
         )
         content = intake.hand_over()
-        message = Message(id, now, envelope, prefix, content, client, user or reverse_path or client, signs, user)
+        message = Message(
+            id, now, envelope, prefix, content, client, user or reverse_path or client, signs, user, (), message_id
+        )
         if mail.origin is not None:
             message = transfers.carry_on(message, mail.origin, self._progress)
         self._let_go()

@@ -13,7 +13,9 @@ from msgspec import Struct
 Domain = NewType("Domain", str)  # lower-case A-labels without a trailing dot, or an address literal in brackets
 
 DOMAIN_OCTETS = 255  # RFC 5321 4.5.3.1.2
-_FROM = " from "  # what is before the first one is a domain: those that mail is accepted for have no blanks (4.1.2)
+# What is before the first one is a domain: those that mail is accepted for have no blanks (RFC 5321 4.1.2).
+_FROM = " from "
+_VIA = " via "
 
 
 class Address(Struct, frozen=True, gc=False):
@@ -68,10 +70,22 @@ def scope_domain(domain: str, sender: str) -> Domain:
 
 def split_domain(text: str) -> tuple[Domain, str]:
     """Take apart what `scope_domain` gave: the recipient domain, and the sender or ""."""
-    domain, _, sender = text.partition(_FROM)
+    domain, _, sender = text.partition(_VIA)[0].partition(_FROM)
     return Domain(domain), sender
+
+
+def send_via(text: str, next_hop: str) -> Domain:
+    """Give what a recipient is filed under when an operator sends it another way; "" is the way of the routes again."""
+    base = text.partition(_VIA)[0]
+    return Domain(f"{base}{_VIA}{next_hop}" if next_hop else base)
+
+
+def split_via(text: str) -> tuple[str, str]:
+    """Take apart what `send_via` gave: what it was filed under before, and the way or ""."""
+    base, _, next_hop = text.partition(_VIA)
+    return base, next_hop
 
 
 def recipient_domain(text: str) -> Domain:
     """Give the recipient domain of what a recipient is filed under, as people and DNS know it."""
-    return Domain(text.partition(_FROM)[0])
+    return split_domain(text)[0]

@@ -80,6 +80,11 @@ class SequenceSource:
     def __init__(self, now: float, last_number: int = 0) -> None:
         self._last = max(last_number, int(now * 1000) << _SEQUENCE_BITS)
 
+    @property
+    def last(self) -> int:
+        """The number that was given last."""
+        return self._last
+
     def next(self) -> int:
         """Give the next number."""
         self._last += 1

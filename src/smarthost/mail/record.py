@@ -25,6 +25,8 @@ class Kind(Enum):
     MOVED = "moved"  # another node took it over, by an operator's wish; it goes on there
     DAMAGED = "damaged"  # its entry was found damaged: it is held, or lost, as `why` says
     REPAIRED = "repaired"  # the auditor took a lease back that nobody had: it is due as before
+    SUSPENDED = "suspended"  # an operator suspended a destination or a sender: `why` says which (no message's)
+    RESUMED = "resumed"  # ... and ended that
     HOST_OPEN = "host-open"  # a host broke, or a probe found it still broken: nobody dials before `next_attempt_at`
     HOST_HALF_OPEN = "host-half-open"  # its pause is over and a probe is under way
     HOST_CLOSED = "host-closed"  # it works again, or an operator forgot what was known against it
@@ -40,7 +42,9 @@ class Record(Struct, frozen=True, gc=False, omit_defaults=True):
     `at`: wall seconds. `seq` rises, is unique within a store, and makes committing a record twice harmless.
     `queued_s` .. `transfer_s`: where the time went. `next_attempt_at`: for a deferral, when it is tried again; for a
     broken host, when it is probed. `service`: which of a host's services (send.gates), "" for the usual one.
-    `user`: of an acceptance, who logged in.
+    `user`: of an acceptance, who logged in; of what an operator did, who that was. `recipients`, `message_id`: of an
+    acceptance, which is one record for the whole message. `transcript`: what was said in a session that failed, cut to
+    its end, without secrets.
     """
 
     seq: int
@@ -68,6 +72,9 @@ class Record(Struct, frozen=True, gc=False, omit_defaults=True):
     walk: tuple[str, ...] = ()
     service: str = ""
     user: str = ""
+    recipients: tuple[str, ...] = ()
+    message_id: str = ""
+    transcript: tuple[str, ...] = ()
 
 
 _encoder = msgspec.json.Encoder(decimal_format="number")

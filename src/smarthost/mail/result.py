@@ -72,3 +72,4 @@ class AttemptResult(Struct, frozen=True, gc=False):
     lane: str = ""
     walk: tuple[str, ...] = ()  # one line for each host tried before the last word: "mx1.example [192.0.2.1]: refused"
     tls_of: tuple[TlsFacts | None, ...] = ()
+    transcript: tuple[str, ...] = ()  # of the last session that failed, if it is kept

@@ -34,6 +34,7 @@ class SettledRecipient(Struct, frozen=True, gc=False):
     `awaits_host`: DEFERRED because no host could be asked; Store.release makes it due when one works again.
     `is_delay_told`: a delay report was owed for it, or nobody wants one: Store.sweep_delayed passes it over from then
     on, and no settlement takes that back. Nor does report_owed=False take back a debt of a recipient that goes on.
+    `is_rerouted`: an operator sends it another way: `domain` is new.
     """
 
     n: int
@@ -52,6 +53,7 @@ class SettledRecipient(Struct, frozen=True, gc=False):
     notify: Notify = Notify.UNSET
     orcpt: str = ""
     is_delay_told: bool = False
+    is_rerouted: bool = False
 
 
 class Settlement(Struct, frozen=True, gc=False):

@@ -10,8 +10,24 @@ fit behind the same methods. A crash leaves nothing: lanes are rebuilt from what
 from collections import OrderedDict
 from weakref import WeakValueDictionary
 
+from msgspec import Struct
+
 UNPROVEN_WINDOW = 5  # sessions of a lane of which nobody has heard yet: enough that one of two hosts answers at once
 _PROVEN_LANES = 10_000  # whose proof is remembered while they are idle, about 200 octets each
+
+
+class LaneState(Struct, frozen=True, gc=False):
+    """How busy a lane is: sessions taken, how many it may have now, destinations that take turns.
+
+    `is_crowded_out`: it may have more, but all lanes together may not.
+    """
+
+    name: str
+    sessions: int
+    window: int
+    destinations: int
+    is_proven: bool
+    is_crowded_out: bool
 
 
 class Lane:
@@ -31,6 +47,16 @@ class Lane:
     def is_idle(self) -> bool:
         return self.active == 0 and not self._turns
 
+    @property
+    def allowed(self) -> int:
+        """How many slots may be active now."""
+        return self.window if self.is_proven else min(self.window, UNPROVEN_WINDOW)
+
+    @property
+    def destinations(self) -> int:
+        """How many destinations take turns."""
+        return len(self._turns)
+
     def want(self, destination: str) -> None:
         """Put a destination among those that take turns; harmless when it is there."""
         self._turns.setdefault(destination)
@@ -39,10 +65,13 @@ class Lane:
         """Take a destination out: it has no work, or must wait."""
         self._turns.pop(destination, None)
 
+    def leave_all(self) -> None:
+        """Take all destinations out: they may be on other lanes by now."""
+        self._turns.clear()
+
     def start(self) -> bool:
         """Take a slot if one is free and somebody wants a turn."""
-        window = self.window if self.is_proven else min(self.window, UNPROVEN_WINDOW)
-        if self.active >= window or not self._turns:
+        if self.active >= self.allowed or not self._turns:
             return False
         self.active += 1
         return True
@@ -78,6 +107,17 @@ class Slots:
     def is_idle(self) -> bool:
         return self._taken == 0
 
+    def count(self) -> tuple[int, int]:
+        """Give how many slots are taken, and how many lanes are in use."""
+        return self._taken, len(self._lanes)
+
+    def adopt(self, window: int) -> None:
+        """Give every lane another window, and take all destinations out; sessions beyond it end after their message."""
+        self._window = window
+        for lane in list(self._lanes.values()):
+            lane.window = window
+            lane.leave_all()
+
     def lane(self, name: str) -> Lane:
         """Give the lane of this name, which lives as long as somebody holds it."""
         lane = self._lanes.get(name)
@@ -85,6 +125,11 @@ class Slots:
             lane = self._lanes[name] = Lane(name, self._window)
             lane.is_proven = name in self._proven
         return lane
+
+    def describe(self, lane: Lane) -> LaneState:
+        """Say how busy a lane is."""
+        crowded_out = not self._may_take(lane)
+        return LaneState(lane.name, lane.active, lane.allowed, lane.destinations, lane.is_proven, crowded_out)
 
     def take(self, lane: Lane) -> bool:
         """Take a slot for a lane; when there are too many it waits for its turn, and False says so."""

@@ -8,11 +8,13 @@ view of the store.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
+from smarthost.mail.address import recipient_domain
 from smarthost.mail.errors import StoreError
 from smarthost.mail.lease import LEASE_RECIPIENTS, Lease, LeasedRecipient
 from smarthost.mail.message import Message
@@ -59,6 +61,7 @@ class Feed:
         self._wake = wake
         self._supplies: dict[str, _Supply] = {}
         self.is_paused = False
+        self._stopped: frozenset[str] = frozenset()  # recipient domains for which nothing is tried
         self._held = 0
         self._content_octets = 0
         self._mark = 0
@@ -82,6 +85,8 @@ class Feed:
         return tuple([domain for domain in _domains_of(message) if self._has_room(domain)])
 
     def _has_room(self, domain: str) -> bool:
+        if self._stopped and self._is_stopped(domain):
+            return False
         supply = self._supplies.get(self._destination_of(domain))
         return supply is None or not (
             supply.behind or supply.asleep_until or len(supply.leases) >= LEASES_HELD_PER_DESTINATION
@@ -105,8 +110,8 @@ class Feed:
 
     def left_behind(self, domain: str) -> None:
         """Something for this domain is due on disk now."""
-        if self.is_paused:
-            return  # found by the scan at the end of the pause
+        if self.is_paused or (self._stopped and self._is_stopped(domain)):
+            return  # found by the scan at the end of the pause, or of the suspension
         destination = self._destination_of(domain)
         supply = self._supply(destination)
         if supply.asleep_until:
@@ -181,11 +186,16 @@ class Feed:
             return
         finally:
             supply.refill = None
+        n_read = len(leases)
+        if self._stopped:
+            leases = tuple(filter(self._may_go, leases))
         self._held += len(leases)
         supply.leases.extend(leases)
         if supply.asleep_until or self.is_paused:
             self._give_back_all(supply)
-        if len(leases) < n:
+            if supply.asleep_until == math.inf:  # `reroute` has looked already, while we had these
+                self.nudge()
+        if n_read < n:
             for domain, mark in asked.items():
                 if supply.behind.get(domain) == mark:  # nothing newer was committed while we read
                     del supply.behind[domain]
@@ -232,6 +242,30 @@ class Feed:
             return None
         return supply.asleep_until, supply.why_asleep
 
+    def stop(self, domains: frozenset[str]) -> None:
+        """Try nothing for these recipient domains, and go on with those that were stopped before and are not here."""
+        self._stopped = domains
+        for supply in self._supplies.values():
+            stopped = [lease for lease in supply.leases if not self._may_go(lease, give_back=False)]
+            for lease in stopped:
+                supply.leases.remove(lease)
+                self._let_go(lease)
+                self._store.give_back(lease)
+            for domain in [domain for domain in supply.behind if self._is_stopped(domain)]:
+                del supply.behind[domain]
+        self._bell.set()
+
+    def _is_stopped(self, domain: str) -> bool:
+        return recipient_domain(domain) in self._stopped
+
+    def _may_go(self, lease: Lease, *, give_back: bool = True) -> bool:
+        """May this lease be tried as a whole? If not it is given back: what else it holds is found again."""
+        if not any(self._is_stopped(each.domain) for each in lease.recipients):
+            return True
+        if give_back:
+            self._store.give_back(lease)
+        return False
+
     def due_at(self, when: float) -> None:
         """Something will be due at `when` (wall seconds): scan then, or earlier."""
         if when < self._next_scan:
@@ -262,6 +296,8 @@ class Feed:
             return None
         woken: dict[str, None] = {}
         for due in scan.domains:
+            if self._stopped and self._is_stopped(due.domain):
+                continue
             destination = self._destination_of(due.domain)
             supply = self._supply(destination)
             if not supply.asleep_until:
@@ -315,6 +351,8 @@ class Feed:
         supply = self._supplies.get(self._destination_of(domain))
         if supply is not None and supply.asleep_until:
             return "the suspension of its destination", supply.asleep_until
+        if self._stopped and self._is_stopped(domain):
+            return "the suspension of its destination", self._next_scan
         if not self._is_scan_whole or (supply is not None and domain in supply.behind):
             return "the scan for what is due", self._next_scan
         return None
@@ -341,6 +379,8 @@ class Feed:
             n = min(2 * n, SCAN_DOMAINS_MOST)
 
     def _is_news(self, domain: str) -> bool:
+        if self._stopped and self._is_stopped(domain):
+            return False
         supply = self._supplies.get(self._destination_of(domain))
         return supply is None or not (supply.asleep_until or domain in supply.behind)
 
@@ -354,6 +394,15 @@ class Feed:
             lease = supply.leases.popleft()
             self._let_go(lease)
             self._store.give_back(lease)
+
+    def reroute(self) -> None:
+        """Domains may have other destinations by now: give back all leases at hand, wake who sleeps, and look anew."""
+        for supply in self._supplies.values():
+            self._give_back_all(supply)
+            supply.behind.clear()
+            supply.asleep_until = math.inf  # a read under way gives back what it brings: nobody will ask this one
+        self._supplies = {}
+        self.nudge()
 
     def pause(self) -> None:
         """Give back all leases at hand, and hand out none before `end_pause`."""

@@ -19,11 +19,20 @@ from smarthost.mail.message import Message
 Reading = set[tuple[str, int]]
 
 
+ENDS = frozenset({"cancel", "bounce", "expire"})  # verbs that end a recipient: nothing takes such a wish back
+
+
 class Wish(Struct, frozen=True, gc=False):
-    """A verb said upon a leased recipient at `now`; its settlement, or the end of its lease, applies it."""
+    """A verb said upon a recipient at `now`, by whom and why; `via`: for "reroute" (mail.address.send_via).
+
+    Said upon a leased one, its settlement, or the end of its lease, applies it.
+    """
 
     verb: str
     now: float
+    by: str = ""
+    reason: str = ""
+    via: str = ""
 
 
 class Leases:
@@ -114,9 +123,9 @@ class Leases:
             self._readings = [each for each in self._readings if each is not reading]
 
     def wish(self, id: str, n: int, wish: Wish) -> None:
-        """Keep a wish for a leased recipient; the last one counts, but nothing takes back a cancel."""
+        """Keep a wish for a leased recipient; the last one counts, but nothing takes back one that ends it."""
         earlier = self._wishes.get((id, n))
-        if earlier is None or earlier.verb != "cancel":
+        if earlier is None or earlier.verb not in ENDS:
             self._wishes[id, n] = wish
 
     @property

@@ -22,9 +22,19 @@ from smarthost.ports import Clock
 from smarthost.queue.audit import Bounds, SuspectPage
 from smarthost.queue.commit import Commit, CommitLine
 from smarthost.queue.leases import Leases, Wish, cut_lease, fresh_leases
-from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page, StoredMessage
+from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page, StoredMessage, Tally
 from smarthost.queue.tables import OPEN_STATES, Tables
-from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil_all, read_cursor, write_cursor
+from smarthost.queue.tallies import Tallies
+from smarthost.queue.verbs import (
+    Numbers,
+    amend,
+    check_verb,
+    fulfil_all,
+    is_about,
+    is_changed_by,
+    read_cursor,
+    write_cursor,
+)
 
 PAGE = 1_000
 REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
@@ -45,6 +55,7 @@ class MemoryStore:
         self._leases = Leases()
         self._numbers = Numbers()
         self._reports: dict[str, float] = {}
+        self._pending: list[int] = []  # the lowest seqs of what is enqueued and not committed
         self._settling: dict[int, Sequence[Settlement]] = {}  # enqueued and not committed, by identity
         self._commits = CommitLine(clock, commit_delay_s)
         self._is_open = False
@@ -92,14 +103,32 @@ class MemoryStore:
         """Draw the seq of our own records (`change`, wishes) from there: queue.verbs.Numbers says why."""
         self._numbers.source = source
 
-    def _enqueue(self, apply: Callable[[], None], result: T) -> Commit[T]:
+    def _enqueue(self, apply: Callable[[], None], result: T, records: Sequence[Record] = ()) -> Commit[T]:
         if self._is_open:
+            if records:
+                apply = self._numbered(apply, min([record.seq for record in records]))
             return self._commits.enqueue(apply, result)
         return Commit(self._commits, 0.0, apply, result).fail(StoreError("the store is not open"))
 
+    def _numbered(self, apply: Callable[[], None], seq: int) -> Callable[[], None]:
+        """Say what is pending until it is applied; what never is has no reader any more."""
+
+        def applied() -> None:
+            self._pending.remove(seq)
+            apply()
+
+        self._pending.append(seq)
+        return applied
+
+    def lowest_pending(self) -> int | None:
+        """Give the lowest seq of the records that were handed over and are not durable yet."""
+        return min(self._pending, default=None)
+
     # -- new mail -----------------------------------------------------------------------------------------------------
 
-    def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
+    def add(
+        self, message: Message, lease: Collection[str], record: Record | None = None
+    ) -> Awaitable[tuple[Lease, ...]]:
         """File a message; its recipients in the domains of `lease` are leased to the caller at once."""
         refusal = self.refusal
         if isinstance(refusal, StoreError):
@@ -110,8 +139,10 @@ class MemoryStore:
         leased = fresh_leases(message, lease, message.content)
         for part in leased:
             self._leases.take_all(part)
-        self._numbers.saw(key)
-        return self._enqueue(lambda: self._tables.file(key, message), leased)
+        self._numbers.saw(max(key, 0 if record is None else record.seq))
+        return self._enqueue(
+            lambda: self._tables.file(key, message, record), leased, () if record is None else (record,)
+        )
 
     def draft(self) -> "MemoryDraft":
         """Begin large content. Raises: StoreFull, StoreError."""
@@ -231,7 +262,8 @@ class MemoryStore:
             for record in settlement.records:
                 self._numbers.saw(record.seq)
         self._settling[id(settlements)] = settlements
-        committing = self._enqueue(lambda: self._settle_all(settlements), None)
+        records = [record for settlement in settlements for record in settlement.records]
+        committing = self._enqueue(lambda: self._settle_all(settlements), None, records)
         if committing.is_failed:
             del self._settling[id(settlements)]
         return committing
@@ -293,12 +325,14 @@ class MemoryStore:
     def _view(self, found: dict[int, list[SettledRecipient]]) -> tuple[StoredMessage, ...]:
         return tuple([self._tables.messages[key].view(each, self._leases) for key, each in found.items()])
 
-    async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
-        """Apply "retry" (due now) or "cancel" to at most `n` (up to 1,000) recipients after `cursor`; with records."""
-        check_verb(verb)
+    async def change(
+        self, which: Filter, wish: Wish, cursor: str | None, n: int, *, is_dry_run: bool = False
+    ) -> Changed:
+        """Apply a verb to at most `n` (up to 1,000) recipients after `cursor`; with records."""
+        check_verb(wish.verb)
         self._check_open()
-        wish = Wish(verb, now)
         settlements: list[Settlement] = []
+        changeable: list[tuple[str, int]] = []
         wished: list[tuple[str, int]] = []
         last: tuple[int, int] | None = None
         matches = self._tables.matches(which, read_cursor(cursor, 2))
@@ -309,8 +343,13 @@ class MemoryStore:
             last = key, recipient.n
             id = stored.message.id
             if self._leases.is_leased(id, recipient.n):
-                self._leases.wish(id, recipient.n, wish)
                 wished.append((id, recipient.n))
+                if not is_dry_run:
+                    self._leases.wish(id, recipient.n, wish)
+                continue
+            if is_changed_by(wish.verb, recipient):
+                changeable.append((id, recipient.n))
+            if is_dry_run:
                 continue
             amended = amend(id, stored.message.envelope.reverse_path, recipient, wish, self._numbers)
             if amended is not None:
@@ -319,8 +358,7 @@ class MemoryStore:
         else:
             last = None
         await self.settle(settlements)
-        changed = tuple([(settlement.id, settlement.recipients[0].n) for settlement in settlements])
-        return Changed(changed, tuple(wished), None if last is None else write_cursor(*last))
+        return Changed(tuple(changeable), tuple(wished), None if last is None else write_cursor(*last))
 
     # -- what awaits a host -------------------------------------------------------------------------------------------
 
@@ -357,7 +395,7 @@ class MemoryStore:
             self._numbers.saw(filed[0])
         for record in records:
             self._numbers.saw(record.seq)
-        return self._enqueue(lambda: self._pay(owed, filed, records), None)
+        return self._enqueue(lambda: self._pay(owed, filed, records), None, records)
 
     def _pay(self, owed: OwedReport, report: tuple[int, Message] | None, records: Sequence[Record]) -> None:
         self._reports.pop(owed.id, None)
@@ -369,6 +407,30 @@ class MemoryStore:
         """Give at most `n` records with seq above `after`, in order."""
         self._check_open()
         return tuple([record for seq, record in sorted(self._tables.records.items()) if seq > after][:n])
+
+    async def history(self, id: str, n: int) -> tuple[Record, ...]:
+        """Give the newest `n` records (up to 1,000) of a message, whether it is still there or not, oldest first."""
+        self._check_open()
+        return tuple([record for _, record in sorted(self._tables.records.items()) if record.id == id][-min(n, PAGE) :])
+
+    async def accepted_for(self, text: str, n: int) -> tuple[Record, ...]:
+        """Give the newest `n` acceptances of messages to this address, or with this Message-ID, newest first."""
+        self._check_open()
+        found = [record for record in self._tables.records.values() if is_about(record, text)]
+        return tuple(sorted(found, key=lambda record: (record.at, record.seq), reverse=True)[:n])
+
+    async def tally(self, cursor: str | None, now: float) -> Tally:
+        """Count the unfinished recipients by name, in one part."""
+        self._check_open()
+        tallies = Tallies(now)
+        for _, stored, each in self._tables.matches(Filter(), read_cursor(cursor, 2)):
+            if each.state in OPEN_STATES:
+                message = stored.message
+                tallies.count(
+                    each.domain, message.sender, each.last_reply or each.why, each.state, each.due,
+                    message.received_at, message.id,
+                )  # fmt: skip
+        return tallies.give(None)
 
     async def count(self) -> tuple[int, int]:
         """Give (messages, unfinished recipients) in the store."""
@@ -385,7 +447,7 @@ class MemoryStore:
         notes = dict(notes)  # whoever gave them may change them before the commit
         for record in records:
             self._numbers.saw(record.seq)
-        return self._enqueue(lambda: self._tables.save_notes(notes, records), None)
+        return self._enqueue(lambda: self._tables.save_notes(notes, records), None, records)
 
     def _check_open(self) -> None:
         if not self._is_open or self._commits.is_dead:

@@ -18,6 +18,7 @@ from smarthost.mail.message import Message
 from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, Settlement
 from smarthost.queue.audit import Bounds, SuspectPage
+from smarthost.queue.leases import Wish
 
 
 class DueDomain(Struct, frozen=True, gc=False):
@@ -37,16 +38,28 @@ class DueScan(Struct, frozen=True, gc=False):
     next_at: float | None
 
 
+NULL_PATH = "<>"  # in a Filter: an empty text would not restrict
+
+
 class Filter(Struct, frozen=True, gc=False, kw_only=True):
     """Which recipients; empty fields do not restrict, fields are joined by "and". Addresses compare without case.
 
-    `domain` means what is filed under it, whoever it is from (mail.address.scope_domain).
+    `reverse_path`: "<>" is the null path. `domain` means what is filed under it, whoever it is from
+    (mail.address.scope_domain); `domains` exactly these. `sender`: the fairness key; `sender_domain`: of the
+    reverse-path. `reply`: a part of the last reply, or of the reason, without case. `state`: "deferred" or "held".
+    `received_before`: wall seconds, 0.0 for any.
     """
 
     id: str = ""
     reverse_path: str = ""
     recipient: str = ""
     domain: str = ""
+    sender: str = ""
+    sender_domain: str = ""
+    reply: str = ""
+    state: str = ""
+    received_before: float = 0.0
+    domains: tuple[str, ...] = ()
 
 
 class StoredRecipient(Struct, frozen=True, gc=False):
@@ -91,6 +104,28 @@ class Changed(Struct, frozen=True, gc=False):
     cursor: str | None
 
 
+class Tallied(Struct, frozen=True, gc=False):
+    """What waits under one name: recipients, those of them that are due or held, and the oldest's message."""
+
+    recipients: int
+    due: int
+    held: int
+    oldest_at: float
+    oldest_id: str
+
+
+class Tally(Struct, frozen=True, gc=False):
+    """A part of the queue by recipient domain, by sender (the fairness key) and by last reply or reason.
+
+    Names are cut to 200 characters. `cursor`: None after the last part.
+    """
+
+    by_domain: dict[str, Tallied]
+    by_sender: dict[str, Tallied]
+    by_reason: dict[str, Tallied]
+    cursor: str | None
+
+
 class Store(Protocol):
     """Keeps messages, recipients, reports owed and records. One owner; safe to use from one event loop."""
 
@@ -111,9 +146,12 @@ class Store(Protocol):
     def draw_numbers_from(self, source: Callable[[], int]) -> None:
         """Number the records of verbs from the one source that numbers all others, so that a cursor skips none."""
 
-    def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
+    def add(
+        self, message: Message, lease: Collection[str], record: Record | None = None
+    ) -> Awaitable[tuple[Lease, ...]]:
         """File a message; its recipients in the domains of `lease` are leased to the caller at once.
 
+        `record`, of its acceptance, is committed with it, and makes it known to `accepted_for`.
         One with `progress` begins where that says, and nothing of it is leased. Enqueues before it returns. Leases come
         in chunks of at most 100 recipients, across domains, with the content in them unless it lives in a file.
         Raises (from the awaitable): StoreFull, StoreError.
@@ -172,9 +210,12 @@ class Store(Protocol):
         Raises: ValueError: a damaged cursor. StoreError.
         """
 
-    async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
-        """Apply "retry" (due now) or "cancel" to at most `n` (up to 1,000) recipients after `cursor`; with records.
+    async def change(
+        self, which: Filter, wish: Wish, cursor: str | None, n: int, *, is_dry_run: bool = False
+    ) -> Changed:
+        """Apply a verb (queue.verbs) to at most `n` (up to 1,000) recipients after `cursor`; with records.
 
+        A dry run changes nothing, and gives what would be changed or wished.
         Raises: ValueError: an unknown verb or a damaged cursor. StoreError.
         """
 
@@ -190,12 +231,26 @@ class Store(Protocol):
     def file_report(self, owed: OwedReport, report: Message | None, records: Sequence[Record]) -> Awaitable[None]:
         """File `report` as a message of its own (None: nobody is to be told) and clear the debt, in one transaction.
 
+        Of `records` one may be of its acceptance, and makes it known to `accepted_for`.
+
         Nothing happens when one of its recipients has ended, or ended otherwise, since the report was leased: it would
         not be true any more. What is still owed is leased anew.
         """
 
     async def records(self, after: int, n: int) -> tuple[Record, ...]:
         """Give at most `n` records with seq above `after`, in order."""
+
+    async def history(self, id: str, n: int) -> tuple[Record, ...]:
+        """Give the newest `n` records (up to 1,000) of a message, whether it is still there or not, oldest first."""
+
+    async def accepted_for(self, text: str, n: int) -> tuple[Record, ...]:
+        """Give the newest `n` (up to 100) acceptances of messages to this address, or with this Message-ID.
+
+        Newest first. Case is folded as in Filter. Costs the same however many messages there are.
+        """
+
+    async def tally(self, cursor: str | None, now: float) -> "Tally":
+        """Count the unfinished recipients of the next messages by name. Raises: ValueError: a damaged cursor."""
 
     async def count(self) -> tuple[int, int]:
         """Give (messages, unfinished recipients) in the store."""
@@ -221,6 +276,12 @@ class Store(Protocol):
 
     def leased(self) -> Iterable[tuple[str, int]]:
         """Give (message id, recipient number) of every lease there is at this moment. Memory only."""
+
+    def lowest_pending(self) -> int | None:
+        """Give the lowest seq of the records that were handed over and are not durable yet, or kept to be repeated.
+
+        None: there are none. What is not among them is durable, or will never be. Memory only.
+        """
 
     def in_hand(self) -> Iterable[tuple[str, int]]:
         """Give those of them that the store itself has in hand at this moment. Memory only.

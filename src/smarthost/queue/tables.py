@@ -14,7 +14,7 @@ from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.queue.audit import Bounds, Suspect, is_suspect
 from smarthost.queue.leases import Leases
-from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
+from smarthost.queue.store import NULL_PATH, Filter, StoredMessage, StoredRecipient
 from smarthost.queue.verbs import fold, is_in_domain
 
 HEADER_OCTETS = 64 * 1024  # mail.settlement.OwedReport
@@ -98,6 +98,17 @@ def _succeed(earlier: SettledRecipient, settled: SettledRecipient) -> SettledRec
     )
 
 
+def _is_from(reverse_path: str, domain: str) -> bool:
+    return fold(reverse_path).endswith(f"@{fold(domain)}")
+
+
+def _says(recipient: SettledRecipient, which: Filter) -> bool:
+    """Are its state, and what was replied, what the filter asks for?"""
+    if which.state and recipient.state.value != which.state:
+        return False
+    return fold(which.reply) in fold(f"{recipient.last_reply}\n{recipient.why}")
+
+
 Row = tuple[int, Stored, SettledRecipient]
 
 
@@ -122,10 +133,12 @@ class Tables:
         found.highest = self.highest
         return found
 
-    def file(self, key: int, message: Message) -> None:
-        """File a message; nothing if it is there already."""
+    def file(self, key: int, message: Message, record: Record | None = None) -> None:
+        """File a message, with the record of its acceptance; nothing if it is there already."""
         self.highest = max(self.highest, key)
         if key not in self.messages:
+            if record is not None:
+                self._keep(record)
             recipients = {
                 n: SettledRecipient(n, each.text, each.domain, State.DEFERRED, message.received_at, 0, "", "", "")
                 for n, each in enumerate(message.envelope.recipients)
@@ -228,10 +241,19 @@ class Tables:
             stored = self.messages[key]
             if which.id and stored.message.id != which.id.lower():
                 continue
-            if which.reverse_path and fold(stored.message.envelope.reverse_path) != fold(which.reverse_path):
+            if which.received_before and stored.message.received_at >= which.received_before:
+                continue
+            if which.sender and fold(stored.message.sender) != fold(which.sender):
+                continue
+            if which.sender_domain and not _is_from(stored.message.envelope.reverse_path, which.sender_domain):
+                continue
+            wanted = "" if which.reverse_path == NULL_PATH else which.reverse_path
+            if which.reverse_path and fold(stored.message.envelope.reverse_path) != fold(wanted):
                 continue
             for n, each in sorted(stored.recipients.items()):
                 if (key, n) <= after or (which.domain and not is_in_domain(each.domain, which.domain)):
+                    continue
+                if (which.domains and each.domain not in which.domains) or not _says(each, which):
                     continue
                 if not which.recipient or fold(each.address) == fold(which.recipient):
                     yield key, stored, each

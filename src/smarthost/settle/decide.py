@@ -28,6 +28,8 @@ EXPIRED_STATUSES = (EXPIRED_STATUS, *_ALIAS_TROUBLE.values())
 POSTPONED_LEAST_S = 1.0  # a time already past must not make a recipient spin
 POSTPONED_MOST_S = 3600.0  # the schedule's own ceiling is about as long; queue.schedule.sweep_before must exceed it
 
+_FAILURES = (Outcome.DEFERRED, Outcome.BOUNCED)
+
 RetryAt = Callable[[int, float], float | None]  # (attempts, received_at) -> next attempt, or None: expired
 
 
@@ -46,6 +48,7 @@ def decide(
     each_tls = tuple(map(describe_tls, result.tls_of)) or (describe_tls(result.tls),) * len(verdicts)
     recipients = []
     records = []
+    transcript = result.transcript
     for recipient, verdict, tls in zip(lease.recipients, verdicts, each_tls, strict=True):
         said = "" if verdict.reply is None else str(verdict.reply)
         if verdict.outcome is Outcome.RELAYED:
@@ -64,7 +67,10 @@ def decide(
             ):
                 settled = _with_delay_told(settled, recipient, lease)
         recipients.append(settled)
-        records.append(record_verdict(result, verdict, settled, said=said, tls=tls, seq=next_seq()))
+        record = record_verdict(result, verdict, settled, said=said, tls=tls, seq=next_seq())
+        if transcript and verdict.outcome in _FAILURES:
+            record, transcript = replace(record, transcript=transcript), ()  # once is enough for all of them
+        records.append(record)
     return Settlement(lease.id, tuple(recipients), tuple(records))
 
 

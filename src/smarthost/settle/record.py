@@ -100,22 +100,21 @@ def _kind(state: State, outcome: Outcome) -> Kind:
     return Kind.BOUNCED if state is State.BOUNCED else Kind.EXPIRED
 
 
-def record_acceptance(message: Message) -> tuple[Record, ...]:
-    """Tell that a message became durable, a record for each recipient; for the log only, hence without a number."""
+def record_acceptance(message: Message, seq: int) -> Record:
+    """Tell that a message became durable: one record, however many recipients it has."""
     envelope = message.envelope
-    return tuple(
-        [
-            Record(
-                0,
-                Kind.ACCEPTED,
-                message.received_at,
-                message.id,
-                recipient.text,
-                envelope.reverse_path,
-                octets=message.content.octets,
-                client=message.client,
-                user=message.user,
-            )
-            for recipient in envelope.recipients
-        ]
+    recipients = envelope.recipients
+    is_alone = len(recipients) == 1
+    return Record(
+        seq,
+        Kind.ACCEPTED,
+        message.received_at,
+        message.id,
+        recipients[0].text if is_alone else "",
+        envelope.reverse_path,
+        octets=message.content.octets,
+        client=message.client,
+        user=message.user,
+        recipients=() if is_alone else tuple([each.text for each in recipients]),
+        message_id=message.message_id,
     )

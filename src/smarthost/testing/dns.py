@@ -163,12 +163,18 @@ class ScriptedResolver:
             rdtype,
             status,
             mx=tuple(_mx(text) for _, text in records) if rdtype == "MX" else (),
-            addresses=tuple(text for _, text in records) if rdtype != "MX" else (),
+            addresses=tuple(text for _, text in records) if rdtype in ("A", "AAAA") else (),
             canonical=here if aliases else name,
             aliases=tuple(aliases),
             ttl_s=min(ttls),
             secure=zone.secure,
+            texts=tuple(_said(text, rdtype) for _, text in records) if rdtype in ("TXT", "PTR") else (),
         )
+
+
+def _said(text: str, rdtype: str) -> str:
+    """Give what a resolver makes of a PTR's name, or of a TXT's quoted strings."""
+    return _key(text) if rdtype == "PTR" else "".join(text[1:-1].split('" "')) if text.startswith('"') else text
 
 
 _STATUS: dict[Fault, AnswerStatus] = {

@@ -22,8 +22,9 @@ from smarthost.mail.record import Record
 from smarthost.mail.settlement import OwedReport, Settlement
 from smarthost.ports import Clock, Connection, Deadline, Dialer, Receiver, Sink, TlsRequest, TlsService
 from smarthost.queue.audit import Bounds, SuspectPage
+from smarthost.queue.leases import Wish
 from smarthost.queue.memory import MemoryStore
-from smarthost.queue.store import Changed, DueScan, Filter, Page
+from smarthost.queue.store import Changed, DueScan, Filter, Page, Tally
 
 T = TypeVar("T")
 
@@ -245,10 +246,12 @@ class MortalStore:
     def draw_numbers_from(self, source: Callable[[], int]) -> None:
         self._inner.draw_numbers_from(source)
 
-    def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
+    def add(
+        self, message: Message, lease: Collection[str], record: Record | None = None
+    ) -> Awaitable[tuple[Lease, ...]]:
         if self._disk.failure is not None:
             return self._fail()
-        return self._watch(self._disk.count(), self._inner.add(message, lease), self._give_back_all)
+        return self._watch(self._disk.count(), self._inner.add(message, lease, record), self._give_back_all)
 
     def settle(self, settlements: Sequence[Settlement]) -> Awaitable[None]:
         if self._disk.failure is not None:
@@ -303,8 +306,19 @@ class MortalStore:
     async def sweep_delayed(self, received_before: float, n: int) -> tuple[Lease, ...]:
         return await self._read(self._inner.sweep_delayed(received_before, n))
 
-    async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
-        return await self._read(self._inner.change(which, verb, now, cursor, n))
+    async def change(
+        self, which: Filter, wish: Wish, cursor: str | None, n: int, *, is_dry_run: bool = False
+    ) -> Changed:
+        return await self._read(self._inner.change(which, wish, cursor, n, is_dry_run=is_dry_run))
+
+    async def history(self, id: str, n: int) -> tuple[Record, ...]:
+        return await self._read(self._inner.history(id, n))
+
+    async def accepted_for(self, text: str, n: int) -> tuple[Record, ...]:
+        return await self._read(self._inner.accepted_for(text, n))
+
+    async def tally(self, cursor: str | None, now: float) -> Tally:
+        return await self._read(self._inner.tally(cursor, now))
 
     async def awaiting(self, now: float, n: int) -> tuple[str, ...]:
         return await self._read(self._inner.awaiting(now, n))
@@ -331,6 +345,11 @@ class MortalStore:
 
     def leased(self) -> Iterable[tuple[str, int]]:
         return self._inner.leased()
+
+    def lowest_pending(self) -> int | None:
+        kept = [record.seq for each in self._kept for record in each.records]
+        within = self._inner.lowest_pending()
+        return min([*kept, *([] if within is None else [within])], default=None)
 
     def in_hand(self) -> Iterable[tuple[str, int]]:
         kept = [(each.id, settled.n) for each in self._kept for settled in each.recipients]

@@ -272,10 +272,12 @@ class SimulatedWorld:
         return decode_id(id)[0] in self._memory._tables.messages
 
     def kinds(self) -> dict[str, int]:
-        """Count the recipients' records by kind: those committed, and the acceptances, which only the sink is told."""
-        found = Counter(record.kind.value for record in self.committed() if record.id)
-        found["accepted"] = sum(record.kind is Kind.ACCEPTED for record in self.records)
-        return dict(sorted(found.items()))
+        """Count the committed records about messages by kind."""
+        return dict(sorted(Counter(record.kind.value for record in self.committed() if record.id).items()))
+
+    def outcomes(self) -> list[Record]:
+        """Give the committed records about recipients, without the acceptances of messages."""
+        return [record for record in self.committed() if record.id and record.kind is not Kind.ACCEPTED]
 
     def host_records(self, address: str = "") -> list[Record]:
         """Give the committed records of hosts, of one address or of all."""
@@ -350,7 +352,7 @@ class SimulatedWorld:
     async def change(self, verb: str, which: Filter | None = None) -> Changed:
         """Say a verb to one chunk of the queue, as an operator."""
         delivery = self.delivery  # of this life, however it ends meanwhile
-        changed = await delivery.journey.change(which or Filter(), verb, None, 1000)
+        changed = await delivery.operations.change(which or Filter(), verb, None, 1000)
         if verb == "retry":  # as assemble does
             await delivery.hosts.hasten(which or Filter())
         return changed

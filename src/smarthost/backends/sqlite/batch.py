@@ -11,7 +11,7 @@ from zlib import crc32
 
 import msgspec
 
-from smarthost.backends.sqlite.checksums import of_message, of_recipient
+from smarthost.backends.sqlite.checksums import about, of_message, of_recipient
 from smarthost.backends.sqlite.wire import BATCH_HEAD, NOTHING
 from smarthost.mail.envelope import SenderTls
 from smarthost.mail.identity import decode_id
@@ -55,6 +55,7 @@ class Batch:
         "progress",
         "recipients",
         "records",
+        "refiled",
         "released",
         "releases",
         "reported",
@@ -77,6 +78,7 @@ class Batch:
         self.progress: list[tuple[object, ...]] = []  # how far those have come that another node had before
         self.told: list[tuple[object, ...]] = []
         self.reported: list[tuple[object, ...]] = []
+        self.refiled: list[tuple[object, ...]] = []
         self.damaged: list[tuple[object, ...]] = []
         self.notes: dict[str, tuple[int, int]] = {}
         self.records: list[tuple[object, ...]] = []
@@ -89,9 +91,16 @@ class Batch:
         self.rows = 0
 
     def add(
-        self, message: Message, key: int, tag: int, body: bytes | None, content: int = 0, report: int | None = None
+        self,
+        message: Message,
+        key: int,
+        tag: int,
+        body: bytes | None,
+        content: int = 0,
+        report: int | None = None,
+        record: Record | None = None,
     ) -> None:
-        """Enter a message. `report`: only if that pays its debts.
+        """Enter a message, with the record of its acceptance. `report`: only if that pays its debts.
 
         `body` is None when its content lives in a file; then `content` is the file's CRC-32.
         """
@@ -133,15 +142,21 @@ class Batch:
             None if body is None else middle,
             checksum,
             count,
+            report,
+            record,
+            None if record is None else record.seq,
+            about(message.message_id) if message.message_id else None,
         )
         self.rows += count
-        self.messages.append(row if report is None else (*row, report))
+        if record is not None and record.seq > self.highest:
+            self.highest = record.seq
+        self.messages.append(row)
         requests = envelope.requests
         for n, address in enumerate(envelope.recipients):
             notify, orcpt = (int(requests[n].notify), requests[n].orcpt) if requests else (0, "")
             own = of_recipient(checksum, n, address.text, address.domain, notify, orcpt)
-            fields = (key, n, address.text, address.domain, received_at, own)
-            self.recipients.append(fields if report is None else (*fields, report))
+            number = None if record is None else about(address.text)
+            self.recipients.append((key, n, address.text, address.domain, received_at, own, report, number))
         if envelope.ret or envelope.envid or envelope.tls is not _DEFAULT_TLS:
             self.senders.append((key, envelope.ret, envelope.envid, envelope.tls.value))
         if envelope.requests:
@@ -178,6 +193,8 @@ class Batch:
                 record,
             )
             rows.append(row)
+            if recipient.is_rerouted:
+                self.refiled.append((key, recipient.n, recipient.domain))
             if recipient.is_delay_told or recipient.report_owed:
                 self.told.append((key, recipient.n, recipient.dsn.value, recipient.is_delay_told))
         self.rows += len(settlement.records)
@@ -229,8 +246,10 @@ class Batch:
         debts = parameters = extras = NOTHING
         if self.cleared:
             debts = _encode({"c": self.cleared, "l": self.reported})
-        if self.senders or self.requests or self.told or self.progress:
-            parameters = _encode({"m": self.senders, "r": self.requests, "s": self.told, "p": self.progress})
+        if self.senders or self.requests or self.told or self.progress or self.refiled:
+            parameters = _encode(
+                {"m": self.senders, "r": self.requests, "s": self.told, "p": self.progress, "v": self.refiled}
+            )
         if self.notes or self.records or self.releases or self.damaged:
             extras = _encode(
                 {

@@ -28,6 +28,24 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
     INSERT INTO debts SELECT NEW.debts WHERE NEW.debts <> '{}';
 
+    -- Its acceptance, and by what it is found, of a message that is new (the conditions are those of the next statements).
+    INSERT OR IGNORE INTO record_{day}
+    SELECT value ->> 16, value ->> 0, value ->> 2, value -> 15
+    FROM jsonb_each(NEW.messages)
+    WHERE value ->> 16 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 0)
+        AND (value ->> 14 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 14));
+    INSERT OR IGNORE INTO about_{day}
+    SELECT value ->> 17, value ->> 0
+    FROM jsonb_each(NEW.messages)
+    WHERE value ->> 17 IS NOT NULL AND value ->> 16 IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 0)
+        AND (value ->> 14 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 14));
+    INSERT OR IGNORE INTO about_{day}
+    SELECT value ->> 7, value ->> 0
+    FROM jsonb_each(NEW.recipients)
+    WHERE value ->> 7 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 0)
+        AND (value ->> 6 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 6));
+
     -- An add that is repeated after an error finds its message and changes nothing. A report (the last field of its
     -- rows is its number in "c") is filed only if it pays its debts.
     INSERT INTO recipient (message, n, address, domain, due, checksum)
@@ -138,6 +156,15 @@ CREATE TEMP TRIGGER apply_parameters INSTEAD OF INSERT ON parameters BEGIN
         why = value ->> 7, host = value ->> 8, delay_told = value ->> 9
     FROM jsonb_each(NEW.parameters, '$.p')
     WHERE recipient.message = value ->> 0 AND recipient.n = value ->> 1 AND recipient.attempts = 0;
+
+    -- Sent another way: what is filed under another domain has another checksum.
+    UPDATE recipient
+    SET domain = value ->> 2,
+        checksum = checksum_of_recipient((SELECT checksum FROM message WHERE key = recipient.message), n, address,
+            value ->> 2, notify, orcpt)
+    FROM jsonb_each(NEW.parameters, '$.v')
+    WHERE recipient.message = value ->> 0 AND recipient.n = value ->> 1
+        AND (+value ->> 0, +value ->> 1) IN (SELECT message, n FROM settled);
 
     -- +value: a plain one would have this search for all that was settled, and scan "s" for each.
     UPDATE recipient SET dsn = value ->> 2, delay_told = max(delay_told, value ->> 3)

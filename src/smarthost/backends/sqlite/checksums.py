@@ -13,6 +13,7 @@ the content lies). NULL: written by an older release, not known, not checked. Bo
 from zlib import crc32
 
 CONTENT_BITS = 32
+_ABOUT = 1 << 40  # numbers above any time there is, which a salvage could take them for
 _CONTENT_MASK = (1 << CONTENT_BITS) - 1
 _ROW_MASK = (1 << 31) - 1
 
@@ -58,3 +59,11 @@ def is_content(message: int, content: int) -> bool:
 def content_of(message: int) -> int:
     """Give the CRC-32 of the content."""
     return message & _CONTENT_MASK
+
+
+def about(text: str) -> int:
+    """Give the number by which acceptances are found by an address or Message-ID, whatever its case.
+
+    Several texts may share one: whoever looks for one compares what is found.
+    """
+    return _ABOUT + crc32(text.encode("utf-8", "surrogatepass").lower())

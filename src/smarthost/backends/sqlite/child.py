@@ -27,6 +27,7 @@ import msgspec
 from smarthost.backends.sqlite import database, pages, salvage, soundness, wire
 from smarthost.backends.sqlite.backup import Backups, Deletions
 from smarthost.backends.sqlite.ballast import Ballast
+from smarthost.backends.sqlite.checksums import of_recipient
 from smarthost.backends.sqlite.judged import Unreadable
 from smarthost.backends.sqlite.reads import Contradiction, Reads
 from smarthost.backends.sqlite.steps import follow_clock
@@ -36,7 +37,6 @@ from smarthost.mail.identity import decode_id
 CHECKPOINT_PAGES = 4_000
 CHECKPOINT_SHARE = 16  # of a small file system the WAL takes so much at most
 BALLAST_AGAIN_S = 10.0
-RECORD_DAYS = 30
 CHUNK_OCTETS = 256 * 1024  # of a file read at a time
 FORGET_ROWS = 500  # of outdated records at a time, ~1 ms, only while nothing waits
 SWITCH_S = 0.0005  # the reading thread gives way to the committing one after half a millisecond
@@ -54,7 +54,7 @@ class Start(msgspec.Struct):
     reads: int
     files: int
     is_reopening: bool
-    record_days: int = RECORD_DAYS
+    record_days: int
     boot_id: str = ""  # "": nobody follows the wall clock
     wall_at_boot: float = 0.0
     now: float = 0.0
@@ -74,6 +74,7 @@ class Writer:
         self._outdated: list[str] = []
         self._page_octets: int = self._rows("PRAGMA page_size")[0][0]
         self._checkpoint_pages = min(CHECKPOINT_PAGES, disk_octets // CHECKPOINT_SHARE // self._page_octets)
+        db.create_scalar_function("checksum_of_recipient", _checksum_of_recipient, 6, deterministic=True)
         db.set_wal_hook(self._committed)
         ballast.hold()
 
@@ -135,13 +136,11 @@ class Writer:
         return True
 
     def _begin_day(self, day: int) -> None:
-        """Make the day's table of records, and the triggers that write into it."""
+        """Make the day's tables of records and of what they are found by, and the triggers that write into them."""
         table = f"record_{day:08d}"
         with self._db:
-            self._db.execute(
-                f"CREATE TABLE IF NOT EXISTS {table}"
-                " (seq INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL) STRICT"
-            )
+            for statement in database.record_tables(f"{day:08d}"):
+                self._db.execute(statement)
         self._db.execute(_BATCH_SQL.replace("{day}", f"{day:08d}").replace("{release_rows}", str(wire.RELEASE_ROWS)))
         self._day = day
         tables = self._rows(
@@ -150,6 +149,12 @@ class Writer:
             table,
         )
         self._outdated = [name for (name,) in tables[self._record_days - 1 :]]
+        abouts = self._rows(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'about_[0-9]*' AND name < ?"
+            " ORDER BY name DESC",
+            f"about_{day:08d}",
+        )
+        self._outdated += [name for (name,) in abouts[self._record_days - 1 :]]
 
     def _take_gone(self) -> list[tuple[int, int]]:
         gone: list[tuple[int, int]] = self._rows("SELECT key, tag FROM gone")
@@ -172,7 +177,9 @@ class Writer:
             self._ballast_at = time.monotonic() + BALLAST_AGAIN_S
         if is_idle and self._outdated:
             table = self._outdated[-1]
-            self._db.execute(f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} LIMIT {FORGET_ROWS})")  # noqa: S608
+            column = "seq" if table.startswith("record") else "(number, message)"
+            some = f"SELECT {column.strip('()')} FROM {table} LIMIT {FORGET_ROWS}"  # noqa: S608
+            self._db.execute(f"DELETE FROM {table} WHERE {column} IN ({some})")  # noqa: S608
             if not self._db.changes():
                 self._db.execute(f"DROP TABLE {table}")
                 self._outdated.pop()
@@ -183,6 +190,10 @@ class Writer:
         self._db.set_busy_timeout(0)
         with contextlib.suppress(apsw.BusyError, apsw.FullError):  # somebody reads, or no space: the next start does it
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
+def _checksum_of_recipient(*values: Any) -> int | None:  # noqa: ANN401 - what SQLite hands in
+    return None if values[0] is None else of_recipient(*values)
 
 
 def serve_batches(writer: Writer, channel: socket.socket) -> None:

@@ -81,6 +81,17 @@ class Damaged(Unusable):
     """It is ours and damaged: a salvage may help."""
 
 
+def record_tables(day: str) -> tuple[str, ...]:
+    """Give the statements that make the tables of a day (YYYYMMDD): its records, and by what they are found."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS record_{day}"
+        " (seq INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL) STRICT",
+        f"CREATE INDEX IF NOT EXISTS of_{day} ON record_{day} (message)",
+        f"CREATE TABLE IF NOT EXISTS about_{day} (number INTEGER NOT NULL, message INTEGER NOT NULL,"
+        " PRIMARY KEY (number, message)) STRICT, WITHOUT ROWID",  # checksums.about
+    )
+
+
 def compatible_with(version: int) -> int:
     """Give the oldest schema whose code can read and write a database of this version."""
     return next((each for each in range(version, 1, -1) if not MIGRATIONS[each].is_additive), 1)

@@ -70,7 +70,9 @@ def find_queue(directory: Path) -> Path:
         if not path.exists():
             raise NoQueue(f"{directory} holds no queue ({DATABASE} is not there): is it a state directory?")
         if database.is_half_made(path):
-            raise NoQueue(f"{directory} cannot be judged: its first start was cut off, and the next one takes that back")
+            raise NoQueue(
+                f"{directory} cannot be judged: its first start was cut off, and the next one takes that back"
+            )
     except OSError as error:
         raise StoreError(f"cannot look at {path}: {error.strerror}") from error
     return path

@@ -18,9 +18,8 @@ from smarthost.mail.record import Kind, Record
 from smarthost.mail.settlement import SettledRecipient, Settlement, State
 from smarthost.ports import Clock
 from smarthost.queue.leases import Leases
-from smarthost.queue.verbs import DAMAGED, Numbers
+from smarthost.queue.verbs import DAMAGED, HOLD_S, Numbers
 
-HELD_S = 30 * 86_400.0  # an operator has so long to look
 KNOWN = 10_000  # entries remembered; of more, an operator may be told twice
 _UNKNOWN_TAG = "???"
 
@@ -72,7 +71,7 @@ class Isolation:
             self._told.update([(id, row.n) for row in new])
             fate = "held" if rows[0].tag >= 0 else "left out"
             self._on_trouble(f"message {_shown(rows[0])} is damaged: {rows[0].why}; {len(rows)} recipients are {fate}")
-        self._submit(Isolate(rows, now + HELD_S, records, future))
+        self._submit(Isolate(rows, now + HOLD_S, records, future))
         while len(self._told) > KNOWN:
             self._told.pop()
 
@@ -108,7 +107,7 @@ class Isolation:
         why = self._known.get((id, settled.n))
         if why is None or settled.state is not State.DEFERRED:
             return settled, record
-        until = record.at + HELD_S
+        until = record.at + HOLD_S
         return (
             replace(settled, state=State.HELD, due=until, why=why, report_owed=False, awaits_host=False),
             replace(record, kind=Kind.CHANGED, why=why, next_attempt_at=until),

@@ -46,6 +46,20 @@ class Item(Protocol):
         """It alone cannot be committed, ever; gives what an operator must know."""
 
 
+def lowest_seq(item: Item) -> int | None:
+    """Give the lowest number of the records that come with an item, or None."""
+    match item:
+        case Settle():
+            records: list[Record] = [each for settlement in item.settlements for each in settlement.records]
+        case Report() | Isolate() | Notes():
+            records = list(item.records)
+        case Add():
+            records = [] if item.record is None else [item.record]
+        case _:
+            records = []
+    return min([each.seq for each in records], default=None)
+
+
 class Single:
     """What items have in common that are given up after a failure."""
 
@@ -73,7 +87,9 @@ class Single:
 class Add:
     """A new message, with the leases its adder gets."""
 
-    __slots__ = ("body", "content", "crashes", "delays", "future", "key", "leased", "leases", "message", "tag", "undo")
+    __slots__ = (
+        "body", "content", "crashes", "delays", "future", "key", "leased", "leases", "message", "record", "tag", "undo",
+    )  # fmt: skip
     is_kept = False
     day = 0
 
@@ -88,11 +104,13 @@ class Add:
         leases: Leases,
         delays: DelaySweep,
         undo: Callable[[str], None],
+        record: Record | None = None,
     ) -> None:
         self.message = message
         self.key = key
         self.tag = tag
         self.body = body
+        self.record = record
         self.future = future
         self.leased = leased
         self.leases = leases
@@ -102,7 +120,7 @@ class Add:
         self.crashes = 0
 
     def enter(self, batch: Batch) -> None:
-        batch.add(self.message, self.key, self.tag, self.body, self.content)
+        batch.add(self.message, self.key, self.tag, self.body, self.content, record=self.record)
 
     def parts(self) -> "Sequence[Item]":
         return (self,)
@@ -226,10 +244,12 @@ class Report(Single):
         self.ended = ended
 
     def enter(self, batch: Batch) -> None:
-        number = batch.clear(self.owed, self.records)
-        if self.report is not None:
-            key, tag = decode_id(self.report.id)
-            batch.add(self.report, key, tag, self.body, report=number)
+        report = self.report
+        own = [] if report is None else [record for record in self.records if record.id == report.id]
+        number = batch.clear(self.owed, [record for record in self.records if record not in own])
+        if report is not None:
+            key, tag = decode_id(report.id)
+            batch.add(report, key, tag, self.body, report=number, record=own[0] if own else None)
 
     def parts(self) -> "Sequence[Item]":
         return (self,)

@@ -12,6 +12,7 @@ from typing import Any
 from zlib import crc32
 
 import apsw
+import msgspec
 from msgspec.structs import replace
 
 from smarthost.backends.sqlite import checksums, flaws, wire
@@ -79,7 +80,7 @@ OWED = """
 SELECT checksum, n, address, domain, state, due, attempts, last_reply, status, why, host, awaits_host, dsn, notify,
     orcpt, delay_told
 FROM recipient WHERE message = ? AND owed_at IS NOT NULL ORDER BY n"""
-# :scoped and :beyond: where those of a domain begin and end that have a sender in them (mail.address.scope_domain).
+# :scoped and :via: behind them are those of a domain that have a sender, or a way, in them (mail.address).
 # +m.key: a plain one would be taken for the range of the scan, instead of :first.
 MATCH = """
 SELECT m.key, m.tag, m.received_at, m.reverse_path, m.client, m.sender, m.octets,
@@ -87,11 +88,18 @@ SELECT m.key, m.tag, m.received_at, m.reverse_path, m.client, m.sender, m.octets
 FROM message AS m CROSS JOIN recipient AS r ON r.message = m.key
 WHERE m.key >= :first AND m.key <= :last AND (+m.key, r.n) > (:after_key, :after_n)
     AND (:key = -1 OR m.tag = :tag)
-    AND (:reverse_path = '' OR m.reverse_path = :reverse_path COLLATE NOCASE)
+    AND (:reverse_path = '' OR m.reverse_path = iif(:reverse_path = '<>', '', :reverse_path) COLLATE NOCASE)
     AND (:recipient = '' OR r.address = :recipient COLLATE NOCASE)
     AND (:domain = '' OR r.domain = :domain COLLATE NOCASE
-        OR (r.domain > :scoped COLLATE NOCASE AND r.domain < :beyond COLLATE NOCASE))
+        OR (r.domain > :scoped COLLATE NOCASE AND r.domain < :scoped_end COLLATE NOCASE)
+        OR (r.domain > :via COLLATE NOCASE AND r.domain < :via_end COLLATE NOCASE))
     AND (NOT :unfinished OR r.state IN ('deferred', 'held'))
+    AND (:sender = '' OR m.sender = :sender COLLATE NOCASE)
+    AND (:sender_domain = '' OR lower(m.reverse_path) LIKE '%@' || :sender_domain ESCAPE char(92))
+    AND (:state = '' OR r.state = :state)
+    AND (:received_before = 0.0 OR m.received_at < :received_before)
+    AND (:reply = '' OR instr(lower(r.last_reply || char(10) || r.why), :reply) > 0)
+    AND (:domains = '[]' OR r.domain IN (SELECT value FROM json_each(:domains)))
 ORDER BY m.key, r.n
 """
 SUSPECTS_END = """
@@ -107,6 +115,16 @@ WHERE (r.message, r.n) > (:key, :n) AND (r.message, r.n) <= (:last_key, :last_n)
     OR r.state NOT IN ('deferred', 'held') AND r.owed_at IS NULL
     OR r.state NOT IN ('deferred', 'held', 'relayed', 'bounced', 'expired', 'cancelled'))
 ORDER BY r.message, r.n
+"""
+TALLY_END = "SELECT message FROM recipient WHERE message > ? ORDER BY message, n LIMIT 1 OFFSET ?"
+TALLY_BEFORE = "SELECT max(message) FROM recipient WHERE message > ? AND message < ?"
+# The key and the tag are those of the oldest: what stands bare beside a single min() comes from its row.
+TALLY = """
+SELECT substr({}, 1, 200), count(*), sum(r.state = 'deferred' AND r.due <= :now), sum(r.state = 'held'),
+    min(m.received_at), m.key, m.tag
+FROM message AS m CROSS JOIN recipient AS r ON r.message = m.key
+WHERE m.key > :after AND m.key <= :last AND r.state IN ('deferred', 'held')
+GROUP BY 1
 """
 NOTES = "SELECT name, value FROM note WHERE name >= ? ORDER BY name"
 COUNTS = (
@@ -140,6 +158,9 @@ class Reads(Judged):
             wire.AskDebts: self._debts,
             wire.AskDebt: self._debt,
             wire.AskRecords: self._records,
+            wire.AskHistory: self._history,
+            wire.AskAccepted: self._accepted,
+            wire.AskTally: self._tally,
             wire.AskCount: self._count,
             wire.AskAwaiting: self._awaiting,
             wire.AskNotes: self._notes,
@@ -338,8 +359,16 @@ class Reads(Judged):
             "recipient": ask.recipient,
             "domain": ask.domain,
             "scoped": f"{ask.domain} from ",
-            "beyond": f"{ask.domain} from!",  # the character after the blank
+            "scoped_end": f"{ask.domain} from!",  # the character after the blank
+            "via": f"{ask.domain} via ",
+            "via_end": f"{ask.domain} via!",
             "unfinished": unfinished,
+            "sender": ask.sender,
+            "sender_domain": _like(ask.sender_domain),
+            "reply": ask.reply,
+            "state": ask.state,
+            "received_before": ask.received_before,
+            "domains": msgspec.json.encode(ask.domains).decode(),
         }
         rows: Iterator[Any] = self._db.execute(MATCH, bindings)
         return rows, stopped
@@ -417,6 +446,47 @@ class Reads(Judged):
         found.sort()
         return [body.encode() for _, body in found[: ask.n]]
 
+    def _days(self, kind: str) -> list[str]:
+        """Give the days that have such tables, the last one first."""
+        names = self.rows("SELECT name FROM sqlite_schema WHERE name GLOB ? ORDER BY name DESC", f"{kind}_[0-9]*")
+        return [name.rpartition("_")[2] for (name,) in names]
+
+    def _history(self, ask: wire.AskHistory) -> list[bytes]:
+        """Read by the index of each day: a table of a salvage, or of an older release, has none and is passed over."""
+        found: list[tuple[int, str]] = []
+        for day in self._days("of"):
+            rows = f"SELECT seq, body FROM record_{day} INDEXED BY of_{day} WHERE message = ?"  # noqa: S608
+            found += self.rows(f"{rows} ORDER BY seq DESC LIMIT ?", ask.key, ask.n - len(found))
+            if len(found) >= ask.n:
+                break
+        found.sort()
+        return [body.encode() for _, body in found]
+
+    def _accepted(self, ask: wire.AskAccepted) -> list[bytes]:
+        found: list[bytes] = []
+        for day in self._days("about"):
+            keys = f"SELECT message FROM about_{day} WHERE number = ? ORDER BY message DESC LIMIT ?"  # noqa: S608
+            for (key,) in self.rows(keys, ask.about, ask.n - len(found)):
+                first = f"SELECT body FROM record_{day} INDEXED BY of_{day} WHERE message = ? ORDER BY seq LIMIT 1"  # noqa: S608
+                found += [body.encode() for (body,) in self.rows(first, key)]
+            if len(found) >= ask.n:
+                break
+        return found
+
+    def _tally(self, ask: wire.AskTally) -> wire.TallyRows:
+        more = self.rows(TALLY_END, ask.after, SCAN_MESSAGES)
+        last = None
+        if more:  # up to the message before that one, unless that would be none
+            before = self.rows(TALLY_BEFORE, ask.after, more[0][0])[0][0]
+            last = more[0][0] if before is None else before
+        bindings = {"after": ask.after, "last": END_OF_KEYS if last is None else last, "now": ask.now}
+        by_name = [
+            {name: tuple(row) for name, *row in self._db.execute(TALLY.format(column), bindings)}
+            for column in ("r.domain", "m.sender", "coalesce(nullif(r.last_reply, ''), r.why)")
+        ]
+        domains, senders, reasons = by_name
+        return wire.TallyRows(domains, senders, reasons, last)
+
     def _count(self, ask: wire.AskCount) -> tuple[int, int]:
         counts = [self.rows(count)[0][0] for count in COUNTS]
         return counts[0], counts[1] + counts[2]
@@ -451,6 +521,11 @@ class Reads(Judged):
         found = dict(takewhile(lambda row: row[0].startswith(ask.prefix), rows))
         rows.close()
         return found
+
+
+def _like(text: str) -> str:
+    """Give a text that LIKE takes literally."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def _is_untold(key: int, each: wire.LeasedRow) -> bool:

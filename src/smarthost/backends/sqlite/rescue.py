@@ -17,7 +17,7 @@ from zlib import crc32
 
 import apsw
 
-from smarthost.backends.sqlite import checksums, flaws, shapes
+from smarthost.backends.sqlite import checksums, database, flaws, shapes
 from smarthost.backends.sqlite.pages import INDEX_LEAF, TABLE_LEAF, Image
 from smarthost.backends.sqlite.soundness import FAR
 from smarthost.mail.identity import ID_LENGTH, decode_id, encode_id
@@ -185,15 +185,19 @@ class Rescue:
         except (ValueError, OverflowError, OSError):
             self._unplaced += 1
             return
-        self._insert(self._into_records(f"record_{day:%Y%m%d}"), (seq, message, at, body))
+        self._insert(self._into_records(f"{day:%Y%m%d}"), (seq, message, at, body))
+        if record["kind"] == "accepted":  # so that it is found again by whom and what it was
+            into = f"INSERT OR IGNORE INTO about_{day:%Y%m%d} VALUES (?, ?)"  # noqa: S608
+            for text in (record.get("recipient"), record.get("message_id"), *record.get("recipients", ())):
+                if text and isinstance(text, str):
+                    self._insert(into, (checksums.about(text), message))
 
-    def _into_records(self, table: str) -> str:
+    def _into_records(self, day: str) -> str:
+        table = f"record_{day}"
         if table not in self._tables:
             self._tables.add(table)
-            self._db.execute(
-                f"CREATE TABLE IF NOT EXISTS {table}"
-                " (seq INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL) STRICT"
-            )
+            for statement in database.record_tables(day):
+                self._db.execute(statement)
         return f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?)"  # noqa: S608 - a name of ours
 
     def _insert(self, sql: str, row: tuple[Any, ...]) -> None:
@@ -321,9 +325,10 @@ class Rescue:
             for key, body in self._db.execute(sql):
                 record = json.loads(body)
                 kinds = found.setdefault(key, {})
-                address = str(record.get("recipient", ""))
-                if kinds.get(address) not in _TERMINAL:
-                    kinds[address] = str(record["kind"])
+                addresses = [str(record.get("recipient", "")), *map(str, record.get("recipients", ()))]
+                for address in filter(None, addresses):
+                    if kinds.get(address) not in _TERMINAL:
+                        kinds[address] = str(record["kind"])
                 self._ids.setdefault(key, str(record.get("id", "")))
         return found
 
@@ -382,7 +387,7 @@ class Rescue:
         """Write the records and give the sentence. Raises: apsw.Error."""
         if self._claimed < max(self._highest, int(self._now * 1000) << 21) + FAR:
             self._highest = max(self._highest, self._claimed)
-        table = self._into_records(f"record_{datetime.fromtimestamp(self._now, UTC):%Y%m%d}")
+        table = self._into_records(f"{datetime.fromtimestamp(self._now, UTC):%Y%m%d}")
         for key, address, why, is_lost in self._told:
             self._highest += 1
             record = {

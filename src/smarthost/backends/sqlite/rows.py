@@ -13,8 +13,8 @@ from smarthost.mail.result import DsnDuty
 from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, State
 from smarthost.queue.audit import Suspect
 from smarthost.queue.leases import Leases, Reading, Wish
-from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
-from smarthost.queue.verbs import Numbers, amend
+from smarthost.queue.store import Filter, StoredMessage, StoredRecipient, Tallied
+from smarthost.queue.verbs import Numbers, amend, fold, is_changed_by
 
 # Looked up, because calling an enum costs up to a microsecond.
 _BODIES = {body.value: body for body in Body}
@@ -32,7 +32,22 @@ def to_question(
             key, tag = decode_id(which.id)
         except ValueError:
             return None
-    return kind(key, tag, which.reverse_path, which.recipient, which.domain, after[0], after[1], n)
+    return kind(
+        key,
+        tag,
+        which.reverse_path,
+        which.recipient,
+        which.domain,
+        after[0],
+        after[1],
+        n,
+        which.sender,
+        fold(which.sender_domain),
+        fold(which.reply),
+        which.state,
+        which.received_before,
+        list(which.domains),
+    )
 
 
 def to_lease(row: wire.LeaseRow, id: str, recipients: Sequence[wire.LeasedRow]) -> Lease:
@@ -179,3 +194,26 @@ def amend_all(
             recipients, records = zip(*pairs, strict=True)
             settlements.append(Settlement(id, recipients, records))
     return settlements, tuple(wished)
+
+
+def foresee_all(
+    rows: list[wire.MessageRow], wish: Wish, leases: Leases
+) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
+    """Give what a verb would change, and what it would leave a wish for; changes nothing."""
+    changed, wished = [], []
+    for row in rows:
+        id = encode_id(row.key, row.tag)
+        for found in row.recipients:
+            if leases.is_leased(id, found.n):
+                wished.append((id, found.n))
+            elif is_changed_by(wish.verb, to_settled(found)):
+                changed.append((id, found.n))
+    return tuple(changed), tuple(wished)
+
+
+def to_tallied(rows: dict[str, tuple[int, int, int, float, int, int]]) -> dict[str, Tallied]:
+    """Give what was counted under each name."""
+    return {
+        name: Tallied(recipients, due, held, oldest_at, encode_id(key, tag))
+        for name, (recipients, due, held, oldest_at, key, tag) in rows.items()
+    }

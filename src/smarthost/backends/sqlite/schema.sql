@@ -62,5 +62,6 @@ CREATE TABLE note (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT R
 CREATE TABLE highest (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
 INSERT INTO highest VALUES (1, 0);
 
--- Records live in one table a day, made by child.py: record_YYYYMMDD (seq, message, at, body).
--- A record of no message, about a host for instance, has message 0.
+-- Records live in one table a day (database.record_tables): record_YYYYMMDD (seq, message, at, body), with an index of its
+-- messages, of_YYYYMMDD; about_YYYYMMDD (number, message) finds acceptances by recipient and Message-ID
+-- (checksums.about). A record of no message, about a host for instance, has message 0.

@@ -10,6 +10,7 @@ from smarthost.backends.sqlite.flaws import MESSAGE, RECIPIENT
 from smarthost.backends.sqlite.pages import Row, Value
 
 _FIRST_MESSAGE, _FIRST_RECIPIENT = 11, 12  # columns in schema 1
+_END_OF_DAYS = 253_402_300_800.0  # the year 10000; all keys and numbers are above it
 _MESSAGE_DEFAULTS = ("", "", "", None, None)
 _RECIPIENT_DEFAULTS = (0, 0, "", "", 0, None)
 
@@ -102,7 +103,7 @@ def _of_index(values: list[Value]) -> Shape | None:
     match values:
         case [str(name), bytes(value)]:
             return Note(name, value)
-        case [int() | float(), int(key)]:
+        case [int() | float() as at, int(key)] if at < _END_OF_DAYS:  # the other such indexes have keys there
             return Named(key, -1, "")
         case [str(domain), int() | float(), int(key), int(n)] | [int() | float(), str(domain), int(key), int(n)]:
             return Named(key, n, domain)

@@ -18,10 +18,21 @@ from msgspec.msgpack import Decoder
 from smarthost.backends.clock import SystemClock, read_boot_id
 from smarthost.backends.files import INLINE_OCTETS, Drafts, FileContent, FileDraft, Space, translate
 from smarthost.backends.sqlite import directory, items, wire
+from smarthost.backends.sqlite.checksums import about
 from smarthost.backends.sqlite.commits import OPEN_S, Commits
 from smarthost.backends.sqlite.isolating import Isolation
 from smarthost.backends.sqlite.keeper import Keeper
-from smarthost.backends.sqlite.rows import amend_all, is_outdated, to_lease, to_owed, to_question, to_stored, to_suspect
+from smarthost.backends.sqlite.rows import (
+    amend_all,
+    foresee_all,
+    is_outdated,
+    to_lease,
+    to_owed,
+    to_question,
+    to_stored,
+    to_suspect,
+    to_tallied,
+)
 from smarthost.backends.sqlite.taking import DelaySweep, Taker
 from smarthost.mail.backup import Backup
 from smarthost.mail.content import Content, InlineContent
@@ -34,10 +45,12 @@ from smarthost.mail.settlement import OwedReport, SettledRecipient, Settlement, 
 from smarthost.ports import Clock
 from smarthost.queue.audit import Bounds, SuspectPage
 from smarthost.queue.leases import Leases, Wish, fresh_leases
-from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page
-from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil_all, read_cursor, write_cursor
+from smarthost.queue.store import Changed, DueDomain, DueScan, Filter, Page, Tally
+from smarthost.queue.verbs import Numbers, amend, check_verb, fulfil_all, is_about, read_cursor, write_cursor
 
 PAGE = 1_000
+RECORD_DAYS = 8  # a week, and the day that is not over
+ACCEPTED = 100  # acceptances in one answer
 REPORT_LEASE_S = 300.0  # a report whose writer never came back is given out again
 REPORT_PATIENCE_S = 60.0  # queue.store.Store.lease_report
 CLOSE_S = 10.0
@@ -53,6 +66,7 @@ _CONTENT = Decoder(wire.ContentRow)
 _DEBTS = Decoder(list[tuple[int, int, float]])
 _DEBT: Decoder[wire.DebtRow | None] = Decoder(wire.DebtRow | None)
 _RECORDS = Decoder(list[bytes])
+_TALLY = Decoder(wire.TallyRows)
 _COUNT = Decoder(tuple[int, int])
 _BACKUP = Decoder(wire.BackupState)
 _RECALLED: Decoder[wire.LeaseRow | None] = Decoder(wire.LeaseRow | None)
@@ -71,10 +85,12 @@ class SqliteStore:
         *,
         inline_octets: int = INLINE_OCTETS,
         reserve_octets: int | None = None,
+        record_days: int = RECORD_DAYS,
         on_trouble: Callable[[str], None] = lambda text: None,
         on_news: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._path = path
+        self._record_days = record_days
         self._clock = clock = clock or SystemClock()
         self._inline_octets = inline_octets
         self._on_trouble = on_trouble
@@ -85,6 +101,7 @@ class SqliteStore:
         self._numbers = Numbers()
         self._reports: dict[str, float] = {}  # leased reports, since when
         self._fresh: dict[str, float] = {}  # messages with content in files, since when they are durable
+        self._keeping: dict[str, items.Add] = {}  # whose content files are being made durable, by id
         self._lock = -1
         self._loop: asyncio.AbstractEventLoop
         self._commits: Commits
@@ -126,8 +143,13 @@ class SqliteStore:
         """Say which boot this is, so that the child can tell a step of the wall clock; a fake clock is not followed."""
         clock = self._clock
         if not isinstance(clock, SystemClock):
-            return {}
-        return {"boot_id": read_boot_id(), "wall_at_boot": clock.wall_at_boot, "now": clock.wall()}
+            return {"record_days": self._record_days}
+        return {
+            "record_days": self._record_days,
+            "boot_id": read_boot_id(),
+            "wall_at_boot": clock.wall_at_boot,
+            "now": clock.wall(),
+        }
 
     async def close(self) -> None:
         """Commit what was enqueued, give all leases back, let go of the directory. Harmless when repeated."""
@@ -177,7 +199,9 @@ class SqliteStore:
 
     # -- new mail -----------------------------------------------------------------------------------------------------
 
-    def add(self, message: Message, lease: Collection[str]) -> Awaitable[tuple[Lease, ...]]:
+    def add(
+        self, message: Message, lease: Collection[str], record: Record | None = None
+    ) -> Awaitable[tuple[Lease, ...]]:
         """File a message; its recipients in the domains of `lease` are leased to the caller at once."""
         future: asyncio.Future[tuple[Lease, ...]] = self._loop.create_future()
         refusal = self.refusal
@@ -192,7 +216,7 @@ class SqliteStore:
         for part in leased:
             for recipient in part.recipients:
                 self._leases.take(message.id, key, recipient.n, recipient.domain)
-        item = items.Add(message, key, tag, body, future, leased, self._leases, self._delays, self._forget_file)
+        item = items.Add(message, key, tag, body, future, leased, self._leases, self._delays, self._forget_file, record)
         if body is not None:
             self._commits.submit(item)
         else:
@@ -207,9 +231,11 @@ class SqliteStore:
             item.failed(error, is_undone=True)
             return
         self._commits.hold()
+        self._keeping[item.message.id] = item
         self._keeper.keep(draft.path.name, item.message.id, lambda outcome: self._kept(item, draft, outcome))
 
     def _kept(self, item: items.Add, draft: FileDraft, outcome: wire.FileOutcome | None) -> None:
+        self._keeping.pop(item.message.id, None)
         if outcome is None:
             draft.discard()
             item.failed(StoreError("the store's process ended before the content was durable"), is_undone=False)
@@ -321,6 +347,11 @@ class SqliteStore:
         """Give (message id, recipient number) of every lease there is at this moment."""
         return tuple(self._leases.each())
 
+    def lowest_pending(self) -> int | None:
+        """Give the lowest seq of the records that were handed over and are not durable yet, or kept to be repeated."""
+        seqs = [items.lowest_seq(item) for item in (*self._commits.items(), *self._keeping.values())]
+        return min([seq for seq in seqs if seq is not None], default=None)
+
     def in_hand(self) -> Iterable[tuple[str, int]]:
         """Give those of them whose settlement is not durable yet, and what is about to be handed out."""
         settlements = [
@@ -358,24 +389,28 @@ class SqliteStore:
             None if rows.cursor is None else write_cursor(*rows.cursor),
         )
 
-    async def change(self, which: Filter, verb: str, now: float, cursor: str | None, n: int) -> Changed:
-        """Apply "retry" (due now) or "cancel" to at most `n` (up to 1,000) recipients after `cursor`; with records."""
-        check_verb(verb)
+    async def change(
+        self, which: Filter, wish: Wish, cursor: str | None, n: int, *, is_dry_run: bool = False
+    ) -> Changed:
+        """Apply a verb to at most `n` (up to 1,000) recipients after `cursor`; with records."""
+        check_verb(wish.verb)
         question = to_question(wire.AskChangeable, which, read_cursor(cursor, 2), min(n, PAGE))
         if question is None:
             return Changed((), (), None)
-        wish = Wish(verb, now)
         for _ in range(_ROUNDS):
             with self._leases.reading() as reading:
                 rows = await self._keeper.ask(question, _FOUND)
                 if not is_outdated(rows.messages, reading):
                     break
+        following = None if rows.cursor is None else write_cursor(*rows.cursor)
+        if is_dry_run:
+            return Changed(*foresee_all(rows.messages, wish, self._leases), following)
         settlements, wished = amend_all(rows.messages, wish, self._leases, self._numbers)
         if settlements:
             self._isolation.forget([(each.id, settled.n) for each in settlements for settled in each.recipients])
             await self.settle(settlements)
         changed = tuple([(each.id, settled.n) for each in settlements for settled in each.recipients])
-        return Changed(changed, wished, None if rows.cursor is None else write_cursor(*rows.cursor))
+        return Changed(changed, wished, following)
 
     # -- what awaits a host -------------------------------------------------------------------------------------------
 
@@ -441,13 +476,36 @@ class SqliteStore:
     async def records(self, after: int, n: int) -> tuple[Record, ...]:
         """Give at most `n` records with seq above `after`, in order."""
         rows = await self._keeper.ask(wire.AskRecords(after, n), _RECORDS)
+        return tuple(self._read_records(rows))
+
+    def _read_records(self, rows: Iterable[bytes]) -> list[Record]:
         found = []
         for row in rows:
             try:
                 found.append(_record_of(row))
             except msgspec.MsgspecError as error:
                 self._on_trouble(f"a record is damaged and passed over: {error}")
-        return tuple(found)
+        return found
+
+    async def history(self, id: str, n: int) -> tuple[Record, ...]:
+        """Give the newest `n` records (up to 1,000) of a message, whether it is still there or not, oldest first."""
+        try:
+            key = decode_id(id)[0]
+        except ValueError:
+            return ()
+        rows = await self._keeper.ask(wire.AskHistory(key, min(n, PAGE)), _RECORDS)
+        return tuple([record for record in self._read_records(rows) if record.id == id.lower()])
+
+    async def accepted_for(self, text: str, n: int) -> tuple[Record, ...]:
+        """Give the newest `n` (up to 100) acceptances of messages to this address, or with this Message-ID."""
+        bodies = await self._keeper.ask(wire.AskAccepted(about(text), min(n, ACCEPTED)), _RECORDS)
+        return tuple([record for record in self._read_records(bodies) if is_about(record, text)])
+
+    async def tally(self, cursor: str | None, now: float) -> Tally:
+        """Count the unfinished recipients of the next messages by name."""
+        rows = await self._keeper.ask(wire.AskTally(read_cursor(cursor, 1)[0], now), _TALLY)
+        following = None if rows.last is None else write_cursor(rows.last)
+        return Tally(to_tallied(rows.domains), to_tallied(rows.senders), to_tallied(rows.reasons), following)
 
     async def count(self) -> tuple[int, int]:
         """Give (messages, unfinished recipients) in the store."""

@@ -135,7 +135,7 @@ class AskContent(Struct, array_like=True, tag="content"):
 
 
 class AskFind(Struct, array_like=True, tag="find"):
-    """`key` and `tag` are -1 for any; texts are "" for any."""
+    """`key` and `tag` are -1 for any; texts are "" for any, `received_before` 0.0, `domains` []."""
 
     key: int
     tag: int
@@ -145,6 +145,12 @@ class AskFind(Struct, array_like=True, tag="find"):
     after_key: int
     after_n: int
     n: int
+    sender: str = ""
+    sender_domain: str = ""
+    reply: str = ""
+    state: str = ""
+    received_before: float = 0.0
+    domains: list[str] = []
 
 
 class AskChangeable(AskFind, array_like=True, tag="changeable"):
@@ -162,6 +168,27 @@ class AskDebt(Struct, array_like=True, tag="debt"):
 class AskRecords(Struct, array_like=True, tag="records"):
     after: int
     n: int
+
+
+class AskHistory(Struct, array_like=True, tag="history"):
+    """The newest `n` records of a message."""
+
+    key: int
+    n: int
+
+
+class AskAccepted(Struct, array_like=True, tag="accepted"):
+    """Acceptances that may be about this text (batch.about); who asks looks at them himself."""
+
+    about: int
+    n: int
+
+
+class AskTally(Struct, array_like=True, tag="tally"):
+    """Count the unfinished recipients of the next messages behind a key."""
+
+    after: int
+    now: float
 
 
 class AskCount(Struct, array_like=True, tag="count"):
@@ -226,6 +253,9 @@ Question = (
     | AskDebts
     | AskDebt
     | AskRecords
+    | AskHistory
+    | AskAccepted
+    | AskTally
     | AskCount
     | AskAwaiting
     | AskNotes
@@ -382,6 +412,15 @@ class SuspectRows(Struct, array_like=True):
     suspects: list[SuspectRow]
     checked: int
     cursor: tuple[int, int] | None
+
+
+class TallyRows(Struct, array_like=True):
+    """By domain, sender, reason: recipients, due, held, oldest received_at, key and tag of it; where to go on."""
+
+    domains: dict[str, tuple[int, int, int, float, int, int]]
+    senders: dict[str, tuple[int, int, int, float, int, int]]
+    reasons: dict[str, tuple[int, int, int, float, int, int]]
+    last: int | None
 
 
 class DebtorRow(RecipientRow, array_like=True):

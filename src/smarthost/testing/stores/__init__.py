@@ -14,6 +14,8 @@ from smarthost.testing.stores import (
     leasing,
     moving,
     operating,
+    ordering,
+    remembering,
     reporting,
     settling,
 )
@@ -25,6 +27,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     *settling.SCENARIOS,
     *reporting.SCENARIOS,
     *operating.SCENARIOS,
+    *ordering.SCENARIOS,
+    *remembering.SCENARIOS,
     *hosts.SCENARIOS,
     *asking.SCENARIOS,
     *delays.SCENARIOS,

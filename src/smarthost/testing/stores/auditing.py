@@ -6,6 +6,7 @@ import math
 from smarthost.mail.lease import Lease
 from smarthost.mail.settlement import State
 from smarthost.queue.audit import Bounds, Suspect
+from smarthost.queue.leases import Wish
 from smarthost.queue.store import Filter
 from smarthost.testing.stores.trial import HOUR, NOW, Scenario, Trial, refused
 
@@ -64,7 +65,7 @@ async def what_is_being_committed_is_in_the_stores_hand(trial: Trial) -> None:
     assert _leased(trial) == [(message.id, 1)]
 
     trial.store.give_back(lease)
-    await trial.store.change(Filter(), "retry", NOW, None, 10)
+    await trial.store.change(Filter(), Wish("retry", NOW), None, 10)
     assert _leased(trial) == list(trial.store.in_hand()) == []
 
 

@@ -7,6 +7,7 @@ from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.settlement import OwedReport, State
+from smarthost.queue.leases import Wish
 from smarthost.testing.stores.trial import EVERYTHING, HOUR, NOW, Trial, numbers
 
 DAY = 24 * HOUR
@@ -256,7 +257,7 @@ async def delivery_takes_the_debt_of_a_delay_away(trial: Trial) -> None:
     relayed, cancelled = await _delayed(trial, "a@one.example", "b@two.example")
     await trial.store.settle(trial.relayed([relayed]))
     trial.store.give_back(cancelled)
-    await trial.store.change(EVERYTHING, "cancel", NOW, None, 10)
+    await trial.store.change(EVERYTHING, Wish("cancel", NOW), None, 10)
 
     assert await trial.store.lease_report(NOW + HOUR) is None
     assert await trial.store.count() == (0, 0)

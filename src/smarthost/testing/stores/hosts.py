@@ -5,6 +5,7 @@ import asyncio
 
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.settlement import State
+from smarthost.queue.leases import Wish
 from smarthost.queue.store import DueDomain, DueScan
 from smarthost.testing.stores.trial import EVERYTHING, HOUR, NOW, Trial, numbers
 
@@ -150,7 +151,7 @@ async def release_during_an_attempt_is_overruled_by_its_outcome(trial: Trial) ->
 async def retry_does_not_end_the_waiting_for_a_host(trial: Trial) -> None:
     """An operator who moves a retry changes its time and nothing else."""
     await _defer(trial, "a@dest.example")
-    await trial.store.change(EVERYTHING, "retry", NOW + 60, None, 10)
+    await trial.store.change(EVERYTHING, Wish("retry", NOW + 60), None, 10)
 
     assert await trial.store.awaiting(NOW, 10) == ("dest.example",)
     assert await trial.store.release(["dest.example"], NOW + 1) == 1

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from smarthost.mail.address import Address, Domain, scope_domain
 from smarthost.mail.record import Kind
 from smarthost.mail.settlement import State
+from smarthost.queue.leases import Wish
 from smarthost.queue.store import DueDomain, Filter, StoredMessage
 from smarthost.testing.stores.trial import EVERYTHING, HOUR, NOW, Trial, refused
 
@@ -85,7 +86,7 @@ async def domain_means_what_is_filed_under_it(trial: Trial) -> None:
     assert await _found(trial, Filter(domain=apart.upper())) == [(message.id, 1)]
     assert await _found(trial, Filter(domain="dest.example from")) == [(message.id, 6)]
     assert await _found(trial, Filter(domain="dest.exam")) == []
-    changed = await trial.store.change(Filter(domain="dest.example"), "cancel", NOW, None, 10)
+    changed = await trial.store.change(Filter(domain="dest.example"), Wish("cancel", NOW), None, 10)
     assert changed.recipients == ((message.id, 0), (message.id, 1))
     assert len(await _found(trial, EVERYTHING)) == len(likes)
 
@@ -128,14 +129,14 @@ async def damaged_cursor_is_refused(trial: Trial) -> None:
     """A cursor that nobody gave is an error, not a page."""
     for cursor in ("", "x", "1.2.3", "-1.0", "zz.1", "1", "ffffffffffffffffff.0"):
         await refused(trial.store.find(EVERYTHING, cursor, 10), ValueError)
-        await refused(trial.store.change(EVERYTHING, "retry", NOW, cursor, 10), ValueError)
+        await refused(trial.store.change(EVERYTHING, Wish("retry", NOW), cursor, 10), ValueError)
 
 
 async def unknown_verb_is_refused(trial: Trial) -> None:
     """A verb that is not one changes nothing."""
     await trial.add("a@dest.example")
 
-    await refused(trial.store.change(EVERYTHING, "delete", NOW, None, 10), ValueError)
+    await refused(trial.store.change(EVERYTHING, Wish("delete", NOW), None, 10), ValueError)
 
     assert await trial.states() == {"a@dest.example": "deferred"}
 
@@ -145,7 +146,7 @@ async def retry_makes_due_now(trial: Trial) -> None:
     message, (lease,) = await trial.add_leased("a@dest.example", "b@dest.example")
     await trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW + HOUR)])
 
-    changed = await trial.store.change(Filter(recipient="a@dest.example"), "retry", NOW + 1, None, 10)
+    changed = await trial.store.change(Filter(recipient="a@dest.example"), Wish("retry", NOW + 1), None, 10)
     await trial.crash()
 
     assert (changed.recipients, changed.wished, changed.cursor) == (((message.id, 0),), (), None)
@@ -163,7 +164,7 @@ async def cancel_ends_recipients(trial: Trial) -> None:
     one = await trial.add("a@dest.example", "b@other.example")
     two = await trial.add("c@other.example")
 
-    changed = await trial.store.change(Filter(domain="other.example"), "cancel", NOW, None, 10)
+    changed = await trial.store.change(Filter(domain="other.example"), Wish("cancel", NOW), None, 10)
     await trial.crash()
 
     assert sorted(changed.recipients) == [(one.id, 1), (two.id, 0)]
@@ -184,7 +185,7 @@ async def change_goes_in_portions(trial: Trial) -> None:
     changed: list[tuple[str, int]] = []
     cursor = None
     while True:
-        chunk = await trial.store.change(EVERYTHING, "retry", NOW + 1, cursor, 10)
+        chunk = await trial.store.change(EVERYTHING, Wish("retry", NOW + 1), cursor, 10)
         assert len(chunk.recipients) <= 10
         changed += chunk.recipients
         cursor = chunk.cursor
@@ -200,7 +201,7 @@ async def change_leaves_a_wish_on_what_is_leased(trial: Trial) -> None:
     message = trial.message("a@one.example", "b@two.example")
     await trial.store.add(message, ["one.example"])
 
-    changed = await trial.store.change(EVERYTHING, "cancel", NOW, None, 10)
+    changed = await trial.store.change(EVERYTHING, Wish("cancel", NOW), None, 10)
 
     assert changed.recipients == ((message.id, 1),)
     assert changed.wished == ((message.id, 0),)
@@ -212,9 +213,9 @@ async def held_mail_is_cancelled_but_not_retried(trial: Trial) -> None:
     _, (lease,) = await trial.add_leased("a@dest.example")
     await trial.store.settle([trial.settlement(lease, State.HELD, due=NOW + HOUR)])
 
-    assert (await trial.store.change(EVERYTHING, "retry", NOW, None, 10)).recipients == ()
+    assert (await trial.store.change(EVERYTHING, Wish("retry", NOW), None, 10)).recipients == ()
     assert await trial.states() == {"a@dest.example": "held"}
-    assert len((await trial.store.change(EVERYTHING, "cancel", NOW, None, 10)).recipients) == 1
+    assert len((await trial.store.change(EVERYTHING, Wish("cancel", NOW), None, 10)).recipients) == 1
     assert await trial.store.count() == (0, 0)
 
 
@@ -224,7 +225,7 @@ async def finished_recipients_are_not_changed(trial: Trial) -> None:
     await trial.store.settle([trial.settlement(lease, State.BOUNCED, owed=True)])
 
     for verb in ("retry", "cancel"):
-        changed = await trial.store.change(EVERYTHING, verb, NOW, None, 10)
+        changed = await trial.store.change(EVERYTHING, Wish(verb, NOW), None, 10)
         assert (changed.recipients, changed.wished) == ((), ())
     assert await trial.states() == {"a@dest.example": "bounced"}
 
@@ -234,7 +235,7 @@ async def records_of_changes_have_their_own_numbers(trial: Trial) -> None:
     for _ in range(3):
         _, leases = await trial.add_leased("a@dest.example")
         await trial.add("b@dest.example")
-        await trial.store.change(Filter(recipient="b@dest.example"), "cancel", NOW, None, 10)
+        await trial.store.change(Filter(recipient="b@dest.example"), Wish("cancel", NOW), None, 10)
         await trial.store.settle(trial.relayed(leases))
 
     assert sorted([kind.value for kind in await trial.kinds()]) == ["cancelled"] * 3 + ["relayed"] * 3

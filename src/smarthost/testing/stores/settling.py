@@ -5,6 +5,7 @@ from msgspec.structs import replace
 
 from smarthost.mail.record import TERMINAL_KINDS, Kind
 from smarthost.mail.settlement import Settlement, State
+from smarthost.queue.leases import Wish
 from smarthost.queue.store import DueScan, Filter
 from smarthost.testing.stores.trial import EVERYTHING, HOUR, NOW, Trial, content_of, numbers
 
@@ -156,7 +157,7 @@ async def held_recipients_are_not_worked_on(trial: Trial) -> None:
 async def cancel_during_an_attempt_is_applied_to_a_deferral(trial: Trial) -> None:
     """Cancelling what is being worked on takes effect when that attempt brings no decision."""
     message, (lease,) = await trial.add_leased("a@dest.example", "b@dest.example")
-    changed = await trial.store.change(Filter(recipient="a@dest.example"), "cancel", NOW, None, 10)
+    changed = await trial.store.change(Filter(recipient="a@dest.example"), Wish("cancel", NOW), None, 10)
     assert changed.recipients == ()
     assert changed.wished == ((message.id, 0),)
     assert (await trial.states())["a@dest.example"] == "leased"
@@ -174,7 +175,7 @@ async def cancel_during_an_attempt_is_applied_to_a_deferral(trial: Trial) -> Non
 async def relayed_and_bounced_win_over_cancel(trial: Trial) -> None:
     """Cancelling what is being worked on changes nothing once a host has decided."""
     _, (lease,) = await trial.add_leased("a@dest.example", "b@dest.example")
-    changed = await trial.store.change(EVERYTHING, "cancel", NOW, None, 10)
+    changed = await trial.store.change(EVERYTHING, Wish("cancel", NOW), None, 10)
     assert len(changed.wished) == 2
 
     await trial.store.settle(
@@ -191,7 +192,7 @@ async def relayed_and_bounced_win_over_cancel(trial: Trial) -> None:
 async def cancel_is_applied_when_the_lease_is_given_back(trial: Trial) -> None:
     """Cancelling what somebody had at hand takes effect when they give it back untouched."""
     _, (lease,) = await trial.add_leased("a@dest.example")
-    await trial.store.change(EVERYTHING, "cancel", NOW, None, 10)
+    await trial.store.change(EVERYTHING, Wish("cancel", NOW), None, 10)
 
     trial.store.give_back(lease)
     await trial.store.save_notes({"after": b"x"})  # it was enqueued behind the cancellation
@@ -204,7 +205,7 @@ async def cancel_during_a_commit_is_not_lost(trial: Trial) -> None:
     """Cancelling in the moment in which a deferral is being committed takes effect after it, exactly once."""
     _, (lease,) = await trial.add_leased("a@dest.example")
     settling = trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW + HOUR)])
-    await trial.store.change(EVERYTHING, "cancel", NOW, None, 10)
+    await trial.store.change(EVERYTHING, Wish("cancel", NOW), None, 10)
     await settling
     await trial.store.save_notes({"after": b"x"})
 
@@ -216,7 +217,7 @@ async def cancel_during_a_commit_is_not_lost(trial: Trial) -> None:
 async def retry_during_an_attempt_shortens_a_deferral(trial: Trial) -> None:
     """Asking for a retry of what is being tried means: again at once, should it be deferred."""
     _, (lease,) = await trial.add_leased("a@dest.example")
-    await trial.store.change(EVERYTHING, "retry", NOW + 5, None, 10)
+    await trial.store.change(EVERYTHING, Wish("retry", NOW + 5), None, 10)
 
     await trial.store.settle([trial.settlement(lease, State.DEFERRED, due=NOW + HOUR)])
 
