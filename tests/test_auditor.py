@@ -176,7 +176,7 @@ async def test_an_operators_word_upon_an_orphan_counts(bench: Watched) -> None:
     dies_once(bench)
     await bench.add("bob@example.net")
     await bench.clock.sleep(1)
-    changed = await bench.journey.change(Filter(), "cancel", None, 100)
+    changed = await bench.operations.change(Filter(), "cancel", None, 100)
     await bench.clock.sleep(2 * LOOK_S)
 
     assert 1 == len(changed.wished)

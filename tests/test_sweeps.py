@@ -61,9 +61,9 @@ async def test_a_warning_moves_no_attempt(bench: Bench) -> None:
     await bench.add("bob@example.net")
     await bench.clock.sleep(4 * HOUR_S - 1)
     tried = bench.who().count("bob@example.net")
-    before = (await bench.journey.find(Filter(), None, 10)).messages[0].recipients[0]
+    before = (await bench.operations.find(Filter(), None, 10)).messages[0].recipients[0]
     await bench.clock.sleep(130)
-    after = (await bench.journey.find(Filter(), None, 10)).messages[0].recipients[0]
+    after = (await bench.operations.find(Filter(), None, 10)).messages[0].recipients[0]
 
     assert 1 == len(warned(bench))
     assert after == before

@@ -9,6 +9,7 @@ from tests.test_relay import Bench, on_bench
 from smarthost.mail.errors import StoreError
 from smarthost.mail.lease import Lease
 from smarthost.mail.message import Message
+from smarthost.mail.record import Record
 
 
 @on_bench()
@@ -16,8 +17,8 @@ async def test_mail_whose_commit_failed_after_all_was_written_is_soon_attempted(
     """The client hears 451 and may send it again; what is in the queue is not left lying there until the next scan."""
     commit = bench.store.add
 
-    async def add(message: Message, lease: Collection[str]) -> tuple[Lease, ...]:
-        for part in await commit(message, lease):
+    async def add(message: Message, lease: Collection[str], record: Record | None = None) -> tuple[Lease, ...]:
+        for part in await commit(message, lease, record):
             bench.store.give_back(part)
         raise StoreError("disk I/O error")
 

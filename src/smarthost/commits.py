@@ -37,8 +37,13 @@ class Commits:
         return not self._asked
 
     @property
+    def unsettled(self) -> int:
+        """How many settlements are on their way to the disk, or kept to be repeated."""
+        return len(self._asked) + len(self._kept)
+
+    @property
     def _are_many(self) -> bool:
-        return len(self._asked) + len(self._kept) >= UNSETTLED
+        return self.unsettled >= UNSETTLED
 
     def wind_down(self) -> None:
         """Hold nobody back any more."""

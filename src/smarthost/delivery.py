@@ -8,6 +8,7 @@ and closes in the one order that loses nothing: no attempt before what is known 
 from collections.abc import Callable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smarthost.auditor import Auditor, AuditorTerms
 from smarthost.drain import Drain, DrainTerms
@@ -15,6 +16,7 @@ from smarthost.explain import Explainer, ExplainTerms
 from smarthost.hosts import Hosts, HostsTerms
 from smarthost.mail.address import Domain
 from smarthost.mail.identity import IdSource, SequenceSource
+from smarthost.operations import Operations, OperationsTerms
 from smarthost.pausing import Pausing, PausingTerms
 from smarthost.ports import Clock, Dialer, Random, Sink
 from smarthost.queue.schedule import RetrySchedule
@@ -27,6 +29,7 @@ from smarthost.send.attempt import Sender
 from smarthost.send.opening import PATIENCE_S, AttemptTerms
 from smarthost.send.pool import Pool
 from smarthost.send.probe import Prober, ProbeTerms
+from smarthost.stories import Stories, StoriesTerms
 
 
 class DeliveryTerms(Struct, frozen=True, kw_only=True):
@@ -58,22 +61,66 @@ class Delivery:
         clock, store = terms.clock, terms.store
         self._terms = terms
         self.next_id = IdSource(clock.wall, terms.random.getrandbits(15), store.last_number).next
-        self._next_seq = SequenceSource(clock.wall(), store.last_number).next
+        self._seqs = SequenceSource(clock.wall(), store.last_number)
+        self._next_seq = self._seqs.next
         store.draw_numbers_from(self._next_seq)
         self.health = HostHealth(clock, terms.random, terms.health)
         self._pool = Pool(clock, idle_s=terms.idle_session_s, transactions=terms.messages_per_session)
         self._sender = self._make_sender()
+        self.operations = self._make_operations()
         self.journey = self._make_journey()
         self.auditor = Auditor(AuditorTerms(store, self.journey, clock, terms.sink, self._next_seq))
         self.hosts = self._make_hosts()
         self.pausing = self._make_pausing()
         self.explainer = self._make_explainer()
         self.drain = self._make_drain()
+        self.stories = self._make_stories()
+
+    def figures(self) -> dict[str, float]:
+        """Give how much is under way at this moment, by name; hosts by their state."""
+        hosts = {"hosts_open": 0.0, "hosts_half_open": 0.0}
+        for host in self.health.states():
+            hosts["hosts_" + host.state.value.replace("-", "_")] += 1
+        return {**self.journey.figures(), **hosts}
+
+    @property
+    def record_horizon(self) -> int:
+        """The seq up to which no record will appear any more: each is durable, or will never be.
+
+        A number is drawn, and its record handed to the store, in one turn of the loop; only records about hosts wait
+        meanwhile. So what is drawn and not durable is in the store's hands, or in theirs.
+        """
+        waiting = (self._terms.store.lowest_pending(), self.hosts.lowest_pending())
+        return min([self._seqs.last, *[seq - 1 for seq in waiting if seq is not None]])
+
+    @property
+    def terms(self) -> DeliveryTerms:
+        """What holds now."""
+        return self._terms
+
+    def adopt(self, terms: DeliveryTerms) -> None:
+        """Go on by another operator's choices; the world, the table and the planner are the same, and changed already.
+
+        What is under way ends as it began; all else is planned anew.
+        """
+        self._terms = terms
+        self.health.adopt(terms.health)
+        self._pool.adopt(idle_s=terms.idle_session_s, transactions=terms.messages_per_session)
+        self._sender.adopt(replace(self._sender.terms, soft_bounce=terms.soft_bounce, patience_s=terms.patience_s))
+        self.journey.adopt(
+            hostname=terms.hostname,
+            schedule=terms.schedule,
+            sessions_per_lane=terms.sessions_per_lane,
+            soft_bounce=terms.soft_bounce,
+        )
+        self.explainer = self._make_explainer()
+        self.stories = self._make_stories()
 
     async def start(self, why_paused: str = "") -> None:
         """Begin to deliver what the store holds, unless it is paused; `why_paused`: it is, whatever the store says."""
         await self.hosts.load()
         await self.pausing.load(why_paused)
+        await self.operations.load()
         await self.journey.start()
         for loop in (*self.hosts.loops, *self.auditor.loops, self.pausing.watch_for_ever):
             self.journey.keep_running(loop)
@@ -119,6 +166,25 @@ class Delivery:
                 sessions_per_lane=terms.sessions_per_lane,
                 sessions=terms.sessions,
                 soft_bounce=terms.soft_bounce,
+                admit=self.operations.hold_if_suspended,
+            )
+        )
+
+    def _make_operations(self) -> Operations:
+        terms = self._terms
+        return Operations(
+            OperationsTerms(
+                store=terms.store,
+                clock=terms.clock,
+                sink=terms.sink,
+                next_seq=self._next_seq,
+                let_go=lambda: self.journey.let_go(),
+                look_again=lambda: self.journey.look_again(),
+                expect=lambda ids: self.journey.expect_wishes(ids),
+                asleep=lambda domain: self.journey.suspension(domain),
+                stop=lambda domains: self.journey.stop_destinations(domains),
+                check_way=terms.table.check_way,
+                plan_of=lambda domain: terms.planner.plan(terms.table.destination_of(domain)),
             )
         )
 
@@ -173,6 +239,27 @@ class Delivery:
         )
         journey.add_claimant(drain.claims)
         return drain
+
+    def _make_stories(self) -> Stories:
+        terms, journey = self._terms, self.journey
+        return Stories(
+            StoriesTerms(
+                store=terms.store,
+                clock=terms.clock,
+                is_paused=lambda: journey.is_paused,
+                is_drained=lambda: journey.is_drained,
+                suspension_of=self.operations.suspension_of,
+                asleep=journey.suspension,
+                destination_of=terms.table.destination_of,
+                recall=terms.planner.recall,
+                state_of=self.health.state_of,
+                owner_of=journey.owner_of,
+                lane_of=journey.lane_of,
+                is_planning=journey.is_planning,
+                standing=journey.standing,
+                expires_at=terms.schedule.expires_at,
+            )
+        )
 
     def _make_explainer(self) -> Explainer:
         terms = self._terms

@@ -22,7 +22,7 @@ from smarthost.ports import Clock, Sink
 from smarthost.queue.store import Filter, Store
 from smarthost.route.broken import HealthState, HostState
 from smarthost.route.health import HostHealth
-from smarthost.send.gates import describe_key, gate_keys
+from smarthost.send.gates import describe_key, gate_keys, is_demand
 
 NOTES = "hosts/"  # prefix of the store's notes that hold the health of hosts
 SAVE_S = 1.0  # between two savings: hosts that break together are saved together
@@ -105,6 +105,10 @@ class Hosts:
         if host.works:
             self._works.add((host.source, host.address))
             self._works_bell.set()
+
+    def lowest_pending(self) -> int | None:
+        """Give the lowest seq of what is not handed to the store yet, or not known to be durable."""
+        return self._records[0].seq if self._records else None
 
     # -- memory over a restart -----------------------------------------------------------------------------------------
 
@@ -285,6 +289,26 @@ class Hosts:
         for state in [state for state in self._health.states() if _is_called(state, text)]:
             self._health.reset(state.source, state.address)
         return reports
+
+    async def release_where(self, is_meant: Callable[[str], bool]) -> int:
+        """Make due what awaits hosts for the recipient domains that are meant; gives how many recipients.
+
+        Raises: StoreError.
+        """
+        now = self._clock.wall()
+        domains = [domain for domain in await self._store.awaiting(now, DOMAINS) if is_meant(domain)]
+        recipients = 0
+        for start in range(0, len(domains), RELEASE_DOMAINS):
+            recipients += await self._store.release(domains[start : start + RELEASE_DOMAINS], now)
+        if domains:
+            self._terms.look_again()
+        return recipients
+
+    def forget_demands(self) -> None:
+        """Close what broke for a password or for TLS: these are others now."""
+        for state in list(self._health.states()):
+            if is_demand(state.source):
+                self._health.reset(state.source, state.address)
 
     async def hasten(self, which: Filter) -> None:
         """An operator wants this mail tried now: end the pauses of the hosts in its way, each for one probe."""

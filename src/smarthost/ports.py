@@ -227,11 +227,12 @@ class Answer(Struct, frozen=True, gc=False):
     they are what failed, a loop or too long a chain. `ttl_s` is the least TTL of
     the answer, for a negative one that of the SOA. `secure`: validated (AD). `stale`: past its TTL, served because the
     resolver does not answer. `is_cut`: there was more than was read, so what is missing here may exist all the same.
-    `detail`: for failures, what happened, in one line.
+    `detail`: for failures, what happened, in one line. `texts`: for TXT each record as one text, its strings joined;
+    for PTR the names (lower case, no trailing dot). What is no printable ASCII is escaped there.
     """
 
     name: str
-    rdtype: str  # "MX", "A", "AAAA"
+    rdtype: str  # "MX", "A", "AAAA", "TXT", "PTR"
     status: AnswerStatus
     mx: tuple[MxRecord, ...] = ()
     addresses: tuple[str, ...] = ()
@@ -242,13 +243,14 @@ class Answer(Struct, frozen=True, gc=False):
     stale: bool = False
     is_cut: bool = False
     detail: str = ""
+    texts: tuple[str, ...] = ()
 
 
 class Resolver(Protocol):
     """Asks DNS."""
 
     async def ask(self, name: str, rdtype: str) -> Answer:
-        """Answer one question (A-label without trailing dot; "MX", "A" or "AAAA"); failures are values, within 30 s.
+        """Answer one question (A-label without trailing dot; a type of Answer's); failures are values, within 30 s.
 
         Never raises for what DNS or the network does. Questions in flight are shared; safe to cancel.
         """

@@ -22,10 +22,10 @@ from smarthost.mail.result import AttemptResult, Outcome, Verdict
 from smarthost.mail.settlement import Settlement, State
 from smarthost.ports import Clock, HostGate, Random, Refused, Sink
 from smarthost.queue.audit import Bounds, Claim, Standing, bounds_at
-from smarthost.queue.fairness import Lane, Slots
+from smarthost.queue.fairness import Lane, LaneState, Slots
 from smarthost.queue.feed import RETRY_STORE_S, Feed
 from smarthost.queue.schedule import RetrySchedule
-from smarthost.queue.store import Changed, Filter, Page, Store, StoredMessage, StoredRecipient
+from smarthost.queue.store import Store
 from smarthost.reports import REPORTS_PER_HOUR, Reports, ReportTerms
 from smarthost.send.gates import find_refusal, least_demand
 from smarthost.send.verdict import for_no_plan
@@ -40,8 +40,15 @@ WISHED = 10_000  # ids; of those forgotten the wish is found by the feed's scan,
 ATTEMPT_S = 24 * 3600.0  # above any attempt there is: five hosts of all patience, then 50 MiB at one block in 90 s
 
 
+def _as_it_is(message: Message) -> Message:
+    return message
+
+
 class JourneyTerms(Struct, frozen=True):
-    """The parts that the journey joins, and the operator's choices."""
+    """The parts that the journey joins, and the operator's choices.
+
+    `admit` gives a new message as it is to be filed.
+    """
 
     store: Store
     clock: Clock
@@ -58,16 +65,18 @@ class JourneyTerms(Struct, frozen=True):
     sessions_per_lane: int = 20
     sessions: int = 2_000
     soft_bounce: bool = False
+    admit: Callable[[Message], Message] = _as_it_is
     reports_per_hour: int = REPORTS_PER_HOUR
 
 
 class _Route:
     """A plan in use: on which lane, and for how long."""
 
-    __slots__ = ("lane", "leases_left", "plan", "valid_until")
+    __slots__ = ("lane", "leases_left", "plan", "turn", "valid_until")
 
-    def __init__(self, plan: Plan, lane: Lane, valid_until: float) -> None:
+    def __init__(self, plan: Plan, lane: Lane, valid_until: float, turn: int) -> None:
         self.plan = plan
+        self.turn = turn  # of the routes by which it was planned
         self.lane = lane
         self.valid_until = valid_until
         self.leases_left = PLAN_LEASES
@@ -84,6 +93,7 @@ class Journey:
         self._feed = Feed(terms.store, terms.clock, terms.sink, terms.destination_of, self._wake)
         self._routes: OrderedDict[str, _Route] = OrderedDict()  # oldest first
         self._planning: set[str] = set()
+        self._turn = 0  # how often the routes were replaced: what was planned before holds no more
         self._slots = Slots(terms.sessions, terms.sessions_per_lane)
         self._commits = Commits(terms.store, terms.clock, terms.sink, self._durable)
         self._tasks: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
@@ -132,6 +142,26 @@ class Journey:
         """Run a loop as long as mail moves."""
         self._spawn(self._for_ever(loop))
 
+    def adopt(self, *, hostname: str, schedule: RetrySchedule, sessions_per_lane: int, soft_bounce: bool) -> None:
+        """Go on by other terms, and by the routes as they are by now; attempts under way end as they began.
+
+        What is at hand is given back, and all that waits for a destination is planned for anew.
+        """
+        self._terms = replace(
+            self._terms,
+            hostname=hostname,
+            schedule=schedule,
+            sessions_per_lane=sessions_per_lane,
+            soft_bounce=soft_bounce,
+        )
+        self._reports.adopt(hostname=hostname, expires_at=schedule.expires_at)
+        for loop in self._sweeps.adopt(schedule):
+            self.keep_running(loop)
+        self._turn += 1
+        self._routes.clear()
+        self._slots.adopt(sessions_per_lane)
+        self._feed.reroute()
+
     def wind_down(self) -> None:
         """Take up no new work; mail is still taken. Before `stop`, while clients end what they are at."""
         self._is_stopping = True
@@ -173,8 +203,10 @@ class Journey:
 
     def add(self, message: Message, filed: Callable[[Exception | None], None]) -> None:
         """Make a message durable, tell `filed`, and start on its way what of it may skip the disk."""
+        message = self._terms.admit(message)
+        record = record_acceptance(message, self._terms.next_seq())
         leasable = () if self._is_stopping or message.progress else self._feed.leasable(message)
-        adding = asyncio.ensure_future(self._store.add(message, leasable))
+        adding = asyncio.ensure_future(self._store.add(message, leasable, record))
         if leasable:
             self._filing[message.id] = message, leasable
 
@@ -189,8 +221,7 @@ class Journey:
                         self._wait_for(message)
                     else:
                         self._feed.arrived(message, leasable, adding.result())
-                for record in record_acceptance(message):
-                    self._sink.record(record)
+                self._sink.record(record)
             else:
                 filed(failure if isinstance(failure, Exception) else StoreError(repr(failure)))
                 self._look_when_store_is_back()
@@ -224,6 +255,7 @@ class Journey:
         return route.leases_left > 0 and route.valid_until > self._clock.monotonic()
 
     async def _plan(self, destination: str) -> None:
+        turn = self._turn
         try:
             plan = await self._terms.plan(destination)
         except Exception as failure:  # noqa: BLE001 - around an attempt, of which planning is the first part
@@ -232,7 +264,10 @@ class Journey:
             return
         finally:
             self._planning.discard(destination)
-        if isinstance(plan, NoPlan):
+        if turn != self._turn:
+            if self._feed.has_more(destination):
+                self._wake(destination)
+        elif isinstance(plan, NoPlan):
             await self._settle_unroutable(destination, plan)
         elif not self._must_sleep(destination, plan):
             self._take_route(destination, plan)
@@ -241,7 +276,9 @@ class Journey:
     def _take_route(self, destination: str, plan: Plan) -> None:
         self._forget_old_routes()
         self._routes.pop(destination, None)  # so that the new one stands at the end
-        self._routes[destination] = _Route(plan, self._slots.lane(plan.lane), self._clock.monotonic() + PLAN_AGE_S)
+        self._routes[destination] = _Route(
+            plan, self._slots.lane(plan.lane), self._clock.monotonic() + PLAN_AGE_S, self._turn
+        )
 
     def _forget_old_routes(self) -> None:
         """Keep no route beyond its age, and of a destination without work nothing: there may be a million of them."""
@@ -269,7 +306,11 @@ class Journey:
 
     async def _settle_unroutable(self, destination: str, no_plan: NoPlan) -> None:
         verdict = for_no_plan(no_plan, self._terms.soft_bounce)
+        turn = self._turn
         while (lease := await self._next_lease(destination)) is not None:
+            if turn != self._turn:
+                self._take_back(lease)
+                return
             self._commits.commit(self._decide(self._same_verdict(lease, verdict)))
         self._feed.forget(destination)
 
@@ -295,6 +336,9 @@ class Journey:
                 if lease is None:
                     lane.leave(destination)
                     continue
+                if route.turn != self._turn:
+                    self._take_back(lease)
+                    continue
                 self._under_way[id(lease)] = lease, self._clock.monotonic()
                 try:
                     if self._feed.has_more(destination):
@@ -309,6 +353,11 @@ class Journey:
             self._slots.give_back(lane)
             while not self._is_stopping and (waiting := self._slots.next_waiting()) is not None:
                 self._start_slot(waiting)
+
+    def _take_back(self, lease: Lease) -> None:
+        """The routes were replaced while it was read: another plan is to be made for it."""
+        self._store.give_back(lease)
+        self._feed.nudge()
 
     async def _next_lease(self, destination: str) -> Lease | None:
         await self._commits.until_settled()
@@ -330,7 +379,7 @@ class Journey:
             settlement = self._decide(result)
         self._commits.commit(settlement)
         if any(verdict.outcome is Outcome.POSTPONED for verdict in result.verdicts):
-            if self._must_sleep(destination, route.plan):
+            if route.turn == self._turn and self._must_sleep(destination, route.plan):
                 self._slots.doubt(route.lane)
         elif not route.lane.is_proven and any(map(_is_answer, result.verdicts)):
             self._slots.prove(route.lane)
@@ -465,6 +514,17 @@ class Journey:
         await self._commits.until_settled()
         await self._going_on_again()
 
+    def figures(self) -> dict[str, float]:
+        """Give how much is under way at this moment, by name."""
+        slots, lanes = self._slots.count()
+        return {
+            "attempts": slots,
+            "lanes": lanes,
+            "leases": len(tuple(self._store.leased())),
+            "unsettled": self._commits.unsettled,
+            "destinations_asleep": len(self._feed.asleep()),
+        }
+
     # Suspended destinations
 
     def suspended(self) -> tuple[str, ...]:
@@ -483,39 +543,41 @@ class Journey:
         """Something on disk was made due."""
         self._feed.due_at(self._clock.wall())
 
-    # What operators see and change
+    # What operators change (operations.py)
 
-    async def find(self, which: Filter, cursor: str | None, n: int) -> Page:
-        """Give a page of the queue; who waits for a suspended destination says so, with when it is tried again."""
-        page = await self._store.find(which, cursor, n)
-        return Page(tuple(self._with_suspensions(message) for message in page.messages), page.cursor)
-
-    def _with_suspensions(self, message: StoredMessage) -> StoredMessage:
-        now = self._clock.wall()
-        return replace(message, recipients=tuple(self._with_suspension(each, now) for each in message.recipients))
-
-    def _with_suspension(self, recipient: StoredRecipient, now: float) -> StoredRecipient:
-        suspension = self._feed.suspension(recipient.domain)
-        if suspension is None or recipient.state != State.DEFERRED.value or recipient.due > now:
-            return recipient
-        until, why = suspension
-        return replace(recipient, due=until, why=why)
-
-    async def change(self, which: Filter, verb: str, cursor: str | None, n: int) -> Changed:
-        """Apply a verb to one chunk of matching recipients; leases nobody works on are given back first."""
+    def let_go(self) -> None:
+        """Give back what is at hand and nobody works on, so that the store alone decides about it."""
         self._feed.let_go_all()
-        try:
-            changed = await self._store.change(which, verb, self._clock.wall(), cursor, n)
-        finally:
-            self._feed.due_at(self._clock.wall())
+
+    def expect_wishes(self, ids: Iterable[str]) -> None:
+        """An operator wants these messages otherwise once their leases end."""
         if len(self._wished) >= WISHED:
             self._wished.clear()
-        self._wished.update([id for id, _ in changed.wished])
-        ids = sorted({id for id, _ in (*changed.recipients, *changed.wished)})
-        self._sink.note(
-            "info", "queue changed", verb=verb, recipients=len(changed.recipients), wished=len(changed.wished), ids=ids
-        )
-        return changed
+        self._wished.update(ids)
+
+    def stop_destinations(self, domains: frozenset[str]) -> None:
+        """Try nothing for these recipient domains, and go on with those that were stopped before."""
+        self._feed.stop(domains)
+
+    # What a story asks (stories.py)
+
+    def owner_of(self, id: str, n: int) -> Claim | None:
+        """Say who has a recipient that is leased."""
+        return next((claim for claim in self.claims() if claim.id == id and claim.n == n), None)
+
+    def lane_of(self, destination: str) -> LaneState | None:
+        """Say how busy the lane of a destination is, if it has one now."""
+        route = self._routes.get(destination)
+        return None if route is None else self._slots.describe(route.lane)
+
+    def is_planning(self, destination: str) -> bool:
+        """Is its plan being made?"""
+        return destination in self._planning
+
+    @property
+    def is_drained(self) -> bool:
+        """Is the queue being moved to another node?"""
+        return self._is_drained
 
 
 def _is_answer(verdict: Verdict) -> bool:

@@ -8,6 +8,7 @@ settle.decide's. relay.py runs them and commits what they settle. A crash leaves
 from collections.abc import Awaitable, Callable, Coroutine
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smarthost.mail.errors import StoreError
 from smarthost.mail.lease import Lease
@@ -39,18 +40,27 @@ class Sweeps:
 
     def __init__(self, terms: SweepTerms) -> None:
         self._terms = terms
+        self._warns = bool(terms.schedule.delay_warning_s)  # does the loop for that run?
+
+    def adopt(self, schedule: RetrySchedule) -> tuple[Callable[[], Coroutine[None, None, None]], ...]:
+        """Go by another schedule, from the next look on; gives what is to be run as well from now on."""
+        self._terms = replace(self._terms, schedule=schedule)
+        if self._warns or not schedule.delay_warning_s:
+            return ()
+        self._warns = True
+        return (self.warn_of_delays,)
 
     @property
     def loops(self) -> tuple[Callable[[], Coroutine[None, None, None]], ...]:
         """What is to be run as long as mail moves."""
-        if not self._terms.schedule.delay_warning_s:
+        if not self._warns:
             return (self.expire_old_mail,)
         return (self.expire_old_mail, self.warn_of_delays)
 
     async def expire_old_mail(self) -> None:
         """Expire what is too old, whatever state it is in, also when it was never attempted."""
-        terms = self._terms
         while True:
+            terms = self._terms
             leases = await self._ask(terms.store.sweep, terms.schedule.sweep_before(terms.clock.wall()))
             held = await self._ask(terms.store.sweep_held, terms.clock.wall())
             for lease in (*leases, *held):
@@ -63,11 +73,14 @@ class Sweeps:
 
         Begins late: after hours of our own absence most of the mail is on its way before anybody is warned of it.
         """
-        terms = self._terms
         leases: tuple[Lease, ...] = ()
         while True:
             if len(leases) < SWEEP_LEASES:
-                await terms.clock.sleep(SWEEP_S)
+                await self._terms.clock.sleep(SWEEP_S)
+            terms = self._terms
+            if not terms.schedule.delay_warning_s:  # by now
+                leases = ()
+                continue
             leases = await self._ask(terms.store.sweep_delayed, terms.schedule.warn_before(terms.clock.wall()))
             for lease in leases:
                 terms.commit(self._warn(lease))

@@ -79,7 +79,7 @@ def send(
         heard = await world.submit("", recipient)
         assert heard.startswith("250"), heard
         await world.clock.sleep(HOUR_S)
-        record = next(each for each in world.committed() if each.recipient == recipient)
+        record = next(each for each in world.outcomes() if each.recipient == recipient)
         dialled = [address for address, port in world.network.dialled if port == 25]
         seen.append(Seen(record.kind.value, record.status, dialled, set(world.resolver.asked)))
         assert all(len(kinds) == 1 for kinds in world.endings().values())

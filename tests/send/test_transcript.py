@@ -199,3 +199,43 @@ def test_order_is_kept_where_the_beginning_is_full() -> None:
         transcript.heard(b"%04d " % n + b"x" * (400 if n != 23 else 0) + b"\n")
 
     assert [line[2:6] for line in transcript.lines()] == [f"{n:04}" for n in range(25)]
+
+
+def test_a_transaction_is_told_with_the_set_up_and_without_those_before() -> None:
+    """Of a session that served a hundred messages, how it began and what went wrong is what somebody reads."""
+    transcript = Transcript()
+    transcript.heard(b"220 mx\r\n")
+    transcript.sent(b"EHLO relay\r\nAUTH PLAIN c2VjcmV0\r\n")
+    transcript.heard(b"235 in\r\n")
+    for number in range(3):
+        transcript.begin_transaction()
+        transcript.sent(b"MAIL FROM:<%d@x>\r\n" % number)
+        transcript.heard(b"250 %d\r\n" % number)
+
+    assert ("< 220 mx", "> EHLO relay", "> AUTH PLAIN ***", "< 235 in", "> MAIL FROM:<2@x>", "< 250 2") == (
+        transcript.lines()
+    )
+
+
+def test_many_transactions_take_no_more_memory_than_one() -> None:
+    """What is kept of a session does not grow with what it does."""
+    transcript = Transcript()
+    transcript.heard(b"220 mx\r\n")
+    for _ in range(10_000):
+        transcript.begin_transaction()
+        transcript.heard(b"250 ok\r\n" * 20)
+
+    assert 21 == len(transcript.lines())
+
+
+def test_a_long_transaction_is_cut_and_forgotten_with_the_next() -> None:
+    """Ten thousand replies leave room for the next message's."""
+    transcript = Transcript()
+    transcript.heard(b"220 mx\r\n")
+    transcript.begin_transaction()
+    transcript.heard(b"250 ok\r\n" * 10_000)
+    transcript.begin_transaction()
+    transcript.heard(b"550 no\r\n")
+
+    assert "< 550 no" == transcript.lines()[-1]
+    assert len(transcript.lines()) <= MOST_LINES + 2

@@ -88,6 +88,10 @@ class HostHealth:
         self._unsaved: set[int] = set()
         self._damaged: list[str] = []  # names of what could not be read: to be cleared
 
+    def adopt(self, terms: HealthTerms) -> None:
+        """Go by other terms from the next failure on; pauses under way end when they were to end."""
+        self._terms = terms
+
     def admit(self, source: str, address: str) -> Permit | Refused:
         """May (source address or "", host address) be dialled now? A permit must be closed, exactly once."""
         key = (source, address)

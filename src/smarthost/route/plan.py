@@ -82,6 +82,20 @@ class Planner:
         """Forget all plans, also those under way, so that DNS is asked again."""
         self._remembered = Memory()
 
+    @property
+    def resolvers(self) -> tuple[Resolver, Resolver]:
+        """Who is asked, and who is asked about configured next hops."""
+        return self._resolver, self._hop_resolver
+
+    def adopt(self, terms: PlanTerms, resolver: Resolver, hop_resolver: Resolver | None = None) -> None:
+        """Plan by other terms from now on, for the table as it is by now; forgets all plans, as `forget` does."""
+        self._terms = terms
+        self._resolver = resolver
+        self._hop_resolver = hop_resolver if hop_resolver is not None else resolver
+        self._ourselves = Ourselves(terms.speaker.helo.lower().removesuffix("."), self._ourselves.listening)
+        self._policies.clear()
+        self.forget()
+
     async def plan(self, destination: str) -> Plan | NoPlan:
         """Plan for a destination (RouteTable.destination_of, or a recipient domain). No evidence. Safe to cancel."""
         while True:

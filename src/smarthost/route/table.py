@@ -2,12 +2,13 @@
 """The route table: recipient domain, and sender where routes ask for it -> direct MX, next hops in order, or refuse.
 
 The most specific route wins: of the sender and the domain, of the domain, of the sender, the default (route.scopes).
-Also gives each domain its destination (route key), which is computed, never stored: after a change of configuration a
-restart routes the old mail by the new table. Asks nobody anything; who calls it: reception (`scope`, once a
+Also gives each domain its destination (route key), which is computed, never stored: after a change of configuration
+the old mail goes by the new table. Asks nobody anything; who calls it: reception (`scope`, once a
 recipient), the feed (hot) and the planner.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from ipaddress import ip_address
 from typing import TypeAlias
@@ -15,7 +16,7 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smarthost.mail.address import Domain, recipient_domain, scope_domain, split_domain
+from smarthost.mail.address import Domain, recipient_domain, scope_domain, send_via, split_domain, split_via
 from smarthost.mail.errors import ConfigError
 from smarthost.mail.hop import Credentials, TlsLevel
 from smarthost.route.scopes import ByDomain, BySender
@@ -24,6 +25,7 @@ from smarthost.route.source import Speaker
 KNOWN_DOMAINS = 65_536  # remembered domain -> destination pairs, about 10 MiB; then all are forgotten at once
 HOPS = 10  # of a route; an attempt dials at most 5 addresses
 _SMTP_PORT = 25
+DIRECT = "mx"  # the way to a domain's own exchangers
 _NO_DOMAIN = "?"  # before what looks like a hop's key but came as a recipient domain; no name begins with it
 
 
@@ -128,6 +130,11 @@ class RouteTable:
             place = f'routes."{key}{" " if key else ""}from {sender}"'
             self._senders.add(sender, key, self._named(route, place), place)
 
+    def adopt(self, other: "RouteTable") -> None:
+        """Hold another table's routes from now on: whoever asks this one gets that one's answers."""
+        self._default, self._domains, self._senders = other._default, other._domains, other._senders
+        self._hops, self._keys, self._known = other._hops, other._keys, other._known
+
     def _named(self, route: Route, place: str) -> Route:
         route = _checked(route, place)
         self._name_hops(route)
@@ -163,6 +170,10 @@ class RouteTable:
     def _remember(self, text: str) -> str:
         route, sender = self._find(text)
         destination = self._keys.get(route) if isinstance(route, NextHops) else None
+        _, way = split_via(text)
+        if destination is None and way:
+            domain = recipient_domain(text) if isinstance(route, DirectMx) else _NO_DOMAIN
+            destination = send_via(domain, way)
         if destination is None:
             domain = recipient_domain(text)
             named = f"{_NO_DOMAIN}{domain}" if domain.startswith("hop:") or not domain else domain
@@ -176,8 +187,33 @@ class RouteTable:
         """Give the route that a destination (or a recipient domain, scoped or not) takes."""
         return self._hops.get(destination) or self._find(destination)[0]
 
+    def check_way(self, way: str) -> None:
+        """Raises: ValueError: not a way that an operator can send mail: "mx", HOST or HOST:PORT, "" for the routes'."""
+        if way:
+            self._route_by(way)
+
+    def _route_by(self, way: str) -> Route:
+        """Give the route of a way: a configured next hop with all it has, if it is one; else that host as it is."""
+        if way == DIRECT:
+            return DirectMx(rule="an operator: to its exchangers")
+        has_port = ":" in way.rpartition("]")[2]
+        host, _, port = way.rpartition(":") if has_port else (way, "", str(_SMTP_PORT))
+        if (configured := self._hops.get(f"hop:{host}:{port}")) is not None:
+            return configured
+        try:
+            if ":" in host and not host.startswith("["):
+                raise ValueError("an IPv6 address stands in brackets")
+            hop = NextHop(host.removeprefix("[").removesuffix("]").lower(), int(port))
+            return _checked(NextHops((hop,), rule=f"an operator: via {way}"), "via")
+        except (ValueError, ConfigError) as error:
+            raise ValueError(f"{way[:80]!r} is no way to send mail (mx, HOST or HOST:PORT): {error}") from error
+
     def _find(self, text: str) -> tuple[Route, str]:
         """Give the route, and the sender by whom it was chosen, or ""."""
+        text, way = split_via(text)
+        if way:
+            with suppress(ValueError):  # what no release of ours has written goes where the routes say
+                return self._route_by(way), ""
         domain, sender = split_domain(text)
         if sender and (chosen := self._senders.find_for_domain(sender, domain)):
             return chosen

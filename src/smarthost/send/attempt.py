@@ -21,6 +21,7 @@ from smarthost.mail.reply import Reply
 from smarthost.mail.result import AttemptResult, Outcome, Timings, Verdict
 from smarthost.ports import Refused
 from smarthost.send import verdict
+from smarthost.send.keeping import TRANSCRIPT_LINES, Keeping
 from smarthost.send.offer import Allowance, Needs, Rendition, Unfit, demanded_policy, dsn_duty, plain_form, share_out
 from smarthost.send.opening import AttemptTerms, Effort, Opener
 from smarthost.send.session import Session, SetupFailed, TransactionLost
@@ -45,6 +46,12 @@ class Sender:
         self.terms = terms
         self.opener = Opener(terms)
         self.allowance = Allowance()
+        self.keeping = Keeping(terms.clock)
+
+    def adopt(self, terms: AttemptTerms) -> None:
+        """Make attempts by other terms; what was learned of hosts stays."""
+        self.terms = terms
+        self.opener.adopt(terms)
 
     async def close(self) -> None:
         """End what goes on aside."""
@@ -324,11 +331,14 @@ class _Walk:
                 ended.step, ended.error, ended.heard, len(asked), host, address, soft_bounce, dsn
             )
             self.effort.tried(host, address, f"lost at {ended.step}: {ended.error}")
+            self.effort.transcript = session.transcript
             self._take_verdicts(asked, judged)
             error: SmarthostError = ended.error
         else:
             if ended.mail.code >= 300:
                 asked, rest = asked + rest, []
+            if self._sender.keeping.wants(ended, address):
+                self.effort.transcript = session.transcript
             self._take_verdicts(asked, verdict.after_transaction(ended, len(asked), host, address, soft_bounce, dsn))
             if not rest or (closing := _closing_reply(ended)) is None:
                 return not rest
@@ -442,6 +452,7 @@ class _Walk:
             lane=self._plan.lane,
             tls_of=tuple([self._tls_of.get(n, self._tls) for n in range(len(verdicts))]) if self._tls_of else (),
             walk=tuple(self.effort.lines),
+            transcript=self.effort.transcript[-TRANSCRIPT_LINES:],
         )
 
 

@@ -29,6 +29,11 @@ def demand_key(policy: SessionPolicy) -> str | None:
     return f"{service_key(policy)}|{policy.tls.value}|{user}"
 
 
+def is_demand(key: str) -> bool:
+    """Is this what `demand_key` gives?"""
+    return "|" in key
+
+
 def describe_key(key: str) -> str:
     """Say for people which service a key is about; "" for mail at port 25 from any address."""
     service, *demands = key.split("|", 2)

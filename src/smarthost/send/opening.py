@@ -20,6 +20,7 @@ from smarthost.send.egress import EgressWatch
 from smarthost.send.gates import demand_key, find_refusal, service_key
 from smarthost.send.pool import Pool
 from smarthost.send.session import Session, SessionKey, SetupFailed
+from smarthost.send.transcript import Transcript
 from smarthost.smtp import limits
 from smarthost.smtp.steps import Step
 
@@ -52,9 +53,10 @@ class AttemptTerms(Struct, frozen=True):
 class Effort:
     """What it cost to open sessions in one attempt, and what happened on the way."""
 
-    __slots__ = ("connect_s", "dials", "handshake_s", "lines")
+    __slots__ = ("connect_s", "dials", "handshake_s", "lines", "transcript")
 
     def __init__(self) -> None:
+        self.transcript: tuple[str, ...] = ()  # of the last session that failed
         self.dials = 0
         self.connect_s = self.handshake_s = 0.0
         self.lines: list[str] = []
@@ -78,6 +80,10 @@ class Opener:
         self._lines: dict[tuple[str, str], tuple[Refused, str]] = {}
         self._egress = EgressWatch(terms.sink)
         self._probes: dict[asyncio.Task[None], None] = {}  # not a set: its order is reproducible
+
+    def adopt(self, terms: AttemptTerms) -> None:
+        """Open sessions by other terms from now on."""
+        self._terms = terms
 
     async def close(self) -> None:
         """End the probes under way."""
@@ -223,11 +229,12 @@ class Opener:
             connected = clock.monotonic()
             effort.connect_s += connected - started
         self._egress.connected(policy.port)
-        session = Session(connection, clock, key)
+        session = Session(connection, clock, key, Transcript())
         failure = await session.set_up(None if patience_s is None else patience_s - (connected - started))
         ready = clock.monotonic()
         effort.handshake_s += ready - connected
         if failure is not None:
+            effort.transcript = session.transcript
             return failure
         self._remember_pace(key, ready - started)
         return session

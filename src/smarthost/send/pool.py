@@ -23,6 +23,12 @@ class Pool:
         self._idle: dict[SessionKey, deque[Session]] = {}
         self._count = 0
 
+    def adopt(self, *, idle_s: float, transactions: int) -> None:
+        """Keep sessions by other terms; those at rest are ended, since they were opened by the former."""
+        self._idle_s = idle_s
+        self._transactions = transactions
+        self.close()
+
     def take(self, key: SessionKey) -> Session | None:
         """Give an idle session that still lives, or None."""
         idle = self._idle.get(key)

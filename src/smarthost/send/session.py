@@ -107,6 +107,11 @@ class Session:
         return f"<Session {self._host} [{self.key[1]}] {self._step}, {self.transactions} transactions>"
 
     @property
+    def transcript(self) -> tuple[str, ...]:
+        """What was said: the set-up and the last transaction, without secrets and content; () if nobody noted it."""
+        return () if self._transcript is None else self._transcript.lines()
+
+    @property
     def extensions(self) -> Extensions | None:
         return self._machine.extensions
 
@@ -275,6 +280,8 @@ class Session:
         if transaction.requires_tls and self.tls is None:
             raise LocalProtocolError("REQUIRETLS in clear text")  # whatever the host offered there (RFC 8689 4.1)
         self._machine.begin(transaction)
+        if self._transcript is not None:
+            self._transcript.begin_transaction()
         self.transactions += 1
         self._heard = False
         self._patience_ends = self._clock.monotonic() + ENVELOPE_S
@@ -320,6 +327,8 @@ class Session:
             self._inline = None
             buffers = machine.content(inline)
             machine.content_end()
+            if self._transcript is not None:
+                self._transcript.note(f"content, {len(inline[0]) + len(inline[1])} octets")
             buffers.append(machine.take_output())
             self._connection.write(buffers)
             self._enter_final()

@@ -26,6 +26,7 @@ class Transcript:
         "_left_out",
         "_partial",
         "_pieces",
+        "_set_up",
         "_size",
         "_tail",
         "_tail_size",
@@ -34,6 +35,7 @@ class Transcript:
     def __init__(self) -> None:
         self._pieces: list[tuple[str, bytes]] = []  # told, not yet made into lines
         self._size = 0
+        self._set_up: list[tuple[str, bytes]] | None = None  # what was told before the first transaction
         self._partial = {">": b"", "<": b""}
         self._awaits_secret = False  # AUTH was sent, and the host has not given its final answer
         self._head: list[str] = []
@@ -41,6 +43,18 @@ class Transcript:
         self._tail: deque[str] = deque()
         self._tail_size = 0
         self._left_out = 0
+
+    def begin_transaction(self) -> None:
+        """Forget the transactions before: who reads wants how the session began, and what went wrong."""
+        if self._set_up is None:
+            self._set_up = self._pieces.copy()
+            return
+        self._pieces = self._set_up.copy()
+        self._size = 0  # a set-up that is long was made into lines already
+        if self._tail:
+            self._tail.clear()
+            self._tail_size = self._left_out = 0
+        self._partial = {">": b"", "<": b""}
 
     def sent(self, octets: bytes) -> None:
         """Note what we sent: commands only, never content."""

@@ -20,7 +20,7 @@ ALIASES = 16  # in one answer, as other resolvers have it
 RECORDS_READ = 100  # of a set, the best of it; Postfix keeps 100 too
 OWNERS_READ = 100  # of one answer: an honest one has a name for each alias, and that of the records
 
-_RDTYPES = {"MX": wire.MX, "A": wire.A, "AAAA": wire.AAAA}
+_RDTYPES = {"MX": wire.MX, "A": wire.A, "AAAA": wire.AAAA, "TXT": wire.TXT, "PTR": wire.PTR}
 _QUERY = struct.Struct("!HHHHHH")
 _AA, _RD, _RA, _AD = 0x0400, 0x0100, 0x0080, 0x0020  # AD in a query: tell us whether it was validated (RFC 6840 5.7)
 _OPT = b"\0" + struct.pack("!HHIH", wire.OPT, UDP_OCTETS, 0, 0)  # RFC 6891 6.1.2
@@ -147,13 +147,14 @@ class _Chain:
             self._rdtype,
             AnswerStatus.FOUND if records else AnswerStatus.NXDOMAIN if is_nxdomain else AnswerStatus.NODATA,
             mx=self._exchanges(best) if self._rdtype == "MX" else (),
-            addresses=self._addresses(best) if self._rdtype != "MX" else (),
+            addresses=self._addresses(best) if self._rdtype in ("A", "AAAA") else (),
             canonical=name_text(here) if passed else self._name,
             aliases=tuple(map(name_text, passed)),
             ttl_s=min(ttls),
             secure=is_secure,
             is_cut=self._is_cut or bool(detail),
             detail=detail,
+            texts=self._texts(best) if self._rdtype in ("TXT", "PTR") else (),
         )
 
     def _doubt(self, is_nxdomain: bool, is_found: bool, is_alias: bool) -> str:
@@ -213,3 +214,14 @@ class _Chain:
         family = AF_INET if self._rdtype == "A" else AF_INET6
         octets = self._parsed.octets
         return tuple(dict.fromkeys([inet_ntop(family, octets[record.start : record.end]) for record in records]))
+
+    def _texts(self, records: list[Record]) -> tuple[str, ...]:
+        octets, is_name = self._parsed.octets, self._rdtype == "PTR"
+        return tuple(
+            [
+                name_text(read_last_name(octets, record.start, record.end))
+                if is_name
+                else wire.joined_strings(octets, record.start, record.end)
+                for record in records
+            ]
+        )

@@ -15,7 +15,7 @@ NAME_OCTETS = 255  # RFC 1035 2.3.4, lengths and the root included
 _STEPS = 160  # of a name: 127 labels of an octet, the root, and 32 compression pointers, of which few have five
 
 IN = 1
-A, NS, CNAME, SOA, MX, AAAA, OPT = 1, 2, 5, 6, 15, 28, 41
+A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, OPT = 1, 2, 5, 6, 12, 15, 16, 28, 41
 
 _HEADER = struct.Struct("!HHHHHH")
 _FIXED = struct.Struct("!HHIH")  # type, class, TTL, length of the record's own octets
@@ -175,6 +175,19 @@ def name_of(text: str) -> Name:
     if not all(0 < len(label) < 0x40 for label in labels) or len(text) + 2 > NAME_OCTETS:
         raise ValueError("no name that DNS can hold")
     return labels
+
+
+def joined_strings(octets: bytes, at: int, end: int) -> str:
+    """Give a TXT record's strings as one text (RFC 1035 3.3.14, RFC 7208 3.3); octets that do not print are escaped."""
+    strings = []
+    while at < end:
+        after = at + 1 + octets[at]
+        if after > end:
+            raise ValueError("a string that ends after its record")
+        strings.append(octets[at + 1 : after])
+        at = after
+    text = b"".join(strings).decode("ascii", "backslashreplace")
+    return text if text.isprintable() else "".join([c if c.isprintable() else ascii(c)[1:-1] for c in text])
 
 
 def extended_errors(message: Message) -> list[str]:
