@@ -20,10 +20,11 @@ from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.mail.progress import DrainEnd, Moving, Staying
 from smarthost.mail.record import Record
 from smarthost.mail.reply import reply
-from smarthost.ops.control import ControlServer, Door
+from smarthost.ops.control import ControlServer
+from smarthost.ops.door import Door
 from smarthost.ports import Sink
 from smarthost.queue.audit import AuditFigures, Finding
-from smarthost.queue.store import Changed, Filter, Page, StoredMessage, StoredRecipient
+from smarthost.queue.store import NULL_PATH, Changed, Filter, Page, StoredMessage, StoredRecipient, Tally
 
 
 class Receipt(Struct, frozen=True):
@@ -82,6 +83,7 @@ class FakeQueue:
         self.leased = frozenset(leased)
         self.asked: list[tuple[Filter, str | None, int]] = []
         self.changes: list[tuple[Filter, str]] = []
+        self.orders: list[tuple[str, str, str, str, bool]] = []
         self.sent: list[tuple[bytes, str, tuple[str, ...]]] = []
 
     def door(self, **replaced: object) -> Door:
@@ -113,8 +115,20 @@ class FakeQueue:
         end = start + n
         return Page(tuple(matching[start:end]), str(end) if end < len(matching) else None)
 
-    async def change(self, which: Filter, verb: str, cursor: str | None, n: int) -> Changed:
+    async def change(
+        self,
+        which: Filter,
+        verb: str,
+        cursor: str | None,
+        n: int,
+        *,
+        by: str,
+        reason: str,
+        via: str,
+        dry_run: bool,
+    ) -> Changed:
         self.changes.append((which, verb))
+        self.orders.append((verb, by, reason, via, dry_run))
         pairs = [
             ((each.id, recipient.n), recipient.address in self.leased)
             for each in self.messages
@@ -129,7 +143,7 @@ class FakeQueue:
 
 
 def _restricted(message: StoredMessage, which: Filter) -> StoredMessage | None:
-    if which.id not in ("", message.id) or which.reverse_path not in ("", message.reverse_path):
+    if which.id not in ("", message.id) or which.reverse_path not in ("", message.reverse_path or NULL_PATH):
         return None
     recipients = tuple(
         each
@@ -266,6 +280,23 @@ class FakeRelay(FakeQueue):
     async def explain(self, address: str, *, probe: bool = False, sender: str = "") -> Explanation:
         said = "probed" if probe else "asked"
         return Explanation(address, "example.net", "example.net", "direct MX", f"{said} about {address}")
+
+    refusal: ClassVar[Exception | None] = None
+    record_horizon: ClassVar[int] = 0
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    async def records(self, after: int, n: int) -> tuple[Record, ...]:
+        return ()
+
+    async def tally(self, cursor: str | None, now: float) -> Tally:
+        return Tally({}, {}, {}, None)
+
+    async def not_asked(self, *_: object, **__: object) -> None:
+        raise NotImplementedError("no test asks for it")
+
+    why = summary = domains_of_lane = suspend = end_suspension = suspensions = not_asked
 
     async def stop(self, grace_s: float) -> None:
         if self.config.hostname == "stuck.example":

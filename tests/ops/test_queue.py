@@ -258,7 +258,7 @@ def test_cancel_says_what_it_could_not_cancel_at_once(tmp_path: Path, daemon: Fa
     """A recipient that is being tried is cancelled only if that fails."""
     _, out, _ = run(tmp_path, "cancel", "--all")
 
-    assert out == "7 recipients cancelled; 1 other being tried at this moment: cancelled if that fails\n"
+    assert out == "7 recipients cancelled, 1 other being tried at this moment: cancelled if that fails\n"
     assert daemon.changes == [(Filter(), "cancel")]
 
 
@@ -267,8 +267,8 @@ def test_changes_as_json_count_by_message(tmp_path: Path, daemon: FakeQueue) -> 
     _, out, _ = run(tmp_path, "cancel", FIRST, SECOND, "--json")
 
     assert [json.loads(line) for line in out.splitlines()] == [
-        {"id": FIRST, "change": "cancel", "changed": 1, "wished": 1},
-        {"id": SECOND, "change": "cancel", "changed": 5, "wished": 0},
+        {"id": FIRST, "change": "cancel", "changed": 1, "wished": 1, "dry_run": False},
+        {"id": SECOND, "change": "cancel", "changed": 5, "wished": 0, "dry_run": False},
     ]
 
 

@@ -75,7 +75,7 @@ def test_answers_survive_the_wire(answer: verbs.Answer) -> None:
         b"{}",
         b"[]",
         b'{"verb":"drop"}',
-        b'{"verb":"queue-change","change":"bounce","which":{}}',
+        b'{"verb":"queue-change","change":"destroy","which":{}}',
         b'{"verb":"hosts-find","text":7}',
         b'{"verb":"hosts-reset","text":null,"everything":"yes"}',
         b'{"verb":"plan-address"}',

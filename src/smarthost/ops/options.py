@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from smarthost.ops.completion import complete_id
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -60,12 +62,18 @@ over_config = _stacked(
 )
 
 which = _stacked(
-    click.argument("ids", nargs=-1, metavar="[ID]..."),
-    click.option("--id", "id", metavar="ID", help="Of this message."),
+    click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_id),
+    click.option("--id", "id", metavar="ID", shell_complete=complete_id, help="Of this message."),
     click.option("--from", "reverse_path", metavar="ADDRESS", help="With this reverse-path; <> for reports."),
     click.option("--to", "recipient", metavar="ADDRESS", help="For this recipient."),
     click.option("--destination", metavar="DOMAIN", help="For recipients in this domain."),
+    click.option("--sender", metavar="NAME", help="Of this sender: who logged in, else the reverse-path or client."),
+    click.option("--lane", metavar="LANE", help="That this lane would carry (smarthost plan names it)."),
+    click.option("--reply", metavar="TEXT", help="Whose last reply, or reason, has this text in it."),
+    click.option("--state", type=click.Choice(["deferred", "held"]), help="In this state."),
+    click.option("--older", metavar="TIME", help="Received longer ago than this: 90s, 30m, 12h, 2d."),
 )
+reason = click.option("--reason", metavar="TEXT", default="", help="Why; it is kept with what was done.")
 
 
 def flags_over_config(given: Mapping[str, object]) -> dict[str, object]:

@@ -4,6 +4,7 @@
 With --json a line with paused (bool), messages and recipients (unfinished).
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,19 @@ def pause(state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("what", required=False)
 @options.place
 @options.json_lines
-def resume(state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
-    """Let deliveries go on after `smarthost pause`, `serve --paused` or a restored backup."""
+def resume(what: str | None, state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
+    """Let deliveries go on after `smarthost pause`, `serve --paused` or a restored backup.
+
+    With WHAT, a destination or sender as in `smarthost suspend`, end that suspension instead.
+    """
     from smarthost.ops.verbs import Resume
 
+    if what is not None:
+        _end_suspension(what, state_dir, file, as_json=as_json)
+        return
     was_paused, messages, recipients = _say(state_dir, file, Resume())
     if as_json:
         click.echo(words.json_line({"paused": False, "messages": messages, "recipients": recipients}))
@@ -48,6 +56,17 @@ def resume(state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
         click.echo(f"resumed: {_counted(messages, recipients)} go on")
     else:
         click.echo(f"it was not paused ({_counted(messages, recipients)})")
+
+
+def _end_suspension(what: str, state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
+    from smarthost.ops.suspend import fields_of, tell
+    from smarthost.ops.verbs import EndSuspension
+
+    for suspension in tell(state_dir, file, EndSuspension(what, os.environ.get("SUDO_USER", ""))):
+        if as_json:
+            click.echo(words.json_line({**fields_of(suspension), "ended": True}))
+        else:
+            click.echo(f"{words.printable(suspension.what)} goes on")
 
 
 def _counted(messages: int, recipients: int) -> str:

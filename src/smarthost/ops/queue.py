@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`smarthost queue list|show|retry|cancel`: what waits, why, and what to do about it.
+"""`smarthost queue list|show`: what waits, and why. The verbs upon it are in change.py.
 
 JSON Lines have stable names: a message is id, reverse_path, received_at, octets, recipients; a recipient is address,
 state, attempts, next_attempt_at, last_reply, why, awaits_host. Times are ISO 8601 in UTC, next_attempt_at may be null.
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from smarthost.ops import exits, options, words
+from smarthost.ops.change import VERBS
 from smarthost.ops.check import check
+from smarthost.ops.summary import summary
+from smarthost.ops.wanted import Wanted
 
 if TYPE_CHECKING:
-    from smarthost.ops.verbs import ChangedSome
-    from smarthost.queue.store import Filter, StoredMessage, StoredRecipient
+    from smarthost.queue.store import StoredMessage, StoredRecipient
 
 _WIDTHS = (16, 25, 9, 10)  # of an id, a local time, a size, "in 12 min"
 _LEASED = "leased"  # the store's word for what is being tried now; JSON has it, people read plain words
@@ -35,7 +37,7 @@ def queue() -> None:
 @options.json_lines
 def list_(ids: tuple[str, ...], state_dir: str | None, file: Path | None, *, as_json: bool, **filters: str) -> None:
     """List messages, oldest first, with who waits for what."""
-    found = _find(state_dir, file, _filters(ids, filters))
+    found = _find(state_dir, file, Wanted.read(ids, filters))
     if as_json:
         _print_json(found)
         return
@@ -61,90 +63,26 @@ def list_(ids: tuple[str, ...], state_dir: str | None, file: Path | None, *, as_
 @options.json_lines
 def show(ids: tuple[str, ...], state_dir: str | None, file: Path | None, *, as_json: bool, **filters: str) -> None:
     """Show everything that is known about messages."""
-    asked = _filters(ids, filters, everything=False)
-    found = _find(state_dir, file, asked)
+    found = _find(state_dir, file, Wanted.read(ids, filters, everything=False))
     shown = _print_json(found) if as_json else _print_whole(found, time.time())
     if not shown:
         raise exits.CommandFailed("no message in the queue matches", exits.NO_INPUT)
 
 
-@queue.command()
-@options.which
-@click.option("--all", "everything", is_flag=True, help="All that is in the queue.")
-@options.place
-@options.json_lines
-def retry(
-    ids: tuple[str, ...], everything: bool, state_dir: str | None, file: Path | None, *, as_json: bool, **filters: str
-) -> None:
-    """Try recipients now instead of when their time comes.
-
-    Hosts in their way that are remembered as broken are probed at once, one probe each; the others wait for its result.
-    """
-    asked = _filters(ids, filters, everything=everything)
-    changed, wished = _change(state_dir, file, "retry", asked, as_json=as_json)
-    if not as_json:
-        being_tried = f", {words.count(wished, 'other')} being tried at this moment" if wished else ""
-        click.echo(f"{words.count(changed, 'recipient')} due now{being_tried}")
-
-
-@queue.command()
-@options.which
-@click.option("--all", "everything", is_flag=True, help="All that is in the queue.")
-@options.place
-@options.json_lines
-def cancel(
-    ids: tuple[str, ...], everything: bool, state_dir: str | None, file: Path | None, *, as_json: bool, **filters: str
-) -> None:
-    """Give recipients up; nobody is told, nothing is sent."""
-    asked = _filters(ids, filters, everything=everything)
-    changed, wished = _change(state_dir, file, "cancel", asked, as_json=as_json)
-    if not as_json:
-        being_tried = f"; {words.count(wished, 'other')} being tried at this moment: cancelled if that fails"
-        click.echo(f"{words.count(changed, 'recipient')} cancelled{being_tried if wished else ''}")
-
-
 queue.add_command(check)
+queue.add_command(summary)
+for _command in VERBS:
+    queue.add_command(_command)
 
 
-def _filters(ids: tuple[str, ...], filters: dict[str, str], *, everything: bool | None = None) -> "list[Filter]":
-    """Give one Filter for each id, or one in all. `everything` is what --all says; None: no need to say it.
-
-    Raises: UsageError: nothing restricts and all was not meant, or something restricts and all was.
-    """
-    from smarthost.queue.store import Filter
-
-    given = {name: value for name, value in filters.items() if value}
-    named = list(dict.fromkeys((*ids, *filter(None, [given.pop("id", "")]))))
-    if everything and (named or given):
-        raise click.UsageError("--all is the whole queue: leave it out, or the IDs and filters")
-    if everything is False and not named and not given:
-        raise click.UsageError("say which: an ID, --from, --to or --destination (or --all, where it is offered)")
-    reverse_path = given.get("reverse_path", "")
-    plain = Filter(
-        reverse_path=reverse_path if reverse_path == "<>" else _bare(reverse_path),
-        recipient=_bare(given.get("recipient", "")),
-        domain=given.get("destination", "").lower().rstrip("."),
-    )
-    if not named:
-        return [plain]
-    return [
-        Filter(id=id.lower(), reverse_path=plain.reverse_path, recipient=plain.recipient, domain=plain.domain)
-        for id in named
-    ]
-
-
-def _bare(written: str) -> str:
-    return written[1:-1] if written.startswith("<") and written.endswith(">") else written
-
-
-def _find(state_dir: str | None, file: Path | None, asked: "Iterable[Filter]") -> "Iterator[StoredMessage]":
+def _find(state_dir: str | None, file: Path | None, wanted: Wanted) -> "Iterator[StoredMessage]":
     from smarthost.config import find_state_dir
     from smarthost.ops.client import ask
     from smarthost.ops.verbs import Found, QueueFind
 
     where = find_state_dir(state_dir, file)
-    for which in asked:
-        for answer in ask(where, QueueFind(which)):
+    for which in wanted.filters:
+        for answer in ask(where, QueueFind(which, wanted.lane)):
             if isinstance(answer, Found):
                 yield answer.message
 
@@ -156,38 +94,6 @@ def _is_paused(state_dir: str | None, file: Path | None) -> bool:
 
     answers = ask(find_state_dir(state_dir, file), Ping())
     return any(answer.paused for answer in answers if isinstance(answer, Pong))
-
-
-def _change(
-    state_dir: str | None, file: Path | None, change: str, asked: "Iterable[Filter]", *, as_json: bool
-) -> tuple[int, int]:
-    from smarthost.config import find_state_dir
-    from smarthost.ops.client import ask
-    from smarthost.ops.verbs import ChangedSome, QueueChange
-
-    where = find_state_dir(state_dir, file)
-    changed = wished = 0
-    for which in asked:
-        for answer in ask(where, QueueChange("retry" if change == "retry" else "cancel", which)):
-            if isinstance(answer, ChangedSome):
-                changed += len(answer.recipients)
-                wished += len(answer.wished)
-                if as_json:
-                    _print_changes(answer, change)
-    if not changed and not wished:
-        raise exits.CommandFailed("no recipient in the queue matches", exits.NO_INPUT)
-    return changed, wished
-
-
-def _print_changes(some: "ChangedSome", change: str) -> None:
-    """Print a line for each message; `changed` and `wished` count its recipients."""
-    counts: dict[str, list[int]] = {}
-    for column, pairs in enumerate((some.recipients, some.wished)):
-        for id, _ in pairs:
-            counts.setdefault(id, [0, 0])[column] += 1
-    for id, (changed, wished) in counts.items():
-        line = {"id": id, "change": change, "changed": changed, "wished": wished}
-        click.echo(words.json_line(line))
 
 
 def _print_json(messages: "Iterable[StoredMessage]") -> int:

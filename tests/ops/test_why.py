@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: MIT
+"""`smarthost why`, `queue summary`, the verbs, `suspend`, `top` as an operator types them, on a real control socket."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tests.ops.rig import FakeQueue, message, running
+
+from smarthost.mail.record import Kind, Record
+from smarthost.mail.story import Cause, Count, RecipientStory, Story, Summary, Suspension, Waiting
+from smarthost.ops import cli, exits, words
+from smarthost.ops.door import Door
+from smarthost.queue.store import Filter
+
+NOW = 1_800_000_000.0
+ID = "0" * 15 + "a"
+WAITS = Waiting(
+    Cause.HOST_HEALTH,
+    "no host of its destination can be asked",
+    "one of its hosts is probed",
+    NOW + 60,
+    "mx.x [192.0.2.1]: connection refused\x1b[2J",
+    "the health of its hosts",
+    NOW - 60,
+    ("smarthost hosts reset 192.0.2.1",),
+)
+RELAYED = Record(3, Kind.RELAYED, NOW - 5, ID, "cid@x.example", reply="250 ok", host="mx.x", address="192.0.2.2")
+STORY = Story(
+    id=ID,
+    received_at=NOW - 120,
+    reverse_path="ann@example.org",
+    octets=5120,
+    client="192.0.2.7",
+    is_queued=True,
+    recipients=(
+        RecipientStory("bob@x.example", "deferred", 2, "x.example", "x.example", WAITS),
+        RecipientStory("cid@x.example", "relayed", 1, ended=RELAYED),
+    ),
+    timeline=(
+        Record(1, Kind.ACCEPTED, NOW - 120, ID, recipients=("bob@x.example", "cid@x.example"), client="192.0.2.7"),
+        Record(
+            2,
+            Kind.DEFERRED,
+            NOW - 90,
+            ID,
+            "bob@x.example",
+            reply="451 4.7.1 later",
+            why="mx.x [192.0.2.1] answered RCPT with 451 4.7.1 later",
+            host="mx.x",
+            address="192.0.2.1",
+            tls="TLSv1.3 x verified",
+            connect_s=0.25,
+            transcript=("S: 220 mx.x", "C: EHLO relay", "S: 451 4.7.1 later"),
+        ),
+        RELAYED,
+    ),
+    user="ann",
+    message_id="<m@example.org>",
+)
+SUMMARY = Summary(
+    3, 5, NOW - 7200, (Count("x.example", 4, NOW - 7200, ID, 2, 1),), (Count("ann@example.org", 5, NOW - 7200, ID),),
+    (Count("451 4.7.1 later", 3, NOW - 600, ID), Count("", 2, NOW - 60, ID)), False,
+)  # fmt: skip
+
+
+class FakeStories(FakeQueue):
+    """A daemon that tells one story, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(message(ID, "bob@x.example"))
+        self.asked_why: list[tuple[str, int]] = []
+        self.suspended: list[tuple[str, str, str]] = []
+        self.lanes: list[str] = []
+        self.looks = 0
+
+    def door(self, **replaced: object) -> Door:
+        return super().door(
+            why=self.why,
+            summary=self.summary,
+            suspend=self.suspend,
+            end_suspension=self.end_suspension,
+            suspensions=lambda: (Suspension("x.example", "root", "they asked", NOW - 60),),
+            domains_of_lane=self.domains_of_lane,
+            watch=self.watch,
+            hosts=self.hosts,
+            **replaced,
+        )
+
+    async def why(self, text: str, n: int) -> tuple[Story, ...]:
+        self.asked_why.append((text, n))
+        return () if text == "nobody@x.example" else (STORY,)
+
+    async def summary(self, n: int) -> Summary:
+        return SUMMARY
+
+    async def suspend(self, what: str, reason: str, by: str) -> Suspension:
+        self.suspended.append((what, reason, by))
+        return Suspension(what, by, reason, NOW)
+
+    async def end_suspension(self, what: str, by: str) -> Suspension:
+        if what != "x.example":
+            raise ValueError(f"{what} is not suspended (x.example)")
+        return Suspension(what, "root", "they asked", NOW - 60)
+
+    async def domains_of_lane(self, lane: str) -> tuple[str, ...]:
+        self.lanes.append(lane)
+        return ("x.example", "y.example") if lane == "busy" else ()
+
+    def watch(self) -> tuple[float, dict[str, float], dict[str, float]]:
+        self.looks += 1
+        return NOW + self.looks, {"sessions_in": 3, "attempts": 7}, {"relayed": 100.0 * self.looks}
+
+    async def hosts(self, text: str) -> tuple[()]:
+        return ()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStories]:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    with running(tmp_path, FakeStories()) as served:
+        yield served
+
+
+def run(state_dir: Path, *arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.cli, [*arguments, "--state-dir", str(state_dir)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_why_tells_what_holds_it_what_comes_next_and_what_happened(tmp_path: Path, daemon: FakeStories) -> None:
+    """One screen answers: where is my mail, and why?"""
+    code, out, _ = run(tmp_path, "why", "bob@x.example", "-n", "3")
+
+    assert (code, daemon.asked_why) == (0, [("bob@x.example", 3)])
+    assert out.splitlines() == [
+        f"{ID}  5.0 KiB from <ann@example.org>",
+        f"accepted {words.local_time(NOW - 120)} (2 min ago) from 192.0.2.7 as ann",
+        "Message-ID <m@example.org>",
+        "",
+        "  bob@x.example: deferred after 2 attempts",
+        "     because    host health: no host of its destination can be asked, "
+        f"since {words.local_time(NOW - 60)} (60 s ago)",
+        "     evidence   mx.x [192.0.2.1]: connection refused\\x1b[2J",
+        f"     next       one of its hosts is probed, {words.local_time(NOW + 60)} (in 60 s) at the latest",
+        "     sooner     smarthost hosts reset 192.0.2.1",
+        "",
+        "  cid@x.example: relayed after 1 attempt",
+        f"     ended      {words.local_time(NOW - 5)} (5 s ago) at mx.x [192.0.2.2]",
+        "     reply      250 ok",
+        "",
+        "  what happened",
+        f"    {words.local_time(NOW - 120)}  accepted  2 recipients",
+        "      from 192.0.2.7",
+        f"    {words.local_time(NOW - 90)}  deferred  bob@x.example",
+        "      mx.x [192.0.2.1], TLSv1.3 x verified, said: 451 4.7.1 later",
+        "      connect 0.250 s",
+        "      what was said is kept: --transcript shows it",
+        f"    {words.local_time(NOW - 5)}  relayed  cid@x.example",
+        "      mx.x [192.0.2.2], in clear, said: 250 ok",
+    ]
+
+
+def test_why_shows_what_was_said_when_asked(tmp_path: Path, daemon: FakeStories) -> None:
+    """The transcript of a failed session is a flag away."""
+    _, out, _ = run(tmp_path, "why", ID, "--transcript")
+
+    assert "      | S: 220 mx.x\n      | C: EHLO relay\n      | S: 451 4.7.1 later\n" in out
+
+
+def test_why_as_json_has_stable_names(tmp_path: Path, daemon: FakeStories) -> None:
+    """A program reads the same, times in UTC."""
+    _, out, _ = run(tmp_path, "why", ID, "--json")
+
+    (line,) = [json.loads(line) for line in out.splitlines()]
+    assert (line["id"], line["is_queued"], line["message_id"]) == (ID, True, "<m@example.org>")
+    assert line["recipients"][0]["waiting"]["cause"] == "host health"
+    assert line["recipients"][0]["waiting"]["next_at"] == words.iso_utc(NOW + 60)
+    assert line["recipients"][0]["waiting"]["unblocked_by"] == ["smarthost hosts reset 192.0.2.1"]
+    assert line["recipients"][1]["waiting"] is None
+    assert [each["kind"] for each in line["timeline"]] == ["accepted", "deferred", "relayed"]
+    assert line["timeline"][1]["at"] == words.iso_utc(NOW - 90)
+    assert out.isprintable() or out.rstrip("\n").isprintable()
+
+
+def test_what_nobody_knows_of_is_66(tmp_path: Path, daemon: FakeStories) -> None:
+    """A mistyped address is told from one whose mail is fine."""
+    code, out, said = run(tmp_path, "why", "nobody@x.example")
+
+    assert (code, out) == (exits.NO_INPUT, "")
+    assert said == "smarthost: nothing is known of nobody@x.example: neither the queue nor the records have it\n"
+
+
+def test_summary_counts_by_destination_sender_and_reason(tmp_path: Path, daemon: FakeStories) -> None:
+    """What is in the way, at a glance."""
+    _, out, _ = run(tmp_path, "queue", "summary")
+
+    lines = out.splitlines()
+    assert lines[0] == "3 messages, 5 recipients, the oldest from 2 h ago"
+    assert lines[2:4] == [
+        "RECIPIENTS  DUE       HELD      OLDEST      DESTINATION",
+        "4           2         1         2 h         x.example",
+    ]
+    assert "2           0         0         60 s        (not tried yet)" in lines
+    assert lines[-1] == "there are more names: -n shows more of them"
+
+    _, out, _ = run(tmp_path, "queue", "summary", "--json")
+    assert json.loads(out)["by_reason"][0] == {
+        "name": "451 4.7.1 later", "recipients": 3, "due": 0, "held": 0,
+        "oldest_at": words.iso_utc(NOW - 600), "oldest_id": ID,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["retry"], "1 recipient due now"),
+        (["hold"], "1 recipient held"),
+        (["release"], "1 recipient released"),
+        (["cancel"], "1 recipient cancelled"),
+        (["bounce"], "1 recipient returned"),
+        (["expire"], "1 recipient given up"),
+        (["reroute", "--via", "mx"], "1 recipient sent another way"),
+    ],
+)
+def test_every_verb_says_what_it_did_and_who_asked_for_it(
+    tmp_path: Path, daemon: FakeStories, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    """The daemon learns who asks from the kernel, for whom that is from sudo, and why from --reason."""
+    import os
+    import pwd
+
+    monkeypatch.setenv("SUDO_USER", "ann")
+    code, out, _ = run(tmp_path, "queue", *arguments, ID, "--reason", "a bad mailing")
+
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    assert (code, out) == (0, f"{said}\n")
+    via = "mx" if arguments[0] == "reroute" else ""
+    assert daemon.orders == [(arguments[0], f"{me} (ann)", "a bad mailing", via, False)]
+
+
+def test_a_dry_run_counts_first(tmp_path: Path, daemon: FakeStories) -> None:
+    """What would be done is counted, and the daemon told to change nothing."""
+    _, out, _ = run(tmp_path, "queue", "bounce", "--reply", "451", "--older", "2h", "--state", "deferred", "--dry-run")
+
+    assert out == "1 recipient would be returned\n"
+    assert daemon.changes == [(Filter(reply="451", state="deferred", received_before=NOW - 7200), "bounce")]
+    assert daemon.orders[0][4] is True
+
+
+def test_a_lane_is_told_as_the_domains_it_carries(tmp_path: Path, daemon: FakeStories) -> None:
+    """All mail for one provider is changed at once; a lane that carries nothing matches nothing."""
+    run(tmp_path, "queue", "hold", "--lane", "busy")
+    code, _, said = run(tmp_path, "queue", "hold", "--lane", "idle")
+
+    assert daemon.lanes == ["busy", "idle"]
+    assert daemon.changes == [(Filter(domains=("x.example", "y.example")), "hold")]
+    assert (code, said) == (exits.NO_INPUT, "smarthost: no recipient in the queue matches\n")
+
+
+@pytest.mark.parametrize("age", ["2", "h", "2 weeks", "-1h"])
+def test_an_age_that_is_none_is_refused(tmp_path: Path, daemon: FakeStories, age: str) -> None:
+    """A mistyped age does not select everything."""
+    code, _, said = run(tmp_path, "queue", "cancel", f"--older={age}")
+
+    assert code == exits.USAGE
+    assert "--older" in said
+    assert daemon.changes == []
+
+
+def test_suspensions_are_begun_listed_and_ended(tmp_path: Path, daemon: FakeStories) -> None:
+    """A destination is held back with a reason that the next on call can read."""
+    assert run(tmp_path, "suspend", "x.example", "--reason", "they asked")[1] == (
+        "x.example is suspended: nothing is tried\n"
+    )
+    assert run(tmp_path, "suspend", "@corp.example")[1] == "@corp.example is suspended: all its mail is held\n"
+    assert [(what, reason) for what, reason, _ in daemon.suspended] == [
+        ("x.example", "they asked"), ("@corp.example", "")
+    ]  # fmt: skip
+    assert run(tmp_path, "suspensions")[1] == "x.example  by root: they asked  (60 s ago)\n"
+    assert run(tmp_path, "resume", "x.example")[1] == "x.example goes on\n"
+    code, _, said = run(tmp_path, "resume", "y.example")
+    assert (code, said) == (exits.USAGE, "smarthost: y.example is not suspended (x.example)\n")
+
+
+def test_top_shows_rates_between_two_looks(tmp_path: Path, daemon: FakeStories) -> None:
+    """What the relay does now, once, for a script or a terminal that is none."""
+    code, out, _ = run(tmp_path, "top", "-1")
+
+    assert code == 0
+    assert "relayed 100.0/s" in out
+    assert "queue 3 messages, 5 recipients, oldest 2 h ago" in out
+    assert "sessions in 3  attempts 7" in out
+    assert "4           2         1         2 h         x.example" in out
