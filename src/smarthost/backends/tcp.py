@@ -15,6 +15,7 @@ from smarthost.backends.connection import TcpConnection
 from smarthost.backends.handshakes import HandshakeTurns
 from smarthost.backends.proxy import ProxyRefused, compile_networks, read_header
 from smarthost.backends.sockets import BACKLOG, SocketAddress, bind, name_cause, to_address, to_family
+from smarthost.backends.systemd import PassedSocket, find_passed
 from smarthost.backends.tls import TlsContexts
 from smarthost.backends.watched import Note
 from smarthost.mail.errors import ConnectFailed
@@ -41,6 +42,10 @@ class TcpDialer:
         self._clock = clock
         self._contexts = contexts or TlsContexts()
         self._turns = HandshakeTurns()
+
+    def adopt(self, contexts: TlsContexts) -> None:
+        """Trust other certificates, in connections from now on."""
+        self._contexts = contexts
 
     async def dial(self, address: str, port: int, *, source: str, timeout_s: float) -> TcpConnection:
         """See ports.Dialer. ConnectFailed.step is "local" when the cause is ours and says nothing about the host."""
@@ -71,35 +76,62 @@ class TcpListener:
     connection; both go on by themselves.
     """
 
-    def __init__(self, clock: Clock, contexts: TlsContexts | None = None, note: Note | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        contexts: TlsContexts | None = None,
+        note: Note | None = None,
+        passed: Sequence[PassedSocket] = (),
+    ) -> None:
+        """`passed`: listening sockets of a service manager's, used where `listen` names their addresses."""
         self._clock = clock
         self._contexts = contexts or TlsContexts()
         self._note: Note = note or _note_nothing
+        self._passed = passed
         self._turns = HandshakeTurns()
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[SocketAddress, asyncio.Server] = {}
+        self._trusted: dict[SocketAddress, Callable[[str], bool]] = {}  # balancers, where there are any
 
     async def listen(self, host: str, port: int, accepted: _Accepted, proxies: Sequence[str] = ()) -> SocketAddress:
         """See ports.Listener; `host` is an IP address text, or "" or "*" for all addresses of both families."""
         is_proxy = compile_networks(proxies) if proxies else None
-        sock = bind(host, port)
+        sock = find_passed(self._passed, host, port) or bind(host, port)
         bound = to_address(sock.getsockname())
 
         def make(ends: tuple[SocketAddress, SocketAddress] | None = None) -> TcpConnection:
             return TcpConnection(self._clock, self._contexts, self._turns, accepted, ends)
 
         def arrive() -> asyncio.Protocol:
+            is_proxy = self._trusted.get(bound)
             return _ProxiedConnection(self._clock, self._note, is_proxy, make) if is_proxy is not None else make()
 
         server = await asyncio.get_running_loop().create_server(arrive, sock=sock, backlog=BACKLOG)
-        self._servers.append(server)
+        self._servers[bound] = server
+        if is_proxy is not None:
+            self._trusted[bound] = is_proxy
         return bound
+
+    def trust(self, bound: SocketAddress, proxies: Sequence[str]) -> None:
+        """Have other balancers from now on at an address that `listen` gave. Raises: ConfigError: no networks."""
+        self._trusted.pop(bound, None)
+        if proxies:
+            self._trusted[bound] = compile_networks(proxies)
+
+    async def leave(self, bound: SocketAddress) -> None:
+        """Stop listening at an address that `listen` gave; sessions there go on. When this returns it can be bound."""
+        self._trusted.pop(bound, None)
+        server = self._servers.pop(bound, None)
+        if server is not None:
+            server.close()
+            await asyncio.sleep(0)  # the loops let go of the sockets in their next round
+            await asyncio.sleep(0)
 
     def pause(self) -> None:
         """Close the listening sockets, so that clients are refused and turn elsewhere; `listen` again to go on.
 
         Left open they would take connections into the backlog, where clients wait for a greeting that does not come.
         """
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
         self._servers.clear()
 

@@ -54,6 +54,14 @@ class TlsContexts:
         self._unverified: ssl.SSLContext | None = None
         self._verified: ssl.SSLContext | None = None
 
+    def check(self) -> None:
+        """Load the CA file that replaces the system's. Raises: ConfigError: it cannot be loaded."""
+        if self._ca_file:
+            try:
+                self._for_verified()
+            except TlsFailed as error:
+                raise ConfigError(f"{self._ca_file}: {error}", key="next_hop.ca_file") from error
+
     def client(self, tls: TlsRequest) -> "TlsStream":
         """Give a stream that is ready to begin the handshake.
 
