@@ -34,6 +34,8 @@ def find_contradictions(config: Config) -> Iterator[tuple[str, str]]:
     yield from _of_addresses(config)
     yield from _of_networks(config)
     yield from _of_keys(config)
+    yield from _of_http(config)
+    yield from _of_webhooks(config)
 
 
 def _of_times(config: Config) -> Iterator[tuple[str, str]]:
@@ -114,6 +116,7 @@ def _of_addresses(config: Config) -> Iterator[tuple[str, str]]:
     seen: dict[Endpoint, str] = {}
     listens = [("listen", config.listen)]
     listens += [(f"listener[{number}].listen", each.listen) for number, each in enumerate(config.listeners, 1)]
+    listens.append(("http.listen", config.http.listen))
     for key, endpoints in listens:
         for endpoint in endpoints:
             if not endpoint.port:  # each gets a free port of its own
@@ -149,3 +152,30 @@ def _of_keys(config: Config) -> Iterator[tuple[str, str]]:
             if (domain, section.selector) in seen:
                 yield f"dkim[{number}].selector", f'"{section.selector}" is another key of {domain} already'
             seen.add((domain, section.selector))
+
+
+def _of_http(config: Config) -> Iterator[tuple[str, str]]:
+    http = config.http
+    if http.key_file is not None and http.certificate_file is None:
+        yield "http.key_file", "a key without a certificate: set http.certificate_file"
+    if http.public_url.startswith("http:") and http.certificate_file is not None:
+        yield "http.public_url", "begins with http:, but http.certificate_file makes it https: write https://"
+    outside = [str(endpoint) for endpoint in http.listen if not _is_loopback(endpoint)]
+    if outside and http.tokens_file is None:
+        yield (
+            "http.listen",
+            f"{outside[0]} is not loopback, and there are no tokens: set http.tokens_file (smarthost tokens add NAME)",
+        )
+    if outside and http.certificate_file is None:
+        yield (
+            "http.listen",
+            f"tokens would travel in clear to {outside[0]}: set http.certificate_file, "
+            "or listen on loopback only, behind a proxy that speaks TLS",
+        )
+
+
+def _of_webhooks(config: Config) -> Iterator[tuple[str, str]]:
+    seen: dict[str, int] = {}
+    for number, section in enumerate(config.webhooks, 1):
+        if seen.setdefault(section.url, number) != number:
+            yield f"webhook[{number}].url", f"is that of webhook[{seen[section.url]}] already: a URL has one cursor"

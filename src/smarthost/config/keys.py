@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Every key an operator may write: its place, its field, how its value is read. Pure.
 
-docs/configuration.md explains each; a test holds it to these tables.
+What each means is in meanings.toml; docs/configuration.md is written from both, and tests hold them together.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,17 +16,22 @@ from smarthost.config.values import (
     BareNewline,
     DkimSection,
     DnsSection,
+    EventsSection,
     HostsSection,
+    HttpSection,
     LimitsSection,
     ListenerSection,
     ListenerTls,
     LogSection,
+    MaildropSection,
     Mode,
     MxSection,
     NetworkSection,
     Protocol,
+    RecordsSection,
     RetrySection,
     TlsSection,
+    WebhookSection,
 )
 from smarthost.mail.hop import TlsLevel
 from smarthost.route.table import Families
@@ -127,7 +132,24 @@ SECTION_KEYS: Mapping[str, tuple[type[Struct], Mapping[str, Setting]]] = {
         },
     ),
     "auth": (AuthSection, {"users_file": Setting("users_file", read.path)}),
+    "events": (EventsSection, {"file": Setting("file", read.path), "syslog": Setting("syslog", read.syslog)}),
     "log": (LogSection, {"level": Setting("level", read.log_level), "accepted": Setting("accepted", read.boolean)}),
+    "records": (RecordsSection, {"keep": Setting("keep_s", read.duration(DAY_S, 90 * DAY_S))}),
+    "maildrop": (
+        MaildropSection,
+        {"directory": Setting("directory", read.path), "users": Setting("users", read.several(read.text))},
+    ),
+    "http": (
+        HttpSection,
+        {
+            "listen": Setting("listen", read.several(read.endpoint(numeric=True, any_port=True))),
+            "tokens_file": Setting("tokens_file", read.path),
+            "certificate_file": Setting("certificate_file", read.path),
+            "key_file": Setting("key_file", read.path),
+            "public_url": Setting("public_url", read.origin),
+            "show_content": Setting("show_content", read.boolean),
+        },
+    ),
 }
 NEXT_HOP_KEYS: Mapping[str, Setting] = {
     "host": Setting("host", read.hop_host),
@@ -180,6 +202,18 @@ REPEATED_KEYS: Mapping[str, tuple[str, type[Struct], Mapping[str, Setting]]] = {
             "messages_per_minute": Setting("messages_per_minute", _RATE),
             "recipients_per_minute": Setting("recipients_per_minute", _RATE),
             "errors_per_minute": Setting("errors_per_minute", _RATE),
+        },
+    ),
+    "webhook": (
+        "webhooks",
+        WebhookSection,
+        {
+            "url": Setting("url", read.web_address),
+            "secret_file": Setting("secret_file", read.path),
+            "kinds": Setting("kinds", read.several(read.record_kind, at_least=1)),
+            "ca_file": Setting("ca_file", read.path),
+            "batch": Setting("batch", read.whole(1, 1000)),
+            "timeout": Setting("timeout_s", read.duration(0.1, 300)),
         },
     ),
     "dkim": (

@@ -3,6 +3,7 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
 _DOTTED = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
@@ -33,6 +34,14 @@ def key_lines(source: str) -> dict[str, int]:
         elif assigned := _ASSIGNED.match(line):
             lines.setdefault(prefix + _plain(assigned[1]), number)
     return lines
+
+
+def line_of(lines: Mapping[str, int], key: str) -> int | None:
+    """Give the line of a key; one without a line of its own (an inline table's) has that of its nearest parent."""
+    known = key
+    while known and known not in lines:
+        known = known.rpartition("." if "." in known else "[")[0]
+    return lines.get(known)
 
 
 def syntax_error(error: tomllib.TOMLDecodeError, source: str) -> tuple[str, int | None]:

@@ -6,7 +6,6 @@ An operator mends a file once. Reads password files and looks whether others can
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from msgspec.structs import fields
 from smarthost.config import units
 from smarthost.config.contradictions import SMTP_PORT, find_contradictions
 from smarthost.config.keys import NEXT_HOP_KEYS, REPEATED_KEYS, ROUTE_KEYS, SECTION_KEYS, TABLES, TOP_KEYS, Setting
-from smarthost.config.lines import key_lines, syntax_error
+from smarthost.config.lines import key_lines, line_of, syntax_error
+from smarthost.config.nearest import find_nearest
 from smarthost.config.surroundings import Surroundings
 from smarthost.config.values import Config, NextHopSection, Protocol, Reading, RouteSection
 from smarthost.mail.errors import ConfigError
@@ -60,11 +60,12 @@ def read_config(
         return Reading(None, (ConfigError(f"not TOML: {detail}", line=line),), file)
     except RecursionError:
         return Reading(None, (ConfigError("nested too deeply"),), file)
-    reader = _Reader(key_lines(text), {key: spelled.get(key, key) for key in flags})
+    lines = key_lines(text)
+    reader = _Reader(lines, {key: spelled.get(key, key) for key in flags})
     _lay_over(tables, flags)
     config = reader.whole(tables, surroundings or Surroundings.look(), file)
     errors = sorted(reader.errors, key=lambda error: error.line or 0)
-    return Reading(None if errors else config, tuple(errors), file)
+    return Reading(None if errors else config, tuple(errors), file, lines)
 
 
 def _lay_over(tables: dict[str, Any], flags: Mapping[str, object]) -> None:
@@ -88,10 +89,7 @@ class _Reader:
         if key in self._flags:
             self.errors.append(ConfigError(detail, key=self._flags[key]))
             return
-        known = key
-        while known and known not in self._lines:
-            known = known.rpartition("." if "." in known else "[")[0]
-        self.errors.append(ConfigError(detail, key=key, line=self._lines.get(known)))
+        self.errors.append(ConfigError(detail, key=key, line=line_of(self._lines, key)))
 
     def whole(self, tables: Mapping[str, Any], surroundings: Surroundings, file: str) -> Config | None:
         values = self.keys("", tables, TOP_KEYS, also=TABLES)
@@ -131,7 +129,7 @@ class _Reader:
                     if key.endswith("_file") and key != "password_file":
                         self._look_at_file(dotted, value)
             elif key not in also:
-                self.refuse(dotted, "unknown key" + _suggestion(key, (*settings, *also)))
+                self.refuse(dotted, "unknown key" + _suggestion(at, key, (*settings, *also)))
         return values
 
     def repeated(
@@ -231,13 +229,22 @@ class _Reader:
             yield RouteSection(**values)
 
 
-def _suggestion(key: str, near: tuple[str, ...]) -> str:
-    if key in TOP_KEYS:
+def _suggestion(at: str, key: str, near: tuple[str, ...]) -> str:
+    """Say what may be meant: a key of another table, or one that is spelled nearly so, as it would be written."""
+    if at and key in TOP_KEYS:
         return f'; "{key}" belongs at the top of the file, before the first [table]'
-    if close := get_close_matches(key, near, n=1):
-        return f'; did you mean "{close[0]}"?'
-    homes = [name for name, (_, settings) in SECTION_KEYS.items() if key in settings]
-    return f'; "{key}" belongs in [{homes[0]}]' if homes else ""
+    if nearest := find_nearest(key, near):
+        if at or nearest in TOP_KEYS:
+            return f"; did you mean {at}.{nearest}?" if at else f"; did you mean {nearest}?"
+        return (
+            f"; did you mean {f'[[{nearest}]]' if nearest in REPEATED_KEYS or nearest == 'route' else f'[{nearest}]'}?"
+        )
+    homes = [name for name, (_, settings) in SECTION_KEYS.items() if key in settings and name != at]
+    if homes:
+        return f'; "{key}" belongs in [{homes[0]}]'
+    everywhere = {f"{name}.{each}": each for name, (_, settings) in SECTION_KEYS.items() for each in settings}
+    meant = find_nearest(key, everywhere.values())
+    return f"; did you mean {next(full for full, each in everywhere.items() if each == meant)}?" if meant else ""
 
 
 def _unsafe(hop: NextHopSection) -> str | None:

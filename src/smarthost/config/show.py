@@ -13,7 +13,7 @@ from smarthost.config.keys import NEXT_HOP_KEYS, REPEATED_KEYS, ROUTE_KEYS, SECT
 from smarthost.config.values import Config, NextHopSection
 
 _STARS = "***"
-_MEANINGFUL_EMPTY = ("listen", "relay_from", "servers")  # other lists cannot be written empty, or it says nothing
+_MEANINGFUL_EMPTY = ("listen", "relay_from", "servers", "users")  # others cannot be written empty, or it says nothing
 
 
 def config_json(config: Config) -> bytes:
@@ -43,7 +43,7 @@ def _toml_lines(section: Struct, settings: Mapping[str, Setting]) -> Iterator[st
     for key, setting in settings.items():
         value = getattr(section, setting.field)
         if value not in ("", None) and (value != () or setting.field in _MEANINGFUL_EMPTY):
-            yield f"{key} = {_toml_value(setting.field, value)}"
+            yield f"{key} = {value_text(setting.field, value)}"
 
 
 def _hop_lines(hop: NextHopSection) -> list[str]:
@@ -54,7 +54,8 @@ def _hop_lines(hop: NextHopSection) -> list[str]:
     return lines
 
 
-def _toml_value(field: str, value: object) -> str:
+def value_text(field: str, value: object) -> str:
+    """Write a field's value as in the file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

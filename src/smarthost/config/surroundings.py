@@ -23,6 +23,12 @@ class Surroundings(Struct, frozen=True):
         return Surroundings(socket.gethostname().lower(), default_state_dir(os.environ, is_root=os.geteuid() == 0))
 
 
+def credentials_directory() -> Path | None:
+    """Give where systemd puts the credentials of this service (LoadCredential=), or None: it runs nowhere near it."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return Path(directory) if directory.startswith("/") else None
+
+
 def default_state_dir(environ: Mapping[str, str], *, is_root: bool) -> Path:
     """Choose systemd's $STATE_DIRECTORY, else /var/lib/smarthost for root, else the XDG state directory."""
     if first := environ.get("STATE_DIRECTORY", "").partition(":")[0]:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What an operator chose, in the terms of the stages: Config to route table, limits, schedules. Pure; assemble asks."""
 
+import math
 from collections.abc import Iterable
 from typing import TypeVar
 
 from smarthost.accept.clients import ClientTerms, NetworkTerms
-from smarthost.config.values import Config, MxSection, NetworkSection, NextHopSection, Protocol, RouteSection
+from smarthost.config.values import DAY_S, Config, MxSection, NetworkSection, NextHopSection, Protocol, RouteSection
 from smarthost.mail.errors import ConfigError
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.route.health import HealthTerms
@@ -144,3 +145,8 @@ def _network(section: NetworkSection | None, config: Config) -> NetworkTerms:
         recipients_per_minute=limit(own.recipients_per_minute, usual.recipients_per_minute),
         errors_per_minute=limit(own.errors_per_minute, usual.errors_per_minute),
     )
+
+
+def record_days(config: Config) -> int:
+    """Give how many days of records are kept: those asked for, and the one that is not over."""
+    return math.ceil(config.records.keep_s / DAY_S) + 1

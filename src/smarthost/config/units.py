@@ -11,21 +11,28 @@ from enum import Enum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
+from smarthost.config.forms import takes, takes_several
+from smarthost.config.nearest import did_you_mean
+from smarthost.config.surroundings import credentials_directory
 from smarthost.config.values import Endpoint, Network
 from smarthost.mail.address import to_domain
+from smarthost.mail.record import Kind
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 Reader = Callable[[object], T]
 
+_STRING = {"type": "string"}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+", re.ASCII)
+_DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|[smhdw]))+$"  # for readers of a JSON Schema
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
 _OCTETS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 _HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")  # RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]
-_LEVELS = ("info", "warning", "error")
+LEVELS = ("info", "warning", "error")
 _SELECTOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*")
 
 
@@ -53,7 +60,8 @@ def whole(low: int, high: int, why: str = "") -> Reader[int]:
         _check_bounds(raw, low, high, f"{low} to {high}", why)
         return raw
 
-    return read
+    bounds = {"type": "integer", "minimum": low, "maximum": high}
+    return takes(read, f"{low:,} to {high:,}", bounds)
 
 
 def fraction(raw: object) -> float:
@@ -76,7 +84,9 @@ def duration(low_s: float, high_s: float, why: str = "") -> Reader[float]:
         _check_bounds(seconds, low_s, high_s, f"{duration_text(low_s)} to {duration_text(high_s)}", why)
         return seconds
 
-    return read
+    bounds = f"{duration_text(low_s)} to {duration_text(high_s)}"
+    number = {"type": "number", "minimum": low_s, "maximum": high_s}
+    return takes(read, f"duration, {bounds}", {"anyOf": [{"type": "string", "pattern": _DURATION_PATTERN}, number]})
 
 
 def size(low: int, high: int, why: str = "") -> Reader[int]:
@@ -93,7 +103,9 @@ def size(low: int, high: int, why: str = "") -> Reader[int]:
         _check_bounds(octets, low, high, f"{size_text(low)} to {size_text(high)}", why)
         return octets
 
-    return read
+    number = {"type": "integer", "minimum": low, "maximum": high}
+    units = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([KMG]i?[Bb]|[Bb])?\s*$"}
+    return takes(read, f"size, {size_text(low)} to {size_text(high)}", {"anyOf": [units, number]})
 
 
 def host_name(raw: object) -> str:
@@ -148,7 +160,7 @@ def endpoint(default_port: int | None = None, *, numeric: bool = False, any_port
             raise ValueError(f"expected {form}, got {_spell(raw)} (port 0 means nothing here)")
         return Endpoint(_numeric_host(host, form) if numeric else _named_host(host, form), number)
 
-    return read
+    return takes(read, f"`{form}`" if default_port is None else f"`{form}` or `{form.partition(':')[0]}`", _STRING)
 
 
 def hop_host(raw: object) -> str:
@@ -162,10 +174,11 @@ def one_of(kind: type[E]) -> Reader[E]:
 
     def read(raw: object) -> E:
         if not isinstance(raw, str) or raw not in known:
-            raise ValueError(f"expected one of {', '.join(known)}, got {_spell(raw)}")
+            meant = did_you_mean(raw, known, '"{}"') if isinstance(raw, str) else ""
+            raise ValueError(f"expected one of {', '.join(known)}, got {_spell(raw)}{meant}")
         return kind(raw)
 
-    return read
+    return takes(read, ", ".join(f'`"{each}"`' for each in known), {"type": "string", "enum": known})
 
 
 def local_address(raw: object) -> str:
@@ -203,8 +216,9 @@ def selector(raw: object) -> str:
 
 
 def log_level(raw: object) -> str:
-    if not isinstance(raw, str) or raw not in _LEVELS:
-        raise ValueError(f"expected one of {', '.join(_LEVELS)}, got {_spell(raw)}")
+    if not isinstance(raw, str) or raw not in LEVELS:
+        meant = did_you_mean(raw, LEVELS, '"{}"') if isinstance(raw, str) else ""
+        raise ValueError(f"expected one of {', '.join(LEVELS)}, got {_spell(raw)}{meant}")
     return raw
 
 
@@ -215,8 +229,68 @@ def route_domain(raw: object) -> str:
     return "*." + host_name(written[2:]) if below else host_name(written)
 
 
+def origin(raw: object) -> str:
+    """Read the address of a web site without a path: "https://relay.example.org"."""
+    written = text(raw).removesuffix("/")
+    scheme, separator, place = written.partition("://")
+    host, _ = _split_port(place)
+    if scheme not in ("http", "https") or not separator or not host or set(place) & set("/?#@\\ "):
+        raise ValueError(f'expected such as "https://relay.example.org", without a path, got {_spell(raw)}')
+    return written.lower()
+
+
+def web_address(raw: object) -> str:
+    """Read a URL that records are posted to: http or https, without a password, which would be shown and logged."""
+    written = text(raw)
+    form = 'expected such as "https://hooks.example.org/mail"'
+    if not written.isascii() or " " in written:
+        raise ValueError(f"{form}, in ASCII and without spaces, got {_spell(raw)}")
+    try:
+        parts = urlsplit(written)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{form}, got {_spell(raw)}")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ValueError(f"{form}, without a user, password or #fragment (requests are signed with secret_file)")
+    return written
+
+
+def record_kind(raw: object) -> str:
+    """Read a kind of record."""
+    return one_of(Kind)(raw).value
+
+
+def syslog(raw: object) -> str:
+    """Read where a syslog is: "unix:/dev/log", "udp:HOST:PORT", or HOST:PORT for TCP."""
+    written = text(raw)
+    if written.startswith("unix:"):
+        if not written.startswith("unix:/"):
+            raise ValueError(f'expected "unix:" and a path that begins with "/", got {_spell(raw)}')
+        return written
+    is_udp = written.startswith("udp:")
+    try:
+        there = endpoint()(written.removeprefix("udp:"))
+    except ValueError as error:
+        raise ValueError(f'expected "unix:/dev/log", "udp:HOST:PORT" or "HOST:PORT": {error}') from None
+    return f"udp:{there}" if is_udp else str(there)
+
+
 def path(raw: object) -> Path:
-    return Path(text(raw)).expanduser().absolute()
+    """Read a path; what follows $CREDENTIALS_DIRECTORY/ is a credential that the service manager passed."""
+    written = text(raw)
+    if not written.startswith("$"):
+        return Path(written).expanduser().absolute()
+    variable, _, name = written.partition("/")
+    if variable not in ("$CREDENTIALS_DIRECTORY", "${CREDENTIALS_DIRECTORY}") or not name:
+        raise ValueError(f"expected a path, or $CREDENTIALS_DIRECTORY/NAME, got {_spell(raw)}")
+    if (directory := credentials_directory()) is None:
+        raise ValueError(
+            "CREDENTIALS_DIRECTORY is not set: systemd sets it for a service that has "
+            f"LoadCredential={name}:FILE; in a shell set it to the directory of {name}"
+        )
+    return directory / name
 
 
 def several(item: Reader[T], *, at_least: int = 0) -> Reader[tuple[T, ...]]:
@@ -237,7 +311,7 @@ def several(item: Reader[T], *, at_least: int = 0) -> Reader[tuple[T, ...]]:
             raise ValueError("; ".join(wrong))
         return tuple(values)
 
-    return read
+    return takes_several(read, item, at_least)
 
 
 def duration_text(seconds: float) -> str:

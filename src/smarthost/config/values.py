@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What an operator can choose, as frozen values with their defaults. Durations end in _s, sizes in _octets. Pure."""
 
+from collections.abc import Mapping
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -196,6 +197,48 @@ class LogSection(Struct, frozen=True, kw_only=True):
     accepted: bool = True
 
 
+class RecordsSection(Struct, frozen=True, kw_only=True):
+    """How long is remembered what happened to mail."""
+
+    keep_s: float = 7 * DAY_S
+
+
+class MaildropSection(Struct, frozen=True, kw_only=True):
+    """Where sendmail leaves mail, and who may: names of local users, or "*" for all."""
+
+    directory: Path | None = None
+    users: tuple[str, ...] = ("*",)
+
+
+class HttpSection(Struct, frozen=True, kw_only=True):
+    """The API and the page; no `listen`: there are none."""
+
+    listen: tuple[Endpoint, ...] = ()
+    tokens_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    public_url: str = ""
+    show_content: bool = False
+
+
+class WebhookSection(Struct, frozen=True, kw_only=True):
+    """A receiver of records by HTTP. No kinds: all."""
+
+    url: str
+    secret_file: Path
+    kinds: tuple[str, ...] = ()
+    ca_file: Path | None = None
+    batch: int = 100
+    timeout_s: float = 10.0
+
+
+class EventsSection(Struct, frozen=True, kw_only=True):
+    """Where else records go: a file of JSON Lines, a syslog ("unix:PATH", "udp:HOST:PORT" or "HOST:PORT")."""
+
+    file: Path | None = None
+    syslog: str = ""
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Everything an operator can choose; `file` is where it was read from, or ""."""
 
@@ -219,6 +262,11 @@ class Config(Struct, frozen=True, kw_only=True):
     retry: RetrySection = RetrySection()
     limits: LimitsSection = LimitsSection()
     log: LogSection = LogSection()
+    records: RecordsSection = RecordsSection()
+    maildrop: MaildropSection = MaildropSection()
+    webhooks: tuple[WebhookSection, ...] = ()
+    events: EventsSection = EventsSection()
+    http: HttpSection = HttpSection()
     file: str = ""
 
     @property
@@ -230,8 +278,9 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 class Reading(Struct, frozen=True):
-    """What became of a text: a Config, or all its errors. `file` is where it came from, or ""."""
+    """What became of a text: a Config, or all its errors. `file`: where it came from, or ""; `lines`: those of keys."""
 
     config: Config | None
     errors: tuple[ConfigError, ...]
     file: str = ""
+    lines: Mapping[str, int] = {}
