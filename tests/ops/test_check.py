@@ -17,7 +17,7 @@ from smarthost.backends.sqlite.directory import take
 from smarthost.backends.sqlite.store import SqliteStore
 from smarthost.mail.errors import StoreError
 from smarthost.ops import cli, exits
-from smarthost.ops.control import Door
+from smarthost.ops.door import Door
 from smarthost.queue.audit import AuditFigures, Fault, Finding
 
 ID = "068wv1c7jgm80000"

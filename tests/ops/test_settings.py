@@ -42,7 +42,7 @@ def test_a_bad_file_is_told_line_by_line(file: Path) -> None:
 
     assert (code, out) == (78, "")
     assert said.splitlines() == [
-        f'{file}: line 1: hostnam: unknown key; did you mean "hostname"?',
+        f"{file}: line 1: hostnam: unknown key; did you mean hostname?",
         f"{file}: line 3: limits.recipients: expected 100 to 100000 (RFC 5321 4.5.3.1.8: 100 at least), got 5",
     ]
 
@@ -178,3 +178,19 @@ def test_options_that_are_not_given_leave_the_file_alone(file: Path) -> None:
     _, out, _ = run("show", "--config", str(file))
 
     assert tomllib.loads(out)["mx"] == {"port": 26, "allow_private": True, "families": "both", "tls": "opportunistic"}
+
+
+def test_a_file_that_cannot_be_used_is_told_with_the_line_that_names_it(file: Path, tmp_path: Path) -> None:
+    """What only opening can tell points at the same place as a slip of the pen."""
+    (tmp_path / "key.pem").write_text("no key")
+    file.write_text(
+        'hostname = "relay.example.org"\n\n[[dkim]]\ndomains = ["example.org"]\nselector = "s1"\n'
+        f'key_file = "{tmp_path}/key.pem"\n'
+    )
+
+    code, _, said = run("check", "--config", str(file))
+    _, out, _ = run("check", "--config", str(file), "--json")
+
+    assert code == 78
+    assert said.startswith(f"{file}: line 6: dkim[1].key_file: {tmp_path}/key.pem: no private key")
+    assert (json.loads(out)["line"], json.loads(out)["key"]) == (6, "dkim[1].key_file")
