@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick crash crash-quick simulate simulate-quick simulate-long system lock clean
+.PHONY: install man docs demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick crash crash-quick simulate simulate-quick simulate-long system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
@@ -60,6 +60,12 @@ simulate-quick: $(DEV)
 	$(BIN)/python -m simulate --seeds 1..50 --hours 16 --quiet --json
 simulate-long: $(DEV)
 	$(BIN)/python -m simulate --seeds 1..1000 --hours 24 --quiet --json
+# Man pages into build/man, from the command line itself and from docs/.
+man: $(STAMP)
+	$(BIN)/python -m smarthost.ops.manual docs build/man
+# The documentation as a site, build/docs/index.html, with the reference made of the code; a warning is an error.
+docs: $(DEV)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
 # Postfix (its load tools, and a server to compare with), swaks, strace, unbound: as root, with apt.
 system:
 	tools/system-packages

@@ -6,7 +6,7 @@ in the reverse order, so that nothing is accepted that could not be kept. A cras
 """
 
 import random  # noqa: TID251 - SystemRandom is the real ports.Random
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -17,26 +17,33 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from smarthost.accept.inject import Receipt
+from smarthost.accept.inject import Injection, Receipt
 from smarthost.accept.replies import for_store_failure
+from smarthost.activation import listen_at_passed
 from smarthost.backends.clock import SystemClock
 from smarthost.backends.dns import DnsResolver, LocalNames, SystemServers, read_hosts, read_resolv_conf
 from smarthost.backends.dns.resolver import Patience
 from smarthost.backends.interfaces import local_addresses
 from smarthost.backends.logs import LoggingSink
 from smarthost.backends.sqlite.store import SqliteStore
+from smarthost.backends.systemd import PassedSocket
 from smarthost.backends.tcp import TcpDialer, TcpListener
 from smarthost.backends.tls import TlsContexts
-from smarthost.config import Config, parse_config, terms
+from smarthost.config import Config, Mode, parse_config, terms
 from smarthost.delivery import Delivery, DeliveryTerms
 from smarthost.entrance import Entrance
 from smarthost.mail.backup import Backup
+from smarthost.mail.change import Change
 from smarthost.mail.errors import StoreError, SubmissionRefused
 from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.mail.progress import DrainEnd, Moving, Staying
+from smarthost.mail.record import Record
+from smarthost.mail.reply import Reply
+from smarthost.mail.story import Story, Summary, Suspension
 from smarthost.ports import Clock, Random, Sink
 from smarthost.queue.audit import AuditFigures, Finding
 from smarthost.queue.store import Changed, Filter, Page, Store
+from smarthost.reloading import Follower, Reloading, ReloadParts, with_choices
 from smarthost.route.plan import Planner
 from smarthost.route.table import RouteTable
 
@@ -88,8 +95,17 @@ class Relay:
         self.config = config
         self.bound: tuple[tuple[str, int], ...] = ()
         self._sink = sink
+        self._passed: tuple[PassedSocket, ...] = ()
         self._why_paused = "it was started so" if paused else ""
         self._running: _Running | None = None
+
+    def adopt(self, sockets: Sequence[PassedSocket]) -> None:
+        """Listen on sockets that a service manager passed, each in the listener it is for; before `start`.
+
+        Raises: ConfigError: one is for no listener.
+        """
+        self.config = listen_at_passed(self.config, sockets)
+        self._passed = tuple(sockets)
 
     @property
     def store(self) -> Store:
@@ -104,14 +120,27 @@ class Relay:
 
     async def start(self) -> None:
         """Open the store, deliver what it holds, listen. Raises: ConfigError, StoreLocked, StoreError."""
-        running = self._running = _Running(self.config, self._sink)
+        running = self._running = _Running(self.config, self._sink, self._passed)
         try:
             await running.open(self._why_paused)
             await running.listen()
         except BaseException:
             await self.stop(0.0)
             raise
-        self.bound = tuple(running.bound)
+        self.bound = running.bound
+
+    async def reload(self, config: Config, followers: Sequence[Follower] = ()) -> tuple[Change, ...]:
+        """Take over another Config while mail goes on, whole or not at all; gives what is different now.
+
+        Sessions and attempts under way end by the terms they began with; what waits is routed anew at once. `followers`
+        are side services that take over sections of their own.
+        Raises: ConfigError: names the key, and the Config of before is in force. StoreError: not started.
+        """
+        parts = self._parts
+        try:
+            return await parts.reloading.reload(listen_at_passed(config, self._passed), followers)
+        finally:
+            self.config, self.bound = parts.reloading.config, parts.bound
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Take no new mail, let what is under way end within `grace_s`, close the store. Harmless when repeated."""
@@ -129,11 +158,20 @@ class Relay:
         await self.stop()
 
     async def submit(
-        self, content: bytes | EmailMessage, reverse_path: str, recipients: Sequence[str], *, client: str = "local"
+        self,
+        content: bytes | EmailMessage,
+        reverse_path: str,
+        recipients: Sequence[str],
+        *,
+        client: str = "local",
+        user: str = "",
+        drawn: Callable[[str], Awaitable[None]] | None = None,
     ) -> Receipt:
         """Take responsibility for a message: when it returns, the message is durable.
 
-        `content` is an EmailMessage, or octets with CRLF line ends; `reverse_path` may be "" (null).
+        `content` is an EmailMessage, or octets with CRLF line ends; `reverse_path` may be "" (null). `user`: who proved
+        to be so, for fairness, records and suspensions. `drawn`: awaited with the id before the message is filed, for
+        who must know of it even when a crash comes before the receipt.
         Raises: SubmissionRefused: carries the reply an SMTP client would have read. StoreError: try again later.
         """
         if (refusal := self._parts.delivery.drain.refusal) is not None:
@@ -141,22 +179,78 @@ class Relay:
         octets = content.as_bytes(policy=SMTP) if isinstance(content, EmailMessage) else content
         if not isinstance(octets, bytes):
             raise TypeError(f"content is bytes or an EmailMessage, not {type(octets).__name__}")
-        return await self._parts.injection.submit(octets, reverse_path, recipients, client=client)
+        return await self._parts.injection.submit(
+            octets, reverse_path, recipients, client=client, user=user, drawn=drawn
+        )
+
+    def refuse_recipient(self, recipient: str) -> Reply | None:
+        """Say why `submit` would refuse this recipient, or None. Raises: StoreError: not started."""
+        try:
+            self._parts.injection.read_recipient(recipient)
+        except SubmissionRefused as error:
+            return error.reply
+        return None
 
     async def find(self, which: Filter = _EVERYTHING, cursor: str | None = None, n: int = 100) -> Page:
         """Give one page of the queue. Raises: ValueError: a damaged cursor. StoreError."""
-        return await self._parts.delivery.journey.find(which, cursor, n)
+        return await self._parts.delivery.operations.find(which, cursor, n)
 
-    async def change(self, which: Filter, verb: str, cursor: str | None = None, n: int = 1000) -> Changed:
-        """Apply "retry" or "cancel" to one chunk. Raises: ValueError: an unknown verb, a damaged cursor. StoreError.
+    async def change(
+        self,
+        which: Filter,
+        verb: str,
+        cursor: str | None = None,
+        n: int = 1000,
+        *,
+        by: str = "",
+        reason: str = "",
+        via: str = "",
+        dry_run: bool = False,
+    ) -> Changed:
+        """Apply retry, hold, release, cancel, bounce, expire or reroute to one portion.
 
-        "retry" also ends the pauses of broken hosts that are in the way of this mail, each for one probe.
+        `by` whom, and for what `reason`, is in the records. "retry" also ends the pauses of broken hosts that are in
+        the way of this mail, each for one probe. "reroute" sends it `via` "mx" (its domain's own exchangers) or a host
+        ("smtp.example.net:587"; "" is by the routes again). A dry run changes nothing, and gives what would change.
+        Raises: ValueError: an unknown verb, no such way, a damaged cursor. StoreError.
         """
-        parts = self._parts
-        changed = await parts.delivery.journey.change(which, verb, cursor, n)
-        if verb == "retry" and cursor is None:
-            await parts.delivery.hosts.hasten(which)
+        delivery = self._parts.delivery
+        changed = await delivery.operations.change(
+            which, verb, cursor, n, by=by, reason=reason, via=via, is_dry_run=dry_run
+        )
+        if verb == "retry" and cursor is None and not dry_run:
+            await delivery.hosts.hasten(which)
         return changed
+
+    async def why(self, text: str, n: int = 10) -> tuple[Story, ...]:
+        """Tell the stories of the message with this id or Message-ID, or of the newest `n` to this address.
+
+        Raises: StoreError.
+        """
+        return await self._parts.delivery.stories.tell(text, n)
+
+    async def summary(self, n: int = 20) -> Summary:
+        """Count what waits by destination, sender and reason; at most `n` names of each. Raises: StoreError."""
+        return await self._parts.delivery.operations.summary(n)
+
+    async def domains_of_lane(self, lane: str) -> tuple[str, ...]:
+        """Give under what domains the mail is filed that a lane would carry now. Raises: StoreError."""
+        return await self._parts.delivery.operations.domains_of_lane(lane)
+
+    async def suspend(self, what: str, reason: str = "", by: str = "") -> Suspension:
+        """Try nothing for a destination, or hold all mail of a sender, until `end_suspension`. Survives restarts.
+
+        Raises: ValueError: `what` is neither. StoreError.
+        """
+        return await self._parts.delivery.operations.suspend(what, reason, by)
+
+    async def end_suspension(self, what: str, by: str = "") -> Suspension:
+        """Let it go on at once; gives what was. Raises: ValueError: it is not suspended. StoreError."""
+        return await self._parts.delivery.operations.end_suspension(what, by)
+
+    def suspensions(self) -> tuple[Suspension, ...]:
+        """Give what operators suspended, longest first."""
+        return self._parts.delivery.operations.suspensions()
 
     @property
     def paused(self) -> bool:
@@ -210,6 +304,33 @@ class Relay:
         """Forget what is known against these hosts, and give it; what waited for them is due at once."""
         return await self._parts.delivery.hosts.reset(text)
 
+    @property
+    def refusal(self) -> Exception | None:
+        """Why new mail cannot be taken now, or None. Raises: StoreError: not started."""
+        parts = self._parts
+        return parts.delivery.drain.refusal or parts.store.refusal
+
+    def figures(self) -> dict[str, float]:
+        """Give how much is under way at this moment, by name. Raises: StoreError: not started."""
+        sessions = self._parts.sessions_by_mode()
+        return {
+            **{f"sessions_in_{mode.value}": sessions[mode.value] for mode in Mode},
+            **self._parts.delivery.figures(),
+        }
+
+    @property
+    def record_horizon(self) -> int:
+        """The number up to which no record will appear any more. Raises: StoreError: not started."""
+        return self._parts.delivery.record_horizon
+
+    async def records(self, after: int, n: int) -> tuple[Record, ...]:
+        """Give at most `n` records with a number above `after`, in order, and none that another may yet come before.
+
+        So whoever goes on from the last number misses none. Raises: StoreError.
+        """
+        horizon = self.record_horizon  # before the store is asked: what is durable by then is found
+        return tuple([each for each in await self._parts.store.records(after, n) if each.seq <= horizon])
+
     async def explain(self, address: str, *, probe: bool = False, sender: str = "") -> Explanation:
         """Tell what would happen to a message for this address now; `probe`: dial its hosts as far as EHLO.
 
@@ -222,8 +343,7 @@ class Relay:
 class _Running:
     """The parts of a relay that runs, built from a Config."""
 
-    def __init__(self, config: Config, sink: Sink) -> None:
-        self.bound: list[tuple[str, int]] = []
+    def __init__(self, config: Config, sink: Sink, passed: Sequence[PassedSocket] = ()) -> None:
         self._config = config
         self._sink = sink
         self._opened = AsyncExitStack()  # closes in the reverse order what was opened, however far that went
@@ -234,8 +354,9 @@ class _Running:
             self._clock,
             on_trouble=lambda why: sink.note("error", "store in trouble", why=why),
             on_news=lambda why: sink.note("info", "queue changed at the start", why=why),
+            record_days=terms.record_days(config),
         )
-        self._listener = TcpListener(self._clock, note=sink.note)
+        self._listener = TcpListener(self._clock, note=sink.note, passed=passed)
 
     async def open(self, why_paused: str) -> None:
         """Open the store and begin to deliver what it holds."""
@@ -244,27 +365,26 @@ class _Running:
         await store.open()
         table = terms.route_table(config)
         resolver = _resolver(config, clock)
-        self._opened.callback(resolver.close)
+        self._opened.callback(lambda: self.close_resolver())
+        self.close_resolver: Callable[[], None] = resolver.close
         chance = random.SystemRandom()
-        self._planner = _planner(config, table, resolver, clock, chance)
+        planner = _planner(config, table, resolver, clock, chance)
+        dialer = TcpDialer(clock, TlsContexts(ca_file=terms.ca_file(config)))
         self.delivery = Delivery(
-            DeliveryTerms(
-                store=store,
-                clock=clock,
-                random=chance,
-                sink=sink,
-                dialer=TcpDialer(clock, TlsContexts(ca_file=terms.ca_file(config))),
-                table=table,
-                planner=self._planner,
-                read_recipient=lambda text: self.injection.read_recipient(text).domain,
-                hostname=config.hostname,
-                schedule=terms.schedule(config),
-                health=terms.health_terms(config),
-                patience_s=config.hosts.patience_s,
-                idle_session_s=config.limits.idle_session_s,
-                messages_per_session=config.limits.messages_per_session,
-                sessions_per_lane=config.limits.sessions_per_lane,
-                soft_bounce=config.soft_bounce,
+            with_choices(
+                DeliveryTerms(
+                    store=store,
+                    clock=clock,
+                    random=chance,
+                    sink=sink,
+                    dialer=dialer,
+                    table=table,
+                    planner=planner,
+                    read_recipient=lambda text: self.injection.read_recipient(text).domain,
+                    hostname=config.hostname,
+                    schedule=terms.schedule(config),
+                ),
+                config,
             )
         )
         self._opened.push_async_callback(self._stop_delivery)
@@ -279,7 +399,23 @@ class _Running:
             refusal=lambda: self.delivery.drain.refusal or store.refusal,
         )
         self._opened.callback(self._entrance.close)
-        self.injection = self._entrance.injection
+        self.reloading = Reloading(
+            ReloadParts(
+                clock=clock,
+                sink=sink,
+                delivery=self.delivery,
+                entrance=self._entrance,
+                listener=self._listener,
+                table=table,
+                planner=planner,
+                dialer=dialer,
+                resolve=lambda config: _resolvers(config, clock),
+                own_addresses=lambda bound: frozenset(_own_addresses(bound)),
+            ),
+            config,
+            resolver.close,
+        )
+        self.close_resolver = self.reloading.close
         await self.delivery.start(why_paused)
 
     async def listen(self) -> None:
@@ -288,8 +424,22 @@ class _Running:
         self._opened.push_async_callback(self._listener.close)
         # First of all: what begins while a slow client uses up the grace would be cut off in the middle.
         self._opened.callback(self.delivery.journey.wind_down)
-        self.bound += await self._entrance.listen(self._listener)
-        self._planner.listen_at(frozenset(_own_addresses(self.bound)))
+        await self._entrance.listen(self._listener)
+        self.reloading.learn_addresses()
+
+    @property
+    def injection(self) -> Injection:
+        """Files what comes by no listener."""
+        return self._entrance.injection
+
+    @property
+    def bound(self) -> tuple[tuple[str, int], ...]:
+        """The addresses where mail is taken."""
+        return tuple(self._entrance.bound)
+
+    def sessions_by_mode(self) -> Mapping[str, int]:
+        """Give how many sessions with clients are open at listeners of each mode."""
+        return self._entrance.receptions.count_by_mode()
 
     async def close(self, grace_s: float) -> None:
         """Stop in the reverse order of the start, within `grace_s` in all (and what the last commit takes)."""
@@ -315,10 +465,18 @@ def _resolver(config: Config, clock: Clock) -> DnsResolver:
     return DnsResolver(clock, servers or SystemServers(), Patience(total_s=config.dns.timeout_s))
 
 
-def _planner(config: Config, table: RouteTable, resolver: DnsResolver, clock: Clock, chance: Random) -> Planner:
+def _resolvers(config: Config, clock: Clock) -> tuple[DnsResolver, LocalNames, Callable[[], None]]:
+    resolver = _resolver(config, clock)
+    return resolver, _names(resolver), resolver.close
+
+
+def _names(resolver: DnsResolver) -> LocalNames:
     system = read_resolv_conf()
-    names = LocalNames(resolver, read_hosts(), system.search, system.ndots)
-    return Planner(table, resolver, clock, chance, terms.plan_terms(config), names)
+    return LocalNames(resolver, read_hosts(), system.search, system.ndots)
+
+
+def _planner(config: Config, table: RouteTable, resolver: DnsResolver, clock: Clock, chance: Random) -> Planner:
+    return Planner(table, resolver, clock, chance, terms.plan_terms(config), _names(resolver))
 
 
 def _own_addresses(bound: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:

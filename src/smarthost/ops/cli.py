@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import click
@@ -21,52 +21,43 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("smarthost.ops.serve", "serve"),
     "demo": ("smarthost.ops.cli", "demo"),
     "send": ("smarthost.ops.send", "send"),
+    "why": ("smarthost.ops.why", "why"),
     "queue": ("smarthost.ops.queue", "queue"),
     "hosts": ("smarthost.ops.hosts", "hosts"),
+    "top": ("smarthost.ops.top", "top"),
+    "plan": ("smarthost.ops.plan", "plan"),
+    "suspend": ("smarthost.ops.suspend", "suspend"),
+    "suspensions": ("smarthost.ops.suspend", "suspensions"),
     "pause": ("smarthost.ops.pause", "pause"),
     "resume": ("smarthost.ops.pause", "resume"),
+    "reload": ("smarthost.ops.reload", "reload"),
     "backup": ("smarthost.ops.backup", "backup"),
     "drain": ("smarthost.ops.drain", "drain"),
-    "plan": ("smarthost.ops.plan", "plan"),
+    "events": ("smarthost.ops.events", "events"),
+    "doctor": ("smarthost.ops.doctor.command", "doctor"),
+    "ping": ("smarthost.ops.ping", "ping"),
     "config": ("smarthost.ops.settings", "config"),
     "dkim": ("smarthost.ops.dkim", "dkim"),
     "users": ("smarthost.ops.users", "users"),
+    "tokens": ("smarthost.ops.tokens", "tokens"),
+    "completion": ("smarthost.ops.completion", "completion"),
 }
 _STDOUT = 1
 # Of a write to what standard output is: a full disk or quota, a file too large, a device in trouble, not for writing.
 _OUTPUT_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
-# Names that are settled (design, section 8) and say so until they are built.
-_PLANNED = ("why", "doctor")
-_PLANNED_BELOW: Mapping[str, Sequence[str]] = {
-    "queue": ("hold", "release", "bounce"),
-    "config": ("schema", "diff"),
-}
-
-
-def _not_built(name: str) -> click.Command:
-    def refuse() -> NoReturn:
-        raise exits.CommandFailed(f"{name}: not built yet", exits.UNAVAILABLE)
-
-    anything = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": True}
-    return click.Command(name, callback=refuse, hidden=True, add_help_option=False, context_settings=anything)
 
 
 class _Commands(click.Group):
     """The top of the command line: knows names, loads modules late, turns errors into exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_COMMANDS, *_PLANNED]
+        return [*_COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _PLANNED:
-            return _not_built(cmd_name)
         if cmd_name not in _COMMANDS:
             return None
         module, attribute = _COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        if isinstance(command, click.Group):
-            for name in _PLANNED_BELOW.get(cmd_name, ()):
-                command.add_command(_not_built(f"{cmd_name} {name}"), name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature

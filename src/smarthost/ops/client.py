@@ -34,13 +34,13 @@ class NoDaemon(exits.CommandFailed):
     """Nobody listens there."""
 
 
-def ask(state_dir: Path, request: Request, content: bytes = b"") -> Iterator[Answer]:
+def ask(state_dir: Path, request: Request, content: bytes = b"", *, answer_s: float = ANSWER_S) -> Iterator[Answer]:
     """Send a request to the daemon at `state_dir` and give its answers; `content` follows when it says go.
 
     Raises: CommandFailed: no daemon, no permission, no answer, or its answer is a failure or refusal.
     """
     try:
-        with _connect(state_dir) as connection, connection.makefile("rb") as lines:
+        with _connect(state_dir, answer_s) as connection, connection.makefile("rb") as lines:
             connection.sendall(to_line(request))
             is_complete = False
             for line in lines:
@@ -58,19 +58,19 @@ def ask(state_dir: Path, request: Request, content: bytes = b"") -> Iterator[Ans
             if not is_complete:
                 raise exits.CommandFailed("the daemon stopped before it had told everything", exits.TEMPORARY)
     except TimeoutError as error:
-        raise exits.CommandFailed(f"the daemon has not answered for {ANSWER_S:.0f} s", exits.TEMPORARY) from error
+        raise exits.CommandFailed(f"the daemon has not answered for {answer_s:.0f} s", exits.TEMPORARY) from error
     except (BrokenPipeError, ConnectionResetError) as error:
         raise exits.CommandFailed("the daemon closed the connection: try again", exits.TEMPORARY) from error
     except msgspec.MsgspecError as error:
         raise exits.CommandFailed(f"the daemon's answer makes no sense: {error}", exits.SOFTWARE) from error
 
 
-def _connect(state_dir: Path) -> socket.socket:
+def _connect(state_dir: Path, answer_s: float) -> socket.socket:
     path = state_dir / SOCKET_NAME
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with socket_address(state_dir) as address:
-            connection.settimeout(ANSWER_S)
+            connection.settimeout(answer_s)
             connection.connect(address)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         connection.close()

@@ -9,88 +9,38 @@ A crash leaves a dead socket, which the next start replaces (it owns the directo
 import asyncio
 import contextlib
 import os
+import pwd
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Never, Protocol
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
-from smarthost.mail.backup import Backup
 from smarthost.mail.errors import ConfigError, NoNewMail, StoreError, SubmissionRefused
-from smarthost.mail.explanation import Explanation, HostReport
-from smarthost.mail.progress import DrainEnd, Moving, Staying
+from smarthost.mail.explanation import HostReport
+from smarthost.mail.progress import Moving, Staying
 from smarthost.ops import exits, verbs
+from smarthost.ops.door import Door
+from smarthost.ops.exits import NotReloaded
+from smarthost.ops.outbox.following import tell_events
 from smarthost.ops.place import socket_address
+from smarthost.ops.queue_requests import answer_about_queue
 from smarthost.ports import Sink
-from smarthost.queue.audit import AuditFigures, Finding
-from smarthost.queue.store import Changed, Filter, Page
 
 REQUEST_S = 10.0  # a command sends its request at once
 CONTENT_S = 120.0
 ANSWER_S = 30.0  # a client that does not read that long is gone
 CONNECTIONS = 64
 SUBMISSIONS = 4  # at a time: each holds its content in memory
-PAGE = 50  # messages; one may have 1,000 recipients
 HOSTS = 200  # told at a time; one names up to 100 destinations
 EXPLAIN_S = 180.0  # above DNS's 90 s, and above a probe's 60 s for each of several addresses at a time
 WORKING_S = 15.0  # below client.ANSWER_S by enough for one to come late; bounds how long the gone are worked for, too
 BACKUP_WORKING_S = 1.0  # a command that was interrupted is noticed so soon
 CHECK_S = 600.0  # a million recipients take 15 s beside an idle loop
 DRAIN_NEWS_S = 0.5  # how often a drain is told of, and below client.ANSWER_S by far
-CHUNK = 1000  # recipients; queue.store allows no more
-
-
-class Filing(Protocol):
-    """What a submission gives."""
-
-    @property
-    def id(self) -> str: ...
-
-
-async def _checks_nothing() -> AsyncGenerator[Finding | None, None]:
-    raise NotImplementedError("this daemon does not offer it")
-    yield None
-
-
-def _drains_nothing() -> bool:
-    raise NotImplementedError("this daemon does not offer it")
-
-
-async def _not_offered(*_: object) -> Never:
-    raise NotImplementedError("this daemon does not offer it")
-
-
-class Door(Struct, frozen=True):
-    """What the daemon can be asked for, as `assemble.Relay` offers it.
-
-    `hosts` gives those that are not closed whose name, address or service is the text ("": all), whatever its case,
-    longest broken first; `reset_hosts` closes them, makes due what waited, and gives what they were. `explain` raises
-    SubmissionRefused for a recipient the relay would refuse, ValueError for what is no address; True means to probe.
-    `resume` gives how many messages and recipients go on. `drain` and `cancel_drain` are drain.Drain's.
-    """
-
-    submit: Callable[[bytes, str, Sequence[str]], Awaitable[Filing]]
-    find: Callable[[Filter, str | None, int], Awaitable[Page]]
-    change: Callable[[Filter, str, str | None, int], Awaitable[Changed]]
-    count: Callable[[], Awaitable[tuple[int, int]]]
-    message_octets: int
-    hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
-    reset_hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
-    explain: Callable[[str, bool, str], Awaitable[Explanation]] = _not_offered
-    pause: Callable[[], Awaitable[None]] = _not_offered
-    resume: Callable[[], Awaitable[tuple[int, int]]] = _not_offered
-    back_up: Callable[[str], Awaitable[Backup]] = _not_offered
-    is_paused: Callable[[], bool] = lambda: False
-    drain: Callable[[str, int, Callable[[Moving | Staying], None]], Awaitable[DrainEnd]] = _not_offered
-    cancel_drain: Callable[[], bool] = _drains_nothing
-    check: Callable[[], AsyncGenerator[Finding | None, None]] = _checks_nothing
-    figures: Callable[[], AuditFigures] = AuditFigures
-    version: str = ""
-    listen: tuple[tuple[str, int], ...] = ()
 
 
 class ControlServer:
@@ -114,6 +64,10 @@ class ControlServer:
                 f"no control socket can be made in {self._state_dir}: {error.strerror}", key="state_dir"
             ) from error
         self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=verbs.LINE_OCTETS)
+
+    def adopt(self, *, listen: tuple[tuple[str, int], ...], message_octets: int) -> None:
+        """Tell other addresses, and take other sizes, from now on."""
+        self._door = replace(self._door, listen=listen, message_octets=message_octets)
 
     async def close(self) -> None:
         """Stop listening, end what is open; harmless when repeated."""
@@ -148,6 +102,9 @@ class ControlServer:
                 await self._answer(reader, writer)
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
             pass  # whoever asked is gone, or does not keep up
+        except asyncio.CancelledError:
+            if self._server is not None:
+                raise  # else it is `close` that ends what is open, and asyncio would call it a failure
         finally:
             self._open.discard(task)
             writer.close()
@@ -192,17 +149,17 @@ class ControlServer:
             case verbs.Ping():
                 messages, recipients = await self._door.count()
                 door = self._door
-                state = door.is_paused(), door.figures()
+                refusal = door.refusal()
+                state = door.is_paused(), door.figures(), "" if refusal is None else str(refusal)
                 await _say(writer, verbs.Pong(os.getpid(), door.version, door.listen, messages, recipients, *state))
             case verbs.Send():
                 await self._take(request, reader, writer)
-            case verbs.QueueFind():
-                async for page in self._pages(request.which):
-                    await _say(writer, *map(verbs.Found, page.messages))
-                await _say(writer, verbs.Done())
-            case verbs.QueueChange():
-                async for changed in self._changes(request.which, request.change):
-                    await _say(writer, verbs.ChangedSome(changed.recipients, changed.wished))
+            case (
+                verbs.QueueFind() | verbs.QueueChange() | verbs.QueueSummary() | verbs.Why() | verbs.Watch()
+                | verbs.Suspend() | verbs.EndSuspension() | verbs.SuspensionsFind()
+            ):  # fmt: skip
+                async for answer in answer_about_queue(self._door, request, _name_peer(writer)):
+                    await _say(writer, answer)
                 await _say(writer, verbs.Done())
             case verbs.QueueCheck():
                 await self._check(writer)
@@ -218,6 +175,14 @@ class ControlServer:
                 await self._drain(request, reader, writer)
             case verbs.DrainCancel():
                 await _say(writer, verbs.DrainCancelled(self._door.cancel_drain()), verbs.Done())
+            case verbs.EventsFind():
+                await tell_events(self._door.records, self._door.record_horizon, request, partial(_say, writer))
+            case verbs.OutboxesFind():
+                await _say(writer, *map(verbs.OutboxFound, self._door.outboxes()), verbs.Done())
+            case verbs.Reload():
+                await self._reload(writer)
+            case verbs.ConfigDiff():
+                await self._compare(request, reader, writer)
             case verbs.BackUp():
                 await self._back_up(request, writer)
             case verbs.PlanAddress():
@@ -275,6 +240,44 @@ class ControlServer:
             made.cancel()
             await asyncio.gather(made, return_exceptions=True)
 
+    async def _reload(self, writer: asyncio.StreamWriter) -> None:
+        """Reload, which goes on when the command is gone, while telling it that we are at it."""
+        reloaded = asyncio.ensure_future(self._door.reload("smarthost reload"))
+        try:
+            while not (await asyncio.wait({reloaded}, timeout=WORKING_S))[0]:
+                await _say(writer, verbs.Working())
+            await _say(writer, verbs.Reloaded(*reloaded.result()), verbs.Done())
+        except NotReloaded as error:
+            await _say(writer, verbs.Failed(str(error), exits.CONFIG))
+        except asyncio.CancelledError:  # the daemon stops
+            reloaded.cancel()
+            raise
+        finally:
+            await asyncio.gather(reloaded, return_exceptions=True)
+
+    async def _compare(
+        self, request: verbs.ConfigDiff, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Count what a configuration would change, while telling the command that we are at it."""
+        loop = asyncio.get_running_loop()
+        async with self._submissions:
+            await _say(writer, verbs.Go())
+            async with asyncio.timeout(CONTENT_S):
+                content = await reader.readexactly(request.octets)
+        said = loop.time()
+        texts = msgspec.json.decode(content, type=verbs.ConfigTexts)
+        compared = self._door.compare(texts.text, texts.name, texts.old_text, texts.old_name)
+        try:
+            async with contextlib.aclosing(compared) as answers:
+                async for answer in answers:
+                    if answer is not None:
+                        await _say(writer, verbs.ConfigDiffers(*answer), verbs.Done())
+                    elif loop.time() - said >= BACKUP_WORKING_S:
+                        said = loop.time()
+                        await _say(writer, verbs.Working())
+        except NotReloaded as error:
+            await _say(writer, verbs.Failed(str(error), exits.CONFIG))
+
     async def _check(self, writer: asyncio.StreamWriter) -> None:
         """Check all recipients, while telling the command that we are at it; that fails, and ends it, if it is gone."""
         loop = asyncio.get_running_loop()
@@ -308,31 +311,15 @@ class ControlServer:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)  # what it opened is closed
 
-    async def _pages(self, which: Filter) -> AsyncIterator[Page]:
-        is_null = which.reverse_path == verbs.NULL_PATH
-        asked = replace(which, reverse_path="") if is_null else which
-        cursor: str | None = None
-        while True:
-            page = await self._door.find(asked, cursor, PAGE)
-            if is_null:
-                page = Page(tuple(each for each in page.messages if not each.reverse_path), page.cursor)
-            yield page
-            if (cursor := page.cursor) is None:
-                return
 
-    async def _changes(self, which: Filter, change: str) -> AsyncIterator[Changed]:
-        if which.reverse_path != verbs.NULL_PATH:
-            wholes = [which]
-        else:  # the store's Filter cannot say "null path": name the messages one by one
-            null_ids = [message.id async for page in self._pages(which) for message in page.messages]
-            wholes = [replace(which, reverse_path="", id=id) for id in null_ids]
-        for whole in wholes:
-            cursor: str | None = None
-            while True:
-                changed = await self._door.change(whole, change, cursor, CHUNK)
-                yield changed
-                if (cursor := changed.cursor) is None:
-                    break
+def _name_peer(writer: asyncio.StreamWriter) -> str:
+    """Give the name of the user who asks."""
+    credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    _, uid, _ = struct.unpack("3i", credentials)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _told(news: list[Moving | Staying]) -> list[verbs.Answer]:

@@ -27,6 +27,10 @@ class CommandFailed(Exception):
         self.code = code
 
 
+class NotReloaded(Exception):
+    """Another configuration cannot hold, and nothing has changed; the text has a line for each error."""
+
+
 def code_for_reply(reply: Reply) -> int:
     """Give the exit code of a submission that was refused with `reply`."""
     if reply.is_temporary:

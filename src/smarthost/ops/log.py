@@ -89,12 +89,7 @@ class JsonLog:
     ) -> None:
         self._fd = fd
         self._call_later = call_later
-        self._rank = _RANKS[level]
-        self._shown = {
-            kind: (record_level, kind.value)
-            for kind, record_level in _RECORD_LEVELS.items()
-            if _RANKS[record_level] >= self._rank and (accepted or kind is not Kind.ACCEPTED)
-        }
+        self.adopt(level, accepted)
         self._now = now
         self._kept_octets = kept_octets
         self._poll = select.poll()
@@ -106,6 +101,15 @@ class JsonLog:
         self._is_scheduled = False
         self._is_gone = False
         self._stamps: dict[int, str] = {}
+
+    def adopt(self, level: str, accepted: bool) -> None:
+        """Tell what is of this level or above it, from now on."""
+        self._rank = _RANKS[level]
+        self._shown = {
+            kind: (record_level, kind.value)
+            for kind, record_level in _RECORD_LEVELS.items()
+            if _RANKS[record_level] >= self._rank and (accepted or kind is not Kind.ACCEPTED)
+        }
 
     @property
     def dropped(self) -> int:

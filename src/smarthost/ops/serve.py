@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from smarthost.ops import options
-from smarthost.ops.settings import load
+from smarthost.ops.settings import load, reader
 
 
 @click.command()
@@ -22,4 +22,4 @@ def serve(file: Path | None, *, paused: bool, **given: object) -> int:
 
     from smarthost.ops import daemon
 
-    return daemon.run(config, paused=paused)
+    return daemon.run(config, paused=paused, reread=reader(file, given))

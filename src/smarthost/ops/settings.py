@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`smarthost config check|show`, and how every command reads the configuration with its flags."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from smarthost.ops import exits, options
+from smarthost.ops.diff import diff
+from smarthost.ops.reload import locate, tell_errors
 
 if TYPE_CHECKING:
     from smarthost.config import Config, Reading
@@ -26,16 +28,22 @@ def load(file: Path | None, given: Mapping[str, object]) -> "Config":
 
     reading = read_config_file(file, options.flags_over_config(given), options.SPELLED)
     if reading.config is None:
-        raise exits.CommandFailed("\n".join(_told(reading)), exits.CONFIG)
+        raise exits.CommandFailed("\n".join(tell_errors(reading, reading.errors)), exits.CONFIG)
     return reading.config
 
 
-def _told(reading: "Reading") -> list[str]:
-    """Give a line for each error; one of a flag does not name the file."""
-    return [
-        str(error) if error.key.startswith("--") or not reading.file else f"{reading.file}: {error}"
-        for error in reading.errors
-    ]
+def reader(file: Path | None, given: Mapping[str, object]) -> "Callable[[str | None, str], Reading]":
+    """Give what reads the configuration anew with the same options: (None, ""): its file; else a text and its name."""
+    from smarthost.config import read_config, read_config_file
+
+    flags = options.flags_over_config(given)
+
+    def read(text: str | None, name: str) -> "Reading":
+        if text is None:
+            return read_config_file(file, flags, options.SPELLED)
+        return read_config(text, flags, options.SPELLED, file=name)
+
+    return read
 
 
 @click.group()
@@ -53,13 +61,13 @@ def check(file: Path | None, *, as_json: bool, **given: object) -> int:
     reading = read_config_file(file, options.flags_over_config(given), options.SPELLED)
     warnings: list[str] = []
     if reading.config is not None and (errors := _bad_files(reading.config, warnings)):
-        reading = replace(reading, config=None, errors=errors)
+        reading = replace(reading, config=None, errors=tuple([locate(reading, error) for error in errors]))
     if as_json:
         for error in reading.errors:
             finding = {"file": reading.file, "line": error.line, "key": error.key, "detail": error.detail}
             click.echo(msgspec.json.encode(finding).decode())
     else:
-        for line in (*_told(reading), *warnings):
+        for line in (*tell_errors(reading, reading.errors), *warnings):
             click.echo(line, err=True)
         if reading.config is not None:
             click.echo(f"{reading.file or 'the defaults (no file was read)'}: no errors")
@@ -108,3 +116,19 @@ def show(file: Path | None, *, as_json: bool, **given: object) -> None:
     else:
         click.echo(f"# read from {loaded.file or 'nowhere: these are the defaults'}")
         click.echo(config_toml(loaded), nl=False)
+
+
+@config.command()
+@click.option("--json-schema", "as_json", is_flag=True, help="As a JSON Schema, which editors use.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="As the tables of the manual.")
+def schema(*, as_json: bool, as_markdown: bool) -> None:
+    """Print every key that can be set, with what may be written, its default and its meaning."""
+    from smarthost.config import schema as described
+
+    if as_json and as_markdown:
+        raise click.UsageError("choose --json-schema or --markdown")
+    write = described.json_schema if as_json else described.all_markdown if as_markdown else described.text
+    click.echo(write(), nl=False)
+
+
+config.add_command(diff)

@@ -11,15 +11,17 @@ import msgspec
 from msgspec import Struct
 
 from smarthost.mail.backup import Backup
+from smarthost.mail.change import Change, Effects
 from smarthost.mail.explanation import Explanation, HostReport
 from smarthost.mail.progress import DrainEnd, Moving, Staying
+from smarthost.mail.story import Story, Summary, Suspension
+from smarthost.ops.outbox.report import OutboxReport
 from smarthost.queue.audit import AuditFigures, Finding
 from smarthost.queue.store import Filter, StoredMessage
 
 SOCKET_NAME = "control"
 LINE_OCTETS = 1 << 20  # a request with 1,000 recipients of 256 octets, twice over
 TEXT_CHARACTERS = 1024  # of a name or address that is asked for; the longest path has 256 octets (RFC 5321 4.5.3.1.3)
-NULL_PATH = "<>"  # in a Filter: an empty text would not restrict
 
 Text = Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS)]
 
@@ -37,16 +39,61 @@ class Send(Struct, frozen=True, tag_field="verb", tag="send"):
 
 
 class QueueFind(Struct, frozen=True, tag_field="verb", tag="queue-find"):
-    """Give all messages with matching recipients, oldest first."""
+    """Give all messages with matching recipients, oldest first. `lane`: of destinations on this lane, "" for any."""
 
     which: Filter = Filter()
+    lane: Text = ""
 
 
 class QueueChange(Struct, frozen=True, tag_field="verb", tag="queue-change"):
-    """Apply a change to all matching recipients."""
+    """Apply a change to all matching recipients; `by` is on whose behalf, `via` is for "reroute".
 
-    change: Literal["retry", "cancel"]
+    With `dry_run` nothing changes, and the answers are what would.
+    """
+
+    change: Literal["retry", "hold", "release", "cancel", "bounce", "expire", "reroute"]
     which: Filter
+    lane: Text = ""
+    by: Text = ""
+    reason: Text = ""
+    via: Text = ""
+    dry_run: bool = False
+
+
+class QueueSummary(Struct, frozen=True, tag_field="verb", tag="queue-summary"):
+    """Count the queue by destination, sender and reason; at most `n` names of each."""
+
+    n: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+
+
+class Why(Struct, frozen=True, tag_field="verb", tag="why"):
+    """Tell the stories of the message with this id or Message-ID, or of the newest `n` to this address."""
+
+    text: Text
+    n: Annotated[int, msgspec.Meta(ge=1, le=50)] = 10
+
+
+class Suspend(Struct, frozen=True, tag_field="verb", tag="suspend"):
+    """Try nothing for a destination, or hold all mail of a sender."""
+
+    subject: Text
+    reason: Text = ""
+    by: Text = ""
+
+
+class EndSuspension(Struct, frozen=True, tag_field="verb", tag="end-suspension"):
+    """Let a suspended destination or sender go on."""
+
+    subject: Text
+    by: Text = ""
+
+
+class SuspensionsFind(Struct, frozen=True, tag_field="verb", tag="suspensions-find"):
+    """Give what is suspended, longest first."""
+
+
+class Watch(Struct, frozen=True, tag_field="verb", tag="watch"):
+    """Give how much is under way at this moment, and what was done since the start."""
 
 
 class QueueCheck(Struct, frozen=True, tag_field="verb", tag="queue-check"):
@@ -72,6 +119,21 @@ class Pause(Struct, frozen=True, tag_field="verb", tag="pause"):
 
 class Resume(Struct, frozen=True, tag_field="verb", tag="resume"):
     """End a pause, whoever began it."""
+
+
+class EventsFind(Struct, frozen=True, tag_field="verb", tag="events-find"):
+    """Give the records behind a cursor ("": all that are kept; "now": only those to come), of some kinds (none: all).
+
+    `follow`: and those to come, until who asks goes away.
+    """
+
+    after: Text = ""
+    kinds: tuple[Text, ...] = ()
+    follow: bool = False
+
+
+class OutboxesFind(Struct, frozen=True, tag_field="verb", tag="outboxes-find"):
+    """Say how far webhooks, file and syslog are."""
 
 
 class Drain(Struct, frozen=True, tag_field="verb", tag="drain"):
@@ -102,17 +164,46 @@ class PlanAddress(Struct, frozen=True, tag_field="verb", tag="plan-address"):
     sender: Text = ""
 
 
+class Reload(Struct, frozen=True, tag_field="verb", tag="reload"):
+    """Read the configuration file anew and take it over, whole or not at all."""
+
+
+class ConfigTexts(Struct, frozen=True):
+    """What follows a ConfigDiff: the text to be compared and its name, and what with (None: what is in force)."""
+
+    text: str
+    name: str
+    old_text: str | None = None
+    old_name: str = ""
+
+
+class ConfigDiff(Struct, frozen=True, tag_field="verb", tag="config-diff"):
+    """Say what a configuration would change; `octets` of ConfigTexts as JSON follow once the daemon says go."""
+
+    octets: Annotated[int, msgspec.Meta(ge=0, le=32 << 20)]
+
+
 Request = (
     Ping
+    | Reload
+    | ConfigDiff
     | Send
     | QueueFind
     | QueueChange
+    | QueueSummary
     | QueueCheck
+    | Why
+    | Watch
+    | Suspend
+    | EndSuspension
+    | SuspensionsFind
     | HostsFind
     | HostsReset
     | PlanAddress
     | Pause
     | Resume
+    | EventsFind
+    | OutboxesFind
     | BackUp
     | Drain
     | DrainCancel
@@ -120,7 +211,7 @@ Request = (
 
 
 class Pong(Struct, frozen=True, tag_field="what", tag="pong"):
-    """I am."""
+    """I am. `refusal`: why no new mail is taken now, or ""."""
 
     pid: int
     version: str
@@ -129,6 +220,7 @@ class Pong(Struct, frozen=True, tag_field="what", tag="pong"):
     recipients: int
     paused: bool = False
     audit: AuditFigures | None = None
+    refusal: str = ""
 
 
 class Go(Struct, frozen=True, tag_field="what", tag="go"):
@@ -152,6 +244,32 @@ class ChangedSome(Struct, frozen=True, tag_field="what", tag="changed"):
 
     recipients: tuple[tuple[str, int], ...]
     wished: tuple[tuple[str, int], ...]
+
+
+class Summarised(Struct, frozen=True, tag_field="what", tag="summary"):
+    """The queue in figures."""
+
+    summary: Summary
+
+
+class StoryTold(Struct, frozen=True, tag_field="what", tag="story"):
+    """One story; more may follow."""
+
+    story: Story
+
+
+class SuspensionFound(Struct, frozen=True, tag_field="what", tag="suspension"):
+    """A suspension: one that is, that begins now, or that ends now."""
+
+    suspension: Suspension
+
+
+class Watched(Struct, frozen=True, tag_field="what", tag="watched"):
+    """`figures`: how much is under way at `at` (wall seconds), by name; `counts`: what was done, which only rises."""
+
+    at: float
+    figures: dict[str, float]
+    counts: dict[str, float]
 
 
 class DrainMoving(Struct, frozen=True, tag_field="what", tag="moving"):
@@ -212,6 +330,19 @@ class BackedUp(Struct, frozen=True, tag_field="what", tag="backed-up"):
     backup: Backup
 
 
+class EventsFound(Struct, frozen=True, tag_field="what", tag="events"):
+    """Records in order, each as docs/events.md has it; more follow. `cursor`: how far it was looked."""
+
+    events: tuple[msgspec.Raw, ...]
+    cursor: str
+
+
+class OutboxFound(Struct, frozen=True, tag_field="what", tag="outbox"):
+    """How far one outbox is; more follow."""
+
+    outbox: OutboxReport
+
+
 class Working(Struct, frozen=True, tag_field="what", tag="working"):
     """Still at it; said from time to time, so that a command can tell long work from a daemon that hangs."""
 
@@ -220,6 +351,20 @@ class Explained(Struct, frozen=True, tag_field="what", tag="explained"):
     """What would happen to a message."""
 
     explanation: Explanation
+
+
+class Reloaded(Struct, frozen=True, tag_field="what", tag="reloaded"):
+    """The file ("": there is none) is in force, and so much of it is new."""
+
+    file: str
+    changes: tuple[Change, ...]
+
+
+class ConfigDiffers(Struct, frozen=True, tag_field="what", tag="config-differs"):
+    """What a configuration would change; `effects`: None if it would change nothing."""
+
+    changes: tuple[Change, ...]
+    effects: Effects | None = None
 
 
 class Done(Struct, frozen=True, tag_field="what", tag="done"):
@@ -243,10 +388,16 @@ class Failed(Struct, frozen=True, tag_field="what", tag="failed"):
 
 Answer = (
     Pong
+    | Reloaded
+    | ConfigDiffers
     | Go
     | Filed
     | Found
     | ChangedSome
+    | Summarised
+    | StoryTold
+    | SuspensionFound
+    | Watched
     | HostFound
     | Violation
     | Checked
@@ -256,6 +407,8 @@ Answer = (
     | Refused
     | Failed
     | PauseChanged
+    | EventsFound
+    | OutboxFound
     | BackedUp
     | DrainMoving
     | DrainStaying
