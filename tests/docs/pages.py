@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What the pages have in fences: TOML, and shell blocks with their commands and the output they promise.
 
-A comment in front of a fence says how it is tried: `<!-- run -->` (commands and output), `<!-- run: serve -->` (a daemon
-in the background), `<!-- run: until -->` (again until it is as promised), `<!-- run: perhaps -->` (or nothing is left to do:
-66). Without one its options are looked at.
+A comment in front of a fence says how it is tried: `<!-- run -->` (commands and output), `<!-- run: serve -->` (a
+daemon in the background), `<!-- run: until -->` (again until it is as promised), `<!-- run: perhaps -->` (or nothing is
+left to do: 66). Without one its options are looked at.
 """
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands in the pages are those that exist: each option is looked up, each TOML block read, each marked block run."""
+"""The commands in the pages are those that exist: options are looked up, TOML is read, marked blocks are run."""
 
 import contextlib
 import os

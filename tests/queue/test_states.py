@@ -23,6 +23,8 @@ EXPECTED: dict[QueueState, dict[Cause, QueueState]] = {
         Cause.HOLD: H,
         Cause.CANCEL: C,
         Cause.BOUNCE: B,
+        Cause.EXPIRE: E,
+        Cause.REROUTE: D,
     },
     H: {
         Cause.LEASE: L,
@@ -32,6 +34,8 @@ EXPECTED: dict[QueueState, dict[Cause, QueueState]] = {
         Cause.RELEASE: D,
         Cause.CANCEL: C,
         Cause.BOUNCE: B,
+        Cause.EXPIRE: E,
+        Cause.REROUTE: H,
     },
     L: {
         Cause.GIVE_BACK: D,
@@ -45,6 +49,8 @@ EXPECTED: dict[QueueState, dict[Cause, QueueState]] = {
         Cause.RELEASE: L,
         Cause.CANCEL: L,
         Cause.BOUNCE: L,
+        Cause.EXPIRE: L,
+        Cause.REROUTE: L,
     },
     R: {},
     B: {},

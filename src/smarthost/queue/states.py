@@ -49,9 +49,11 @@ class Cause(Enum):
     RELEASE = "release"
     CANCEL = "cancel"
     BOUNCE = "bounce"
+    EXPIRE = "expire"
+    REROUTE = "reroute"
 
 
-VERBS = (Cause.RETRY, Cause.HOLD, Cause.RELEASE, Cause.CANCEL, Cause.BOUNCE)
+VERBS = (Cause.RETRY, Cause.HOLD, Cause.RELEASE, Cause.CANCEL, Cause.BOUNCE, Cause.EXPIRE, Cause.REROUTE)
 
 
 class Move(Struct, frozen=True, gc=False):
@@ -73,6 +75,8 @@ MOVES = (
     Move(_D, Cause.HOLD, _H, "an operator holds it"),
     Move(_D, Cause.CANCEL, QueueState.CANCELLED, "an operator drops it; nobody is told"),
     Move(_D, Cause.BOUNCE, QueueState.BOUNCED, "an operator returns it"),
+    Move(_D, Cause.EXPIRE, QueueState.EXPIRED, "an operator gives it up; its sender is told"),
+    Move(_D, Cause.REROUTE, _D, "an operator sends it another way; it is due at once"),
     Move(_H, Cause.LEASE, _L, "it is moved to another node, held as it is"),
     Move(_H, Cause.EXPIRED, QueueState.EXPIRED, "the hold has lasted `retry.hold_s`"),
     Move(_H, Cause.RETRY, _D, "it was found damaged, and is looked at once more"),
@@ -80,6 +84,8 @@ MOVES = (
     Move(_H, Cause.RELEASE, _D, "an operator lets it go; it is due at once"),
     Move(_H, Cause.CANCEL, QueueState.CANCELLED, "an operator drops it; nobody is told"),
     Move(_H, Cause.BOUNCE, QueueState.BOUNCED, "an operator returns it"),
+    Move(_H, Cause.EXPIRE, QueueState.EXPIRED, "an operator gives it up; its sender is told"),
+    Move(_H, Cause.REROUTE, _H, "an operator sends it another way, once it is released"),
     Move(_L, Cause.GIVE_BACK, _D, "whoever had the lease did not use it, nobody has it, or a crash ended it"),
     Move(_L, Cause.RELAYED, QueueState.RELAYED, "the next hop, or another node of ours, took responsibility"),
     Move(_L, Cause.DEFERRED, _D, "a temporary failure; one attempt is counted"),
