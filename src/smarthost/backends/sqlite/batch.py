@@ -44,6 +44,8 @@ class Batch:
     """The rows of one transaction. All of its records belong to one day."""
 
     __slots__ = (
+        "abouts",
+        "acceptances",
         "buffers",
         "cleared",
         "damaged",
@@ -69,6 +71,8 @@ class Batch:
 
     def __init__(self) -> None:
         self.messages: list[tuple[object, ...]] = []
+        self.acceptances: list[tuple[object, ...]] = []
+        self.abouts: list[tuple[object, ...]] = []
         self.recipients: list[tuple[object, ...]] = []
         self.settles: list[tuple[object, ...]] = []
         self.cleared: list[tuple[int, int, int, str]] = []
@@ -142,21 +146,17 @@ class Batch:
             None if body is None else middle,
             checksum,
             count,
-            report,
-            record,
-            None if record is None else record.seq,
-            about(message.message_id) if message.message_id else None,
         )
         self.rows += count
-        if record is not None and record.seq > self.highest:
-            self.highest = record.seq
-        self.messages.append(row)
+        if record is not None:
+            self._accept(message, key, record, report)
+        self.messages.append(row if report is None else (*row, report))
         requests = envelope.requests
         for n, address in enumerate(envelope.recipients):
             notify, orcpt = (int(requests[n].notify), requests[n].orcpt) if requests else (0, "")
             own = of_recipient(checksum, n, address.text, address.domain, notify, orcpt)
-            number = None if record is None else about(address.text)
-            self.recipients.append((key, n, address.text, address.domain, received_at, own, report, number))
+            fields = (key, n, address.text, address.domain, received_at, own)
+            self.recipients.append(fields if report is None else (*fields, report))
         if envelope.ret or envelope.envid or envelope.tls is not _DEFAULT_TLS:
             self.senders.append((key, envelope.ret, envelope.envid, envelope.tls.value))
         if envelope.requests:
@@ -168,6 +168,16 @@ class Batch:
                  each.is_delay_told)
                 for n, each in enumerate(message.progress)
             ]  # fmt: skip
+
+    def _accept(self, message: Message, key: int, record: Record, report: int | None) -> None:
+        """Enter the record of an acceptance, and by what it is found."""
+        if record.seq > self.highest:
+            self.highest = record.seq
+        self.acceptances.append((record.seq, key, record.at, record, report))
+        if message.message_id:
+            self.abouts.append((about(message.message_id), key, report))
+        for address in message.envelope.recipients:
+            self.abouts.append((about(address.text), key, report))
 
     def settle(self, settlement: Settlement, key: int) -> None:
         """Enter a settlement of the message with this key."""
@@ -259,11 +269,13 @@ class Batch:
                     "d": self.damaged,
                 }
             )
+        acceptances, abouts = _encode(self.acceptances), _encode(self.abouts)
         head = BATCH_HEAD.pack(
             number, self.day or day_of(now), self.highest,
             len(messages), len(recipients), self.octets, len(settles), len(debts), len(parameters), len(extras),
+            len(acceptances), len(abouts),
         )  # fmt: skip
-        return [head, messages, recipients, *self.buffers, settles, debts, parameters, extras]
+        return [head, messages, recipients, *self.buffers, settles, debts, parameters, extras, acceptances, abouts]
 
 
 def _state_told(told: SettledRecipient) -> str:

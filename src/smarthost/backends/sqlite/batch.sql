@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: MIT
 -- One batch is one INSERT into this view, hence one statement and one transaction, and the child runs no Python per
 -- row. messages, recipients, settles (with their records) are JSON arrays of rows; octets: prefixes and contents end to
--- end, cut by offset and length. What most batches have nothing of is {}, and has triggers of its own, because looking
+-- end, cut by offset and length; acceptances: records of new messages, abouts: what finds these. What most batches have nothing of is {}, and has triggers of its own, because looking
 -- in vain for each part of it costs 2 to 3 us: debts: {"c": to clear, "l": records of that}; parameters: what few
 -- messages ("m"), recipients ("r"; "p" from another node) and settlements ("s") carry (as columns of every row they cost
 -- 3 us a message);
@@ -20,31 +20,27 @@ CREATE TEMP TABLE IF NOT EXISTS paid (report INTEGER PRIMARY KEY);
 CREATE TEMP VIEW IF NOT EXISTS debts (debts) AS SELECT 1;
 CREATE TEMP VIEW IF NOT EXISTS parameters (parameters) AS SELECT 1;
 CREATE TEMP VIEW IF NOT EXISTS extras (extras, octets) AS SELECT 1, 2;
-CREATE TEMP VIEW IF NOT EXISTS batch (messages, recipients, octets, settles, debts, parameters, extras, highest)
-AS SELECT 1, 2, 3, 4, 5, 6, 7, 8;
+CREATE TEMP VIEW IF NOT EXISTS batch (
+    messages, recipients, octets, settles, debts, parameters, extras, highest, acceptances, abouts
+) AS SELECT 1, 2, 3, 4, 5, 6, 7, 8, 9, 10;
 
 DROP TRIGGER IF EXISTS apply_batch;
 CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
     INSERT INTO debts SELECT NEW.debts WHERE NEW.debts <> '{}';
 
-    -- Its acceptance, and by what it is found, of a message that is new (the conditions are those of the next statements).
+    -- Its acceptance, and by what it is found, of a message that is new: before it is there. Apart from the messages,
+    -- which are parsed by each statement that reads them.
     INSERT OR IGNORE INTO record_{day}
-    SELECT value ->> 16, value ->> 0, value ->> 2, value -> 15
-    FROM jsonb_each(NEW.messages)
-    WHERE value ->> 16 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 0)
-        AND (value ->> 14 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 14));
+    SELECT value ->> 0, value ->> 1, value ->> 2, value -> 3
+    FROM jsonb_each(NEW.acceptances)
+    WHERE NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 1)
+        AND (value ->> 4 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 4));
     INSERT OR IGNORE INTO about_{day}
-    SELECT value ->> 17, value ->> 0
-    FROM jsonb_each(NEW.messages)
-    WHERE value ->> 17 IS NOT NULL AND value ->> 16 IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 0)
-        AND (value ->> 14 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 14));
-    INSERT OR IGNORE INTO about_{day}
-    SELECT value ->> 7, value ->> 0
-    FROM jsonb_each(NEW.recipients)
-    WHERE value ->> 7 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 0)
-        AND (value ->> 6 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 6));
+    SELECT value ->> 0, value ->> 1
+    FROM jsonb_each(NEW.abouts)
+    WHERE NOT EXISTS (SELECT 1 FROM message WHERE key = value ->> 1)
+        AND (value ->> 2 IS NULL OR EXISTS (SELECT 1 FROM paid WHERE report = value ->> 2));
 
     -- An add that is repeated after an error finds its message and changes nothing. A report (the last field of its
     -- rows is its number in "c") is filed only if it pays its debts.

@@ -102,16 +102,17 @@ class Writer:
         for length in head[3:]:
             parts.append(frame[offset : offset + length])
             offset += length
-        messages, recipients, octets, settles, debts, parameters, extras = parts
+        messages, recipients, octets, settles, debts, parameters, extras, acceptances, abouts = parts
         if not octets:
             octets = _NO_OCTETS  # apsw would bind an empty view as NULL, of which substr makes more NULL
         try:
             if head.day != self._day:
                 self._begin_day(head.day)
             self._db.execute(
-                "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (str(messages, "utf-8"), str(recipients, "utf-8"), octets, str(settles, "utf-8"), str(debts, "utf-8"),
-                 str(parameters, "utf-8"), str(extras, "utf-8"), head.highest),
+                 str(parameters, "utf-8"), str(extras, "utf-8"), head.highest, str(acceptances, "utf-8"),
+                 str(abouts, "utf-8")),
             )  # fmt: skip
             released = self._take_released() if extras != wire.NOTHING else 0
             return wire.Outcome(head.number, wire.OK, "", self._take_gone(), self.spare_octets(), released)

@@ -31,9 +31,11 @@ class BatchHead(NamedTuple):
     debts: int
     parameters: int
     extras: int
+    acceptances: int
+    abouts: int
 
 
-BATCH_HEAD = struct.Struct("<QQQIIIIIII")
+BATCH_HEAD = struct.Struct("<QQQIIIIIIIII")
 
 NOTHING = b"{}"  # of what most batches do not have
 NO_ROWS = b"[]"
