@@ -86,7 +86,7 @@ class Stories:
         found: dict[str, float] = {}
         for name in names:
             found.update({record.id: record.at for record in await self._store.accepted_for(name, n)})
-        if not found:
+        if not found and not await self._store.remembers_all():
             found = await self._scan_for(text.removeprefix("<").removesuffix(">"), n)
         return sorted(found, key=lambda id: (found[id], id), reverse=True)[:n]
 

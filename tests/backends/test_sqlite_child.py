@@ -245,7 +245,9 @@ def test_no_batch_reads_a_whole_table(rig: Rig) -> None:
     rig.add(1)
     rig.db.config(apsw.SQLITE_DBCONFIG_TRIGGER_EQP, 1)
 
-    plan = rig.db.execute("EXPLAIN QUERY PLAN INSERT INTO batch VALUES ('', '', x'', '', '', '', '', 1, '', '')").fetchall()
+    plan = rig.db.execute(
+        "EXPLAIN QUERY PLAN INSERT INTO batch VALUES ('', '', x'', '', '', '', '', 1, '', '')"
+    ).fetchall()
 
     steps = [str(step) for _, _, _, step in plan]
     scanned = {step.split()[1] for step in steps if step.startswith("SCAN")}

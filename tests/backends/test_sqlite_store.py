@@ -606,3 +606,19 @@ async def test_leases_that_nobody_gets_are_given_back(tmp_path: Path) -> None:
         store._keeper.ask = ask  # type: ignore[method-assign]
 
         assert numbers(await trial.store.lease(["dest.example"], NOW, 10)) == [(message.id, 1)]
+
+
+async def test_a_queue_older_than_its_records_is_told_from_one_that_is_remembered(tmp_path: Path) -> None:
+    """Who looks for an address looks through the queue itself only where records do not reach back."""
+    async with opened(tmp_path / "s") as trial:
+        assert await trial.store.remembers_all()
+        message = trial.message("a@dest.example")
+        await trial.store.add(message, (), Record(1, Kind.ACCEPTED, NOW, message.id, "a@dest.example"))
+        assert await trial.store.remembers_all()
+    db = apsw.Connection(str(tmp_path / "s" / "queue.db"))
+    (day,) = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'about_*'").fetchall()]
+    db.execute(f"ALTER TABLE {day} RENAME TO about_29990101")
+    db.close()
+
+    async with opened(tmp_path / "s") as trial:
+        assert not await trial.store.remembers_all()

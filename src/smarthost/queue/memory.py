@@ -419,6 +419,11 @@ class MemoryStore:
         found = [record for record in self._tables.records.values() if is_about(record, text)]
         return tuple(sorted(found, key=lambda record: (record.at, record.seq), reverse=True)[:n])
 
+    async def remembers_all(self) -> bool:
+        """Does `accepted_for` know of all that is queued? Nothing is ever forgotten here."""
+        self._check_open()
+        return True
+
     async def tally(self, cursor: str | None, now: float) -> Tally:
         """Count the unfinished recipients by name, in one part."""
         self._check_open()

@@ -249,6 +249,9 @@ class Store(Protocol):
         Newest first. Case is folded as in Filter. Costs the same however many messages there are.
         """
 
+    async def remembers_all(self) -> bool:
+        """Does `accepted_for` know of all that is queued, or is some of it older than the records that are kept?"""
+
     async def tally(self, cursor: str | None, now: float) -> "Tally":
         """Count the unfinished recipients of the next messages by name. Raises: ValueError: a damaged cursor."""
 

@@ -317,6 +317,9 @@ class MortalStore:
     async def accepted_for(self, text: str, n: int) -> tuple[Record, ...]:
         return await self._read(self._inner.accepted_for(text, n))
 
+    async def remembers_all(self) -> bool:
+        return await self._read(self._inner.remembers_all())
+
     async def tally(self, cursor: str | None, now: float) -> Tally:
         return await self._read(self._inner.tally(cursor, now))
 

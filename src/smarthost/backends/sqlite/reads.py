@@ -6,6 +6,7 @@ SCAN_MESSAGES, after which it gives what it has with a cursor. Knows no leases: 
 """
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from smarthost.backends.sqlite.judged import Judged, Unreadable
 from smarthost.mail.identity import encode_id
 
 LEASE_RECIPIENTS = 100  # mail.lease, not imported here: the child stays small
+SEQUENCE_BITS = 21  # mail.identity
 SCAN_MESSAGES = 20_000  # rows a filter looks at in one answer: ~20 ms
 SCAN_DELAYED = 5_000  # messages looked through for untold delays in one answer
 SCAN_ROWS = 5_000  # rows in order of due time read before the loose scan over domains takes over: ~5 ms
@@ -161,6 +163,7 @@ class Reads(Judged):
             wire.AskHistory: self._history,
             wire.AskAccepted: self._accepted,
             wire.AskTally: self._tally,
+            wire.AskRemembered: self._remembered,
             wire.AskCount: self._count,
             wire.AskAwaiting: self._awaiting,
             wire.AskNotes: self._notes,
@@ -472,6 +475,15 @@ class Reads(Judged):
             if len(found) >= ask.n:
                 break
         return found
+
+    def _remembered(self, ask: wire.AskRemembered) -> bool:
+        """Compare the oldest message with the oldest day that is kept; keys begin with their time (mail.identity)."""
+        oldest = self.rows("SELECT min(key) FROM message")[0][0]
+        days = self._days("about")
+        if oldest is None or not days:
+            return oldest is None
+        began = datetime.strptime(days[-1], "%Y%m%d").replace(tzinfo=UTC).timestamp()
+        return bool(oldest >= int(began * 1000) << SEQUENCE_BITS)
 
     def _tally(self, ask: wire.AskTally) -> wire.TallyRows:
         more = self.rows(TALLY_END, ask.after, SCAN_MESSAGES)

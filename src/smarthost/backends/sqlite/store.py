@@ -66,6 +66,7 @@ _CONTENT = Decoder(wire.ContentRow)
 _DEBTS = Decoder(list[tuple[int, int, float]])
 _DEBT: Decoder[wire.DebtRow | None] = Decoder(wire.DebtRow | None)
 _RECORDS = Decoder(list[bytes])
+_REMEMBERED = Decoder(bool)
 _TALLY = Decoder(wire.TallyRows)
 _COUNT = Decoder(tuple[int, int])
 _BACKUP = Decoder(wire.BackupState)
@@ -500,6 +501,10 @@ class SqliteStore:
         """Give the newest `n` (up to 100) acceptances of messages to this address, or with this Message-ID."""
         bodies = await self._keeper.ask(wire.AskAccepted(about(text), min(n, ACCEPTED)), _RECORDS)
         return tuple([record for record in self._read_records(bodies) if is_about(record, text)])
+
+    async def remembers_all(self) -> bool:
+        """Does `accepted_for` know of all that is queued, or is some of it older than the records that are kept?"""
+        return await self._keeper.ask(wire.AskRemembered(), _REMEMBERED)
 
     async def tally(self, cursor: str | None, now: float) -> Tally:
         """Count the unfinished recipients of the next messages by name."""

@@ -186,6 +186,10 @@ class AskAccepted(Struct, array_like=True, tag="accepted"):
     n: int
 
 
+class AskRemembered(Struct, array_like=True, tag="remembered"):
+    """Are there acceptances of all that is queued?"""
+
+
 class AskTally(Struct, array_like=True, tag="tally"):
     """Count the unfinished recipients of the next messages behind a key."""
 
@@ -257,6 +261,7 @@ Question = (
     | AskRecords
     | AskHistory
     | AskAccepted
+    | AskRemembered
     | AskTally
     | AskCount
     | AskAwaiting
