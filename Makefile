@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install man docs demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick crash crash-quick simulate simulate-quick simulate-long system lock clean
+.PHONY: install man docs demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-why bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick crash crash-quick simulate simulate-quick simulate-long system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
@@ -36,6 +36,8 @@ bench: $(DEV)
 	$(BIN)/python -m bench
 bench-quick: $(DEV)
 	$(BIN)/python -m bench --quick --no-gate
+bench-why: $(DEV)
+	$(BIN)/python -m bench.why
 bench-idle: $(DEV)
 	$(BIN)/python -m bench.idle
 bench-dead-mx: $(DEV)
