@@ -26,7 +26,7 @@ PAGES = tuple(
     )
 )
 _FENCE = re.compile(r"(?:<!-- (run[a-z: ]*) -->\n)?^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"`((?:\.venv/bin/)?smarthost [^`]+)`")
+_INLINE = re.compile(r"`((?:\.venv/bin/)?smarthost [^`\[]+)`")  # with a bracket it is a synopsis
 _ID = r"\b[0-9a-z]{16}\b"
 _NUMBER = r"\d[\d,]*(?:\.\d+)?"
 _TIME = r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)"
@@ -91,8 +91,12 @@ def _invoked(line: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|;<>&")
     lexer.whitespace_split = True
     words: list[str] = []
+    is_file = False
     for word in [*lexer, ";"]:
-        if word in ("|", ";", "<", ">", "&", "&&"):
+        is_file, was_file = word in ("<", ">"), is_file
+        if is_file or was_file:
+            continue
+        if word in ("|", ";", "&", "&&"):
             if words and words[0].rpartition("/")[2] == "smarthost":
                 yield words[1:]
             words = []
