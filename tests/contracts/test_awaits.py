@@ -143,7 +143,8 @@ BOUNDED = {
     ("relay.py", "Journey._going_on_again", "self._going_on.wait"): _LOCAL + "until an operator ends the pause",
     ("reports.py", "Reports.file_for_ever", "terms.until_wanted"): _LOCAL + "until an operator ends the pause",
     ("ops/metrics.py", "Metrics.gathering", "asyncio.gather"): _LOCAL + "cancelled before",
-    ("ops/outbox/carrier.py", "Carrier._save", "self._store().save_notes"): _LOCAL + "the store; RETRY_STORE_S at the end",
+    ("ops/outbox/carrier.py", "Carrier._save", "self._store().save_notes"): _LOCAL
+    + "the store; RETRY_STORE_S at the end",
     ("ops/outbox/opening.py", "Outboxes._end.ended", "asyncio.gather"): _LOCAL + "cancelled before",
     ("ops/outbox/opening.py", "Outboxes._run", "asyncio.wait"): _LOCAL + "an outbox that ends, within RETRY_STORE_S",
     ("ops/outbox/opening.py", "Outboxes.delivering", "asyncio.gather"): _LOCAL + "outboxes that end, as above",

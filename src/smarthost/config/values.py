@@ -228,7 +228,7 @@ class WebhookSection(Struct, frozen=True, kw_only=True):
     secret_file: Path
     kinds: tuple[str, ...] = ()
     ca_file: Path | None = None
-    batch: int = 100
+    batch: int = 500
     timeout_s: float = 10.0
 
 

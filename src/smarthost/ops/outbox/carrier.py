@@ -24,7 +24,7 @@ from smarthost.ops.outbox.report import OutboxReport
 from smarthost.ports import Clock
 
 NOTES = "outbox/"  # where the store keeps the cursors
-POLL_S = 0.25  # memory is asked so often if there is something new; the store only if there is
+POLL_S = 0.25  # memory is asked so often if there is something new; the store only if there is, and no more often
 PAGE = 500  # records in memory; each a few hundred octets, with a transcript or a walk up to some KiB
 RETRY_STORE_S = 1.0
 FIRST_PAUSE_S = 1.0
@@ -152,6 +152,8 @@ class Carrier:
                     await self._load()
                 page = await self._next_page()
                 await self._deliver(page)
+                if len(page) < PAGE and not self.is_stopped:  # or each record would cost a request and a commit
+                    await self._clock.sleep(POLL_S)
             except StoreError:  # the store says so itself, and comes back
                 await self._clock.sleep(RETRY_STORE_S)
 
