@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`python -m bench.watched`: smarthost alone beside smarthost with a webhook, an event file, and metrics that are scraped.
+"""`python -m bench.watched`: smarthost alone beside smarthost with a webhook, an event file and scraped metrics.
 
 Interleaved runs of the same load, as `make bench` has it; the ratio of the medians is what being watched costs. The
 receiver of the webhook and the scraper are processes of their own on the same machine, so they take part of it, too.

@@ -24,6 +24,7 @@ from smarthost.mail.settlement import OwedReport
 from smarthost.ports import Refused
 from smarthost.queue.fairness import Lane, Slots
 from smarthost.queue.feed import Feed, _Supply
+from smarthost.queue.leases import Wish
 from smarthost.queue.memory import MemoryStore
 from smarthost.queue.store import Changed, Filter
 from smarthost.queue.tables import Stored, Tables
@@ -244,9 +245,9 @@ def cancel_hits_others() -> Planted:
     change = MemoryStore.change
 
     async def change_more(
-        store: MemoryStore, which: Filter, verb: str, now: float, cursor: str | None, n: int
+        store: MemoryStore, which: Filter, wish: Wish, cursor: str | None, n: int, *, is_dry_run: bool = False
     ) -> Changed:
-        return await change(store, Filter() if verb == "cancel" else which, verb, now, cursor, n)
+        return await change(store, Filter() if wish.verb == "cancel" else which, wish, cursor, n, is_dry_run=is_dry_run)
 
     return mock.patch.object(MemoryStore, "change", change_more)
 

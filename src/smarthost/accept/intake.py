@@ -19,7 +19,10 @@ FILING_S = 300.0
 
 
 class Intake:
-    """Content under way. `hops`, `tls_optional`, `message_id`: what its header section says, as far as it is in the first piece."""
+    """Content under way.
+
+    `hops`, `tls_optional`, `message_id`: what its header section says, as far as it is in the first piece.
+    """
 
     __slots__ = ("_begin_draft", "_draft", "_piece", "failure", "hops", "message_id", "tls_optional")
 

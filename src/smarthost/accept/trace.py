@@ -114,7 +114,7 @@ class ReceivedStamp:
 def survey(octets: bytes) -> tuple[int, bool, str]:
     """Look through the header section of `octets`, which are content or its first piece.
 
-    Gives how many Received: fields there are, whether it says "TLS-Required: No" (RFC 8689 5), and its Message-ID or "".
+    Gives how many Received: fields there are, if it says "TLS-Required: No" (RFC 8689 5), and its Message-ID or "".
     Looks at 256 KiB at most. 1 us for a usual message: the case is folded on the header section alone.
     """
     if octets.startswith(b"\r\n"):
