@@ -268,17 +268,28 @@ class _Draw:
             )
         )
 
+    def _while(self) -> float:
+        return self.random.choice((1.0, 60.0, 4 * 3600.0)) * self.random.random()
+
     def _orders(self, postings: tuple[Posting, ...]) -> tuple[Order, ...]:
         draw = self.random
         orders = []
         for _ in range(self._many(1.0, 8.0)):
             posting = draw.choice(postings) if postings else None
-            verb = draw.choice(("retry", "retry", "reset", "cancel"))
+            verb = draw.choice(("retry", "retry", "reset", "cancel", "hold", "suspend"))
             if verb == "reset" or posting is None:
                 orders.append(Order(at=self._time(), verb="reset"))
             elif verb == "cancel":
                 at = posting.at + draw.choice((0.0, 1.0, 400.0)) * draw.random()
                 orders.append(Order(at=at, verb=verb, recipient=draw.choice(posting.recipients)))
+            elif verb == "hold":
+                recipient = draw.choice(posting.recipients) if draw.random() < 0.5 else ""
+                at = posting.at + draw.choice((0.0, 1.0, 400.0)) * draw.random()
+                orders.append(Order(at=at, verb=verb, recipient=recipient, lasts_s=self._while()))
+            elif verb == "suspend":
+                domain = draw.choice(posting.recipients).rpartition("@")[2]
+                sender = posting.reverse_path if draw.random() < 0.3 else ""
+                orders.append(Order(at=self._time(), verb=verb, domain=domain, sender=sender, lasts_s=self._while()))
             else:
                 domain = draw.choice(posting.recipients).rpartition("@")[2] if draw.random() < 0.5 else ""
                 orders.append(Order(at=self._time(), verb=verb, domain=domain))

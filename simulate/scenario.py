@@ -100,12 +100,17 @@ class ClockStep(Struct, frozen=True, kw_only=True):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What an operator says: "retry", "cancel" (of one recipient or domain) or "reset" (of all hosts)."""
+    """What an operator says: "retry", "cancel" (of one recipient or domain) or "reset" (of all hosts).
+
+    "hold" (of one recipient, a domain or all) and "suspend" (of a domain, or of a sender) are ended `lasts_s` later.
+    """
 
     at: float
     verb: str
     recipient: str = ""
     domain: str = ""
+    sender: str = ""
+    lasts_s: float = 0.0
 
 
 class Site(Struct, frozen=True, kw_only=True):

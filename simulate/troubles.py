@@ -192,6 +192,42 @@ class Weather:
             self._counts["clock steps"] += 1
             self._world.step_wall(step.step_s)
 
+    async def _change(self, order: Order) -> None:
+        world = self._world
+        if order.verb == "cancel":
+            self._watch.cancelled(order.recipient)
+        else:
+            self._watch.hastened()
+        if order.verb == "suspend":
+            await world.delivery.operations.suspend(order.sender or order.domain, "", "an operator")
+        else:
+            await world.change(order.verb, Filter(recipient=order.recipient, domain=order.domain))
+        if world.is_up:  # it may stop while it hears
+            self._watch.hastened()
+        if order.lasts_s:
+            await self._end(order)
+
+    async def _end(self, order: Order) -> None:
+        """End what was held back, as soon as there is a relay that hears it; what waited may end so much later."""
+        world = self._world
+        began = world.clock.monotonic()
+        await world.clock.sleep(order.lasts_s)
+        while True:
+            try:
+                if world.is_up and order.verb == "suspend":
+                    await world.delivery.operations.end_suspension(order.sender or order.domain, "an operator")
+                elif world.is_up:
+                    await world.change("release", Filter(recipient=order.recipient, domain=order.domain))
+                if world.is_up:
+                    break
+            except ValueError:  # another has ended it, or the relay crashed before it was durable
+                break
+            except StoreError:
+                self._counts["operators told no"] += 1
+            await world.clock.sleep(10.0)
+        self._watch.excuse(world.clock.monotonic() - began)
+        self._watch.hastened()
+
     async def order(self, order: Order) -> None:
         """Let an operator speak."""
         world = self._world
@@ -204,12 +240,6 @@ class Weather:
             if order.verb == "reset":
                 await world.delivery.hosts.reset()
             else:
-                if order.verb == "cancel":
-                    self._watch.cancelled(order.recipient)
-                else:
-                    self._watch.hastened()
-                await world.change(order.verb, Filter(recipient=order.recipient, domain=order.domain))
-                if world.is_up:  # it may stop while it hears
-                    self._watch.hastened()
+                await self._change(order)
         except StoreError:
             self._counts["operators told no"] += 1

@@ -136,6 +136,10 @@ class Watch:
         life = self._history.lives[-1]
         life.ended, life.forgot = self._history.now, forgot
 
+    def excuse(self, seconds: float) -> None:
+        """Mail was held back by an operator: whatever waited then may end so much later."""
+        self._history.excused_s += seconds
+
     def cancelled(self, recipient: str) -> None:
         """An operator cancels what is for this recipient."""
         self._history.cancels.append((self._now(), recipient))
@@ -260,7 +264,7 @@ class Watch:
     def _claims(self, rows: list[tuple[Message, SettledRecipient, bool]]) -> Iterator[Claim]:
         """Say until when somebody must have touched each recipient, by what is on disk and leased.
 
-        While none of a domain's hosts may be dialled its mail waits, due or not.
+        While none of a domain's hosts may be dialled, or an operator suspends it, its mail waits, due or not.
         """
         world, now = self._world, self._history.now
         ahead = world.relay_wall - now
@@ -271,10 +275,14 @@ class Watch:
             if is_leased:
                 first = self._leased_since[key] = since.get(key, now)
                 yield Claim(*key, "lease", first + LEASE_S + ahead)
+            elif recipient.state is State.HELD:
+                yield Claim(*key, "hold", recipient.due + self._patience_s)
             elif recipient.state is State.DEFERRED:
                 suspension = world.journey.suspension(recipient.domain)
                 if suspension is not None:
                     self._slept_until[recipient.domain] = suspension[0]
+                elif world.delivery.operations.suspension_of(recipient.domain) is not None:
+                    self._slept_until[recipient.domain] = world.relay_wall
                 slept_until = self._slept_until.get(recipient.domain, 0.0)
                 yield Claim(*key, "store", max(recipient.due, slept_until, ready + ahead) + self._patience_s)
 
