@@ -120,7 +120,6 @@ class Delivery:
         """Begin to deliver what the store holds, unless it is paused; `why_paused`: it is, whatever the store says."""
         await self.hosts.load()
         await self.pausing.load(why_paused)
-        await self.operations.load()
         await self.journey.start()
         for loop in (*self.hosts.loops, *self.auditor.loops, self.pausing.watch_for_ever):
             self.journey.keep_running(loop)
@@ -167,6 +166,7 @@ class Delivery:
                 sessions=terms.sessions,
                 soft_bounce=terms.soft_bounce,
                 admit=self.operations.hold_if_suspended,
+                hold=self.operations.hold_late,
             )
         )
 
@@ -218,6 +218,7 @@ class Delivery:
                 is_paused=lambda: journey.is_paused,
                 pause=journey.pause,
                 end_pause=journey.end_pause,
+                load_further=self.operations.load,
             )
         )
 
@@ -253,7 +254,7 @@ class Delivery:
                 destination_of=terms.table.destination_of,
                 recall=terms.planner.recall,
                 state_of=self.health.state_of,
-                owner_of=journey.owner_of,
+                owners_of=journey.owners_of,
                 lane_of=journey.lane_of,
                 is_planning=journey.is_planning,
                 standing=journey.standing,

@@ -65,19 +65,15 @@ class Operations:
         self._senders: dict[str, Suspension] = {}
 
     async def load(self) -> None:
-        """Take up the suspensions; damage to one is told, and costs that one."""
-        try:
-            notes = await self._store.load_notes(NOTES)
-        except StoreError as failure:
-            self._terms.sink.note("error", "suspensions not loaded", why=str(failure))
-            return
-        for name, value in notes.items():
+        """Take up the suspensions; one whose note is damaged holds all the same. Raises: StoreError."""
+        for name, value in (await self._store.load_notes(NOTES)).items():
+            what = name.removeprefix(NOTES)
             try:
                 suspension = msgspec.json.decode(value, type=Suspension)
             except msgspec.MsgspecError:
-                self._terms.sink.note("error", "a suspension is damaged and forgotten", note=name)
-                continue
-            self._suspensions_like(suspension.what)[suspension.what] = suspension
+                suspension = Suspension(what, "", "its note is damaged", self._clock.wall())
+                self._terms.sink.note("error", "a suspension's note is damaged", subject=what)
+            self._suspensions_like(what)[what] = replace(suspension, what=what)
         self._stop()
 
     # Look
@@ -201,11 +197,19 @@ class Operations:
         known = self._suspensions_like(what)
         if len(known) >= SUSPENSIONS and what not in known:
             raise ValueError(f"{SUSPENSIONS} suspensions are the most there may be")
-        await self._save(suspension, msgspec.json.encode(suspension), Kind.SUSPENDED)
-        known[what] = suspension
+        before = known.get(what)
+        known[what] = suspension  # at once: what is being filed meanwhile must not slip through
         self._stop()
+        try:
+            await self._save(suspension, msgspec.json.encode(suspension), Kind.SUSPENDED)
+        except StoreError:
+            known.pop(what)
+            if before is not None:
+                known[what] = before
+            self._stop()
+            raise
         if is_sender(what):
-            await self._change_all(what, "hold", by, _mark(what, suspension.reason))
+            await self._say_to_all(_mail_of(what, "", "deferred"), "hold", by, _mark(what, suspension.reason))
         return suspension
 
     async def end_suspension(self, what: str, by: str) -> Suspension:
@@ -223,14 +227,29 @@ class Operations:
         del known[what]
         self._stop()
         if is_sender(what):
-            await self._change_all(what, "release", by, f"{what} is suspended no more")
+            await self._release_all(what, by)
         self._terms.look_again()
         return suspension
 
-    async def _change_all(self, sender: str, verb: str, by: str, reason: str) -> None:
-        """Say it to all mail of a sender; released is only what the suspension held."""
-        is_release = verb == "release"
-        which = _mail_of(sender, _mark(sender, "") if is_release else "", "held" if is_release else "deferred")
+    async def _release_all(self, sender: str, by: str) -> None:
+        """Release what a suspension held, unless another holds it too; and take back what it wished for meanwhile."""
+        held = _mark(sender, "")
+        for other in tuple(self._senders.values()):
+            if other.what != sender:
+                which = _mail_of(other.what, held, "held")
+                await self._say_to_all(which, "hold", other.by, _mark(other.what, other.reason))
+        reason = f"{sender} is suspended no more"
+        await self._say_to_all(_mail_of(sender, held, "held"), "release", by, reason)
+        await self._say_to_all(_mail_of(sender, "", "deferred"), "release", by, reason)  # of what is being tried
+
+    async def hold_late(self, message: Message) -> None:
+        """Hold a message whose sender was suspended while it was being filed."""
+        suspension = self._suspension_of_sender(message)
+        if suspension is not None:
+            reason = _mark(suspension.what, suspension.reason)
+            await self._say_to_all(Filter(id=message.id), "hold", suspension.by, reason)
+
+    async def _say_to_all(self, which: Filter, verb: str, by: str, reason: str) -> None:
         cursor: str | None = None
         while True:
             changed = await self.change(which, verb, cursor, CHUNK, by=by, reason=reason)
@@ -262,13 +281,23 @@ class Operations:
         return self._destinations.get(recipient_domain(domain))
 
     def hold_if_suspended(self, message: Message) -> Message:
-        """Give a new message as it is, or held if its sender is suspended."""
-        if not self._senders or message.progress:
+        """Give a new message as it is, or held if its sender is suspended; what another node held stays as it was."""
+        if not self._senders:
             return message
         suspension = self._suspension_of_sender(message)
         if suspension is None:
             return message
         why = f"held by {suspension.by or 'the operator'}: {_mark(suspension.what, suspension.reason)}"
+        if message.progress:
+            if all(each.state is State.HELD for each in message.progress):
+                return message
+            progress = [
+                each
+                if each.state is State.HELD
+                else replace(each, state=State.HELD, due=self._clock.wall() + HOLD_S, why=why)
+                for each in message.progress
+            ]
+            return replace(message, progress=tuple(progress))
         held = Progress(State.HELD, message.received_at + HOLD_S, 0, "", "", why)
         return replace(message, progress=(held,) * len(message.envelope.recipients))
 

@@ -6,7 +6,7 @@ backup holds may have been delivered since. Joins store and journey, decides not
 they were before the step or after it.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -32,8 +32,14 @@ class PauseNote(Struct, frozen=True, gc=False):
     why: str = ""
 
 
+async def _nothing_further() -> None: ...
+
+
 class PausingTerms(Struct, frozen=True):
-    """The parts that are joined here; the last three are the journey's."""
+    """The parts that are joined here; three are the journey's.
+
+    `load_further` takes up what else an operator has held back; without it nothing moves either. Raises: StoreError.
+    """
 
     store: Store
     clock: Clock
@@ -41,6 +47,7 @@ class PausingTerms(Struct, frozen=True):
     is_paused: Callable[[], bool]
     pause: Callable[[], None]
     end_pause: Callable[[], None]
+    load_further: Callable[[], Awaitable[None]] = _nothing_further
 
 
 Note = TypeVar("Note", PauseNote, BackupNote)
@@ -111,6 +118,7 @@ class Pausing:
         try:
             copy = (await terms.store.load_notes(NOTE)).get(NOTE, b"")
             pause = (await terms.store.load_notes(PAUSE)).get(PAUSE, b"")
+            await terms.load_further()
         except StoreError as failure:
             self._is_unknown = True
             terms.pause()

@@ -44,10 +44,13 @@ def _as_it_is(message: Message) -> Message:
     return message
 
 
+async def _not_held(message: Message) -> None: ...
+
+
 class JourneyTerms(Struct, frozen=True):
     """The parts that the journey joins, and the operator's choices.
 
-    `admit` gives a new message as it is to be filed.
+    `admit` gives a new message as it is to be filed, `hold` holds one that was filed otherwise.
     """
 
     store: Store
@@ -66,6 +69,7 @@ class JourneyTerms(Struct, frozen=True):
     sessions: int = 2_000
     soft_bounce: bool = False
     admit: Callable[[Message], Message] = _as_it_is
+    hold: Callable[[Message], Coroutine[None, None, None]] = _not_held
     reports_per_hour: int = REPORTS_PER_HOUR
 
 
@@ -217,6 +221,8 @@ class Journey:
                 try:
                     filed(None)
                 finally:  # whatever became of the client, the message is ours
+                    if not message.progress and self._terms.admit(message) is not message:
+                        self._spawn(self._terms.hold(message))  # its sender was suspended while it was being filed
                     if message.progress:
                         self._wait_for(message)
                     else:
@@ -437,15 +443,20 @@ class Journey:
         awake_s = 0.0 if self._feed.is_paused else self._clock.monotonic() - self._awake_since
         return bounds_at(self._clock.wall(), self._terms.schedule, awake_s)
 
-    def claims(self) -> Iterator[Claim]:
-        """Say who has what is leased, all at this one moment: ask to the end without waiting in between."""
+    def claims(self, of: str = "") -> Iterator[Claim]:
+        """Say who has what is leased, all at this one moment: ask to the end without waiting in between.
+
+        `of`: at least what there is of this message, and little else.
+        """
         now, wall = self._clock.monotonic(), self._clock.wall()
         for message, domains in self._filing.values():
             for n, recipient in enumerate(message.envelope.recipients):
                 if recipient.domain in domains:
                     yield Claim(message.id, n, "who files it", wall)
-        yield from self._feed.claims()
+        yield from self._feed.claims(of)
         for lease, since in self._under_way.values():
+            if of and lease.id != of:
+                continue
             for leased in lease.recipients:
                 yield Claim(lease.id, leased.n, "an attempt", wall + since + ATTEMPT_S - now)
         for id, n in self._store.in_hand():
@@ -561,9 +572,9 @@ class Journey:
 
     # What a story asks (stories.py)
 
-    def owner_of(self, id: str, n: int) -> Claim | None:
-        """Say who has a recipient that is leased."""
-        return next((claim for claim in self.claims() if claim.id == id and claim.n == n), None)
+    def owners_of(self, id: str) -> dict[int, Claim]:
+        """Say who has the recipients of a message that are leased, by number."""
+        return {claim.n: claim for claim in self.claims(id) if claim.id == id}
 
     def lane_of(self, destination: str) -> LaneState | None:
         """Say how busy the lane of a destination is, if it has one now."""

@@ -6,7 +6,7 @@ nothing, plans nothing, guesses nothing. Records tell the rest, for as long as t
 Asked by `smarthost why`, the API and the page.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from msgspec import Struct
@@ -38,8 +38,8 @@ class StoriesTerms(Struct, frozen=True):
     """Whom to ask; most of these are the journey's.
 
     `suspension_of`: by an operator. `asleep`: (until, why) when all hosts of a domain are known as broken. `lane_of`
-    gives how busy the lane of a destination is, `owner_of` who has a leased recipient, `standing` who looks after what
-    is due.
+    gives how busy the lane of a destination is, `owners_of` who has a message's leased recipients, `standing` who looks
+    after what is due.
     """
 
     store: Store
@@ -51,7 +51,7 @@ class StoriesTerms(Struct, frozen=True):
     destination_of: Callable[[str], str]
     recall: Callable[[str], Plan | NoPlan | None]
     state_of: Callable[[str, str], HostState]
-    owner_of: Callable[[str, int], Claim | None]
+    owners_of: Callable[[str], Mapping[int, Claim]]
     lane_of: Callable[[str], LaneState | None]
     is_planning: Callable[[str], bool]
     standing: Callable[[str], Standing | None]
@@ -111,7 +111,8 @@ class Stories:
 
     def _tell_queued(self, message: StoredMessage, timeline: tuple[Record, ...]) -> Story:
         accepted = _acceptance_in(timeline)
-        queued = [self._tell_recipient(message, each) for each in message.recipients]
+        owners = self._terms.owners_of(message.id)
+        queued = [self._tell_recipient(message, each, owners.get(each.n)) for each in message.recipients]
         known = {each.address for each in queued}
         gone = [each for each in _tell_ended(timeline) if each.address not in known]
         return Story(
@@ -128,7 +129,9 @@ class Stories:
             is_cut=len(timeline) >= RECORDS,
         )
 
-    def _tell_recipient(self, message: StoredMessage, recipient: StoredRecipient) -> RecipientStory:
+    def _tell_recipient(
+        self, message: StoredMessage, recipient: StoredRecipient, claim: Claim | None
+    ) -> RecipientStory:
         destination = self._terms.destination_of(recipient.domain)
         plan = self._terms.recall(destination)
         story = RecipientStory(
@@ -144,13 +147,13 @@ class Stories:
                 "the report is written", self._terms.clock.wall() + 60.0, recipient.last_reply or recipient.why,
             )  # fmt: skip
             return replace(story, waiting=waiting)
+        if recipient.state == LEASED:
+            return replace(story, waiting=self._explain_leased(recipient, destination, claim))
         return replace(story, waiting=self._explain(message, recipient, destination, plan))
 
     def _explain(
         self, message: StoredMessage, recipient: StoredRecipient, destination: str, plan: Plan | NoPlan | None
     ) -> Waiting:
-        if recipient.state == LEASED:
-            return self._explain_leased(message, recipient, destination)
         if recipient.state == State.HELD.value:
             return _explain_held(message, recipient)
         if (stopped := self._explain_stopped(message, recipient)) is not None:
@@ -164,8 +167,7 @@ class Stories:
             return self._explain_hosts(message, recipient, plan, *asleep)
         return self._explain_due(recipient, destination)
 
-    def _explain_leased(self, message: StoredMessage, recipient: StoredRecipient, destination: str) -> Waiting:
-        claim = self._terms.owner_of(message.id, recipient.n)
+    def _explain_leased(self, recipient: StoredRecipient, destination: str, claim: Claim | None) -> Waiting:
         owner = "nobody" if claim is None else claim.owner
         next_at = 0.0 if claim is None or claim.next_at is None else claim.next_at
         evidence = recipient.last_reply or recipient.why

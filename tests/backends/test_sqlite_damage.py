@@ -688,3 +688,31 @@ async def test_what_happened_is_still_found_after_a_salvage(tmp_path: Path) -> N
         kinds = [record.kind for record in await it.store.history(message.id, 10)]
         assert [Kind.ACCEPTED, Kind.RELAYED, Kind.RELAYED] == kinds
         assert not any(message.id[:13] in each for each in it.troubles), "nothing is missed of what has gone"
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_sending_another_way_makes_no_damage_valid(tmp_path: Path, is_known: bool) -> None:
+    """An address that nobody wrote is not sent to, whatever an operator says to it."""
+    await fill(tmp_path, 2)
+    sql(tmp_path, "UPDATE recipient SET address = 'r0@EVIL.example' WHERE address = 'r0@d0.example'")
+    async with opened(tmp_path) as it:
+        if is_known:
+            await it.delivered()
+        await it.store.change(Filter(), Wish("reroute", NOW, via="relay.example:25"), None, 100)
+        await it.store.change(Filter(), Wish("retry", NOW), None, 100)
+
+        assert "r0@EVIL.example" not in await it.delivered()
+
+
+async def test_released_mail_is_warned_of_like_other_mail(tmp_path: Path) -> None:
+    """The sweep for delays has passed it while it was held, and comes back to it."""
+    async with opened(tmp_path) as it:
+        await it.store.add(it.trial.message("a@d.example"), ())
+        await it.store.change(Filter(), Wish("hold", NOW), None, 10)
+        await it.store.add(it.trial.message("b@d.example"), ())
+        for lease in await it.store.sweep_delayed(NOW + HOUR, 100):
+            it.store.give_back(lease)
+        await it.store.change(Filter(), Wish("release", NOW), None, 10)
+
+        told = {each.address for lease in await it.store.sweep_delayed(NOW + HOUR, 100) for each in lease.recipients}
+        assert {"a@d.example", "b@d.example"} == told

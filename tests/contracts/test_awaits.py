@@ -138,6 +138,7 @@ BOUNDED = {
     ("auditor.py", "Auditor.check", "self._walk"): _LOCAL + "the store, page by page",
     ("auditor.py", "Auditor.walk_store", "self._walk"): _LOCAL + "the store, page by page",
     ("operations.py", "Operations._save", "self._store.save_notes"): _LOCAL + "the store",
+    ("pausing.py", "Pausing._look", "terms.load_further"): _LOCAL + "the store",
     ("pausing.py", "Pausing._begin", "terms.store.save_notes"): _LOCAL + "the store",
     ("pausing.py", "Pausing.resume", "terms.store.save_notes"): _LOCAL + "the store",
     ("relay.py", "Journey._going_on_again", "self._going_on.wait"): _LOCAL + "until an operator ends the pause",

@@ -121,6 +121,8 @@ class Feed:
         self._wake(destination)
 
     def _hold(self, destination: str, lease: Lease) -> None:
+        if self._stopped and not self._may_go(lease):  # given back: it was being filed when that was said
+            return
         supply = self._supply(destination)
         if supply.asleep_until:
             self._store.give_back(lease)  # found by the scan at the end of the sleep; held, it would never be
@@ -332,8 +334,11 @@ class Feed:
 
     # What an auditor asks
 
-    def claims(self) -> Iterator[Claim]:
-        """Claim what is at hand. Its next event is its turn; who should take it is woken once in RESCAN_S."""
+    def claims(self, of: str = "") -> Iterator[Claim]:
+        """Claim what is at hand, or (`of`) what there is of one message.
+
+        Its next event is its turn; who should take it is woken once in RESCAN_S.
+        """
         now, wall = self._clock.monotonic(), self._clock.wall()
         next_scan = self._next_scan or wall  # 0.0: there was none yet
         for supply in self._supplies.values():
@@ -343,6 +348,8 @@ class Feed:
             if supply.first == supply.leases[0].id:
                 next_at = min(next_at, wall + supply.first_since + STALLED_S - now)
             for lease in supply.leases:
+                if of and lease.id != of:
+                    continue
                 for recipient in lease.recipients:
                     yield Claim(lease.id, recipient.n, "the feed", next_at)
 

@@ -22,6 +22,16 @@ Reading = set[tuple[str, int]]
 ENDS = frozenset({"cancel", "bounce", "expire"})  # verbs that end a recipient: nothing takes such a wish back
 
 
+_VERBS = frozenset({"retry", "hold", "release", "cancel", "bounce", "expire", "reroute"})
+_OUTLASTED: dict[str, frozenset[str]] = {  # what a wish outlasts that is said after it
+    "retry": frozenset(),
+    "hold": frozenset({"retry", "reroute"}),
+    "release": frozenset(),
+    "reroute": frozenset({"retry"}),
+    **dict.fromkeys(ENDS, _VERBS),
+}
+
+
 class Wish(Struct, frozen=True, gc=False):
     """A verb said upon a recipient at `now`, by whom and why; `via`: for "reroute" (mail.address.send_via).
 
@@ -123,9 +133,13 @@ class Leases:
             self._readings = [each for each in self._readings if each is not reading]
 
     def wish(self, id: str, n: int, wish: Wish) -> None:
-        """Keep a wish for a leased recipient; the last one counts, but nothing takes back one that ends it."""
+        """Keep a wish for a leased recipient; the last one counts, but some outlast others.
+
+        Nothing takes back one that ends it. Neither a retry nor another way lets held mail go, nor does a retry take
+        another way back: as it is with what nobody works on.
+        """
         earlier = self._wishes.get((id, n))
-        if earlier is None or earlier.verb not in ENDS:
+        if earlier is None or wish.verb not in _OUTLASTED[earlier.verb]:
             self._wishes[id, n] = wish
 
     @property

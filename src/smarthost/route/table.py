@@ -121,6 +121,7 @@ class RouteTable:
         self._senders: BySender[Route] = BySender()
         self._hops: dict[str, NextHops] = {}
         self._keys: dict[NextHops, str] = {}
+        self._hop_of: dict[tuple[str, int], NextHop] = {}  # each that is configured, for `_route_by`
         self._known: dict[str, str] = {}
         self._name_hops(self._default)
         for key, route in (routes or {}).items():
@@ -134,6 +135,7 @@ class RouteTable:
         """Hold another table's routes from now on: whoever asks this one gets that one's answers."""
         self._default, self._domains, self._senders = other._default, other._domains, other._senders
         self._hops, self._keys, self._known = other._hops, other._keys, other._known
+        self._hop_of = other._hop_of
 
     def _named(self, route: Route, place: str) -> Route:
         route = _checked(route, place)
@@ -142,6 +144,9 @@ class RouteTable:
 
     def _name_hops(self, route: Route) -> None:
         """Give next hops their key. Two routes that differ in more than hosts and ports (user, TLS) never share one."""
+        if isinstance(route, NextHops):
+            for hop in route.hops:
+                self._hop_of.setdefault((hop.host.lower(), hop.port), hop)
         if not isinstance(route, NextHops) or route in self._keys:
             return
         first, *others = route.hops
@@ -198,12 +203,13 @@ class RouteTable:
             return DirectMx(rule="an operator: to its exchangers")
         has_port = ":" in way.rpartition("]")[2]
         host, _, port = way.rpartition(":") if has_port else (way, "", str(_SMTP_PORT))
-        if (configured := self._hops.get(f"hop:{host}:{port}")) is not None:
-            return configured
         try:
             if ":" in host and not host.startswith("["):
                 raise ValueError("an IPv6 address stands in brackets")
-            hop = NextHop(host.removeprefix("[").removesuffix("]").lower(), int(port))
+            if not (port.isascii() and port.isdigit()):
+                raise ValueError(f"no such port: {port[:20]!r}")
+            bare = host.removeprefix("[").removesuffix("]").lower()
+            hop = self._hop_of.get((bare, int(port))) or NextHop(bare, int(port))
             return _checked(NextHops((hop,), rule=f"an operator: via {way}"), "via")
         except (ValueError, ConfigError) as error:
             raise ValueError(f"{way[:80]!r} is no way to send mail (mx, HOST or HOST:PORT): {error}") from error

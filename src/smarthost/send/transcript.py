@@ -6,6 +6,7 @@ made only when somebody reads, or when much has piled up, so that mail which goe
 When there is too much, the beginning and the end are kept.
 """
 
+import re
 from collections import deque
 
 MOST_LINES = 200
@@ -14,6 +15,9 @@ LINE_CHARACTERS = 512  # RFC 5321 4.5.3.1.4; the rest of a longer line is cut of
 _FOLD_OCTETS = 16_384  # told octets that may wait to be made into lines
 _FOLD_PIECES = 256
 _PARTIAL_OCTETS = 16_384  # of a line whose end was not told yet; must exceed the longest AUTH (12,288: RFC 4954 4)
+
+
+_match_code = re.compile(rb"(?:\d{3}(?:[- ]\d\.\d{1,3}\.\d{1,3})?)?").match
 
 
 class Transcript:
@@ -35,7 +39,7 @@ class Transcript:
     def __init__(self) -> None:
         self._pieces: list[tuple[str, bytes]] = []  # told, not yet made into lines
         self._size = 0
-        self._set_up: list[tuple[str, bytes]] | None = None  # what was told before the first transaction
+        self._set_up: tuple[str, ...] | None = None  # what was told before the first transaction
         self._partial = {">": b"", "<": b""}
         self._awaits_secret = False  # AUTH was sent, and the host has not given its final answer
         self._head: list[str] = []
@@ -45,16 +49,16 @@ class Transcript:
         self._left_out = 0
 
     def begin_transaction(self) -> None:
-        """Forget the transactions before: who reads wants how the session began, and what went wrong."""
+        """Forget the transactions before: who reads wants how the session began, and what went wrong now."""
         if self._set_up is None:
-            self._set_up = self._pieces.copy()
-            return
-        self._pieces = self._set_up.copy()
-        self._size = 0  # a set-up that is long was made into lines already
-        if self._tail:
-            self._tail.clear()
-            self._tail_size = self._left_out = 0
+            self._fold()
+            self._set_up = self.lines()
+        self._pieces, self._size = [], 0
         self._partial = {">": b"", "<": b""}
+        self._awaits_secret = False
+        self._head, self._tail = [], deque()
+        self._head_left = MOST_CHARACTERS // 2
+        self._tail_size = self._left_out = 0
 
     def sent(self, octets: bytes) -> None:
         """Note what we sent: commands only, never content."""
@@ -73,7 +77,7 @@ class Transcript:
         self._fold()
         unfinished = [self._display(side, rest) for side, rest in self._partial.items() if rest]
         gap = [f"* {self._left_out} lines left out"] if self._left_out else []
-        return (*self._head, *gap, *self._tail, *unfinished)
+        return (*(self._set_up or ()), *self._head, *gap, *self._tail, *unfinished)
 
     def _tell(self, side: str, octets: bytes) -> None:
         self._pieces.append((side, octets))
@@ -95,12 +99,14 @@ class Transcript:
     def _follow_auth(self, side: str, line: bytes) -> None:
         if side == ">" and line[:4].upper() == b"AUTH":
             self._awaits_secret = True
-        elif side == "<" and line[:3] != b"334":  # RFC 4954 4: 334 asks for more, anything else ends it
+        elif side == "<" and line[:3] != b"334" and line[3:4] != b"-":  # RFC 4954 4: 334 asks for more
             self._awaits_secret = False
 
     def _display(self, side: str, line: bytes) -> str:
         if side == ">":
             line = self._without_secret(line)
+        elif self._awaits_secret:  # a host may say back what it was told
+            line = _match_code(line)[0] + b" ***"  # type: ignore[index]
         text = line[: LINE_CHARACTERS * 4].removesuffix(b"\r").decode("utf-8", "backslashreplace")
         if not text.isprintable():
             text = "".join([c if c.isprintable() else ascii(c)[1:-1] for c in text])

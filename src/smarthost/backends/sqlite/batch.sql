@@ -153,11 +153,17 @@ CREATE TEMP TRIGGER apply_parameters INSTEAD OF INSERT ON parameters BEGIN
     FROM jsonb_each(NEW.parameters, '$.p')
     WHERE recipient.message = value ->> 0 AND recipient.n = value ->> 1 AND recipient.attempts = 0;
 
-    -- Sent another way: what is filed under another domain has another checksum.
+    -- Sent another way: what is filed under another domain has another checksum; what is damaged keeps a wrong one.
     UPDATE recipient
     SET domain = value ->> 2,
-        checksum = checksum_of_recipient((SELECT checksum FROM message WHERE key = recipient.message), n, address,
-            value ->> 2, notify, orcpt)
+        checksum = iif(
+            recipient.checksum IS checksum_of_recipient(
+                (SELECT m.checksum FROM message AS m WHERE m.key = recipient.message), n, address, domain, notify,
+                orcpt),
+            checksum_of_recipient(
+                (SELECT m.checksum FROM message AS m WHERE m.key = recipient.message), n, address, value ->> 2, notify,
+                orcpt),
+            recipient.checksum)
     FROM jsonb_each(NEW.parameters, '$.v')
     WHERE recipient.message = value ->> 0 AND recipient.n = value ->> 1
         AND (+value ->> 0, +value ->> 1) IN (SELECT message, n FROM settled);

@@ -411,6 +411,8 @@ class SqliteStore:
             self._isolation.forget([(each.id, settled.n) for each in settlements for settled in each.recipients])
             await self.settle(settlements)
         changed = tuple([(each.id, settled.n) for each in settlements for settled in each.recipients])
+        if wish.verb == "release":  # the sweep for delays has passed what was held
+            self._delays.again.update([(decode_id(each.id)[0], each.id) for each in settlements])
         return Changed(changed, wished, following)
 
     # -- what awaits a host -------------------------------------------------------------------------------------------

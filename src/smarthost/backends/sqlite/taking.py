@@ -28,9 +28,9 @@ class DelaySweep:
     """What the sweep for untold delays need not read again: all messages up to (at, key), except some.
 
     Those are the messages that were leased when it came by, to others or by itself: they are told when their settlement
-    says so, or not at all (given back, failed), so each sweep looks at them until they are told or gone. And those that
-    became durable behind it, for which `filed` is called. What was held then is found only after the next start: no
-    verb lets held mail go yet; the one that will must put it into `again`.
+    says so, or not at all (given back, failed), so each sweep looks at them until they are told or gone.
+    And those that became durable behind it, for which `filed` is called; and those that were held then, which the verb
+    that lets them go puts into `again`.
     """
 
     __slots__ = ("again", "at", "key", "until")
