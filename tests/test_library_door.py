@@ -31,6 +31,7 @@ from smarthost import (
     SubmissionRefused,
 )
 from smarthost.mail.errors import StoreLocked
+from smarthost.mail.record import Kind
 
 pytestmark = pytest.mark.slow
 
@@ -263,6 +264,36 @@ def test_the_blocking_door_shows_and_changes_the_queue(tmp_path: Path) -> None:
 
     assert changed.recipients == ((receipt.id, 0),)
     assert after.messages == ()
+
+
+def test_the_blocking_door_explains_and_suspends(tmp_path: Path, sink: Sink) -> None:
+    """Why mail waits, what waits in all, what happened and what would: as with the other door."""
+    with BlockingRelay(**arguments(tmp_path, sink)) as relay:
+        relay.suspend("example.net", reason="they asked", by="ann")
+        receipt = relay.submit(CONTENT, *ENVELOPE)
+        (story,) = relay.why(receipt.id)
+        waits = relay.summary().by_destination[0].name
+        counted = relay.change(Filter(id=receipt.id), "cancel", by="ann", reason="a mistake", dry_run=True)
+        suspended = relay.suspensions()
+        planned = relay.explain("you@example.net").domain
+        relay.end_suspension("example.net", by="ann")
+        sink.wait_for(1)
+        eventually(lambda: Kind.RELAYED in [record.kind for record in relay.records(0, 100)], "its record")
+
+    waiting = story.recipients[0].waiting
+    assert waiting is not None
+    assert "they asked" in waiting.why
+    assert waits == planned == "example.net"
+    assert counted.recipients == ((receipt.id, 0),)
+    assert ["example.net"] == [each.what for each in suspended]
+    of_a_daemon = {"from_config", "adopt", "reload", "check", "drain", "cancel_drain", "figures", "refuse_recipient"}
+    assert relay_only() == {"start", "stop"} | of_a_daemon
+
+
+def relay_only() -> set[str]:
+    """What is to be called at the one door and not at the other: what belongs to a daemon."""
+    called = {name for name, value in vars(Relay).items() if name[0] != "_" and not isinstance(value, property)}
+    return called - set(vars(BlockingRelay))
 
 
 def test_the_blocking_door_raises_where_it_is_called(tmp_path: Path, sink: Sink) -> None:

@@ -18,6 +18,9 @@ from smarthost.accept.inject import Receipt
 from smarthost.assemble import Relay
 from smarthost.mail.backup import Backup
 from smarthost.mail.errors import StoreError
+from smarthost.mail.explanation import Explanation, HostReport
+from smarthost.mail.record import Record
+from smarthost.mail.story import Story, Summary, Suspension
 from smarthost.queue.store import Changed, Filter, Page
 
 Returned = TypeVar("Returned")
@@ -68,9 +71,61 @@ class BlockingRelay:
         """See Relay.find."""
         return self._run(self._relay_now.find(which, cursor, n))
 
-    def change(self, which: Filter, verb: str, cursor: str | None = None, n: int = 1000) -> Changed:
+    def change(
+        self,
+        which: Filter,
+        verb: str,
+        cursor: str | None = None,
+        n: int = 1000,
+        *,
+        by: str = "",
+        reason: str = "",
+        via: str = "",
+        dry_run: bool = False,
+    ) -> Changed:
         """See Relay.change."""
-        return self._run(self._relay_now.change(which, verb, cursor, n))
+        relay = self._relay_now
+        return self._run(relay.change(which, verb, cursor, n, by=by, reason=reason, via=via, dry_run=dry_run))
+
+    def why(self, text: str, n: int = 10) -> tuple[Story, ...]:
+        """See Relay.why."""
+        return self._run(self._relay_now.why(text, n))
+
+    def summary(self, n: int = 20) -> Summary:
+        """See Relay.summary."""
+        return self._run(self._relay_now.summary(n))
+
+    def domains_of_lane(self, lane: str) -> tuple[str, ...]:
+        """See Relay.domains_of_lane."""
+        return self._run(self._relay_now.domains_of_lane(lane))
+
+    def suspend(self, what: str, reason: str = "", by: str = "") -> Suspension:
+        """See Relay.suspend."""
+        return self._run(self._relay_now.suspend(what, reason, by))
+
+    def end_suspension(self, what: str, by: str = "") -> Suspension:
+        """See Relay.end_suspension."""
+        return self._run(self._relay_now.end_suspension(what, by))
+
+    def suspensions(self) -> tuple[Suspension, ...]:
+        """See Relay.suspensions."""
+        return self._run(_suspensions(self._relay_now))
+
+    def records(self, after: int, n: int) -> tuple[Record, ...]:
+        """See Relay.records."""
+        return self._run(self._relay_now.records(after, n))
+
+    def explain(self, address: str, *, probe: bool = False, sender: str = "") -> Explanation:
+        """See Relay.explain."""
+        return self._run(self._relay_now.explain(address, probe=probe, sender=sender))
+
+    def report_hosts(self, text: str = "") -> tuple[HostReport, ...]:
+        """See Relay.report_hosts."""
+        return self._run(self._relay_now.report_hosts(text))
+
+    def reset_hosts(self, text: str = "") -> tuple[HostReport, ...]:
+        """See Relay.reset_hosts."""
+        return self._run(self._relay_now.reset_hosts(text))
 
     @property
     def paused(self) -> bool:
@@ -114,6 +169,10 @@ class BlockingRelay:
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join()
         loop.close()
+
+
+async def _suspensions(relay: Relay) -> tuple[Suspension, ...]:
+    return relay.suspensions()  # on the thread that changes them
 
 
 async def _cancel_others() -> None:
