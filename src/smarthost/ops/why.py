@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smarthost.ops import exits, options, words
+from smarthost.ops.completion import complete_id
 
 if TYPE_CHECKING:
     from smarthost.mail.record import Record
@@ -27,7 +28,7 @@ _SHOWN_RECIPIENTS = 50
 
 
 @click.command()
-@click.argument("what")
+@click.argument("what", shell_complete=complete_id)
 @click.option("-n", "most", type=click.IntRange(1, 50), default=10, help="The newest N messages of an address [10].")
 @click.option("--transcript", "with_transcript", is_flag=True, help="Also what was said in sessions that failed.")
 @options.place
