@@ -316,6 +316,7 @@ class Relay:
         return {
             **{f"sessions_in_{mode.value}": sessions[mode.value] for mode in Mode},
             **self._parts.delivery.figures(),
+            **self._parts.store.figures(),
         }
 
     @property

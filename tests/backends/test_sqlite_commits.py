@@ -363,6 +363,24 @@ async def test_stalled_disk_refuses_new_mail() -> None:
     assert line.commits.refusal() is None
 
 
+async def test_slow_commits_are_told_for_a_minute_or_two() -> None:
+    """How many, how long in all, and the slowest: one that hangs while it does, and none of yesterday."""
+    line = await Line().open()
+    await line.submit(Entry("mail"))
+    line.clock.advance(2.0)
+    assert line.commits.figures() == {"commits": 0, "commits_s": 0.0, "slowest_commit_s": 2.0}
+    await line.answer()
+    await line.submit(Entry("more"))
+    line.clock.advance(0.5)
+    await line.answer()
+    assert line.commits.figures() == {"commits": 2, "commits_s": 2.5, "slowest_commit_s": 2.0}
+
+    line.clock.advance(60.0)
+    assert line.commits.figures()["slowest_commit_s"] == 2.0
+    line.clock.advance(60.0)
+    assert line.commits.figures() == {"commits": 2, "commits_s": 2.5, "slowest_commit_s": 0.0}
+
+
 async def test_close_waits_for_everything_enqueued() -> None:
     """Closing commits what was enqueued before it ends the child."""
     line = await Line().open()

@@ -256,6 +256,8 @@ async def test_a_real_relay_says_what_is_in_its_queue(tmp_path: Path) -> None:
     assert 1 == paused["smarthost_paused",]
     assert found["smarthost_process_resident_memory_bytes",] > 10 << 20
     assert found["smarthost_process_open_fds",] > 3
+    assert found["smarthost_store_commits_total",] >= 2  # the message, and what its attempt came to
+    assert 0 < found["smarthost_store_slowest_commit_seconds",] <= found["smarthost_store_commit_seconds_total",] < 60
     shown = {key[0].removeprefix(PREFIX).removesuffix("_total").removesuffix("_count") for key in found}
     assert {name for name in METRICS if not name.startswith("outbox_")} <= shown
     assert 0 == found["smarthost_audit_findings_total", "no owner"], "an alert on its increase needs the zero"

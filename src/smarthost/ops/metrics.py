@@ -193,6 +193,9 @@ class Metrics:
         return {
             "sessions_in": [((mode,), number) for mode, number in sessions],
             **{name: _one(figures[name]) for name in named},
+            "store_commits": _one(figures["commits"]),
+            "store_commit_seconds": _one(figures["commits_s"]),
+            "store_slowest_commit_seconds": _one(figures["slowest_commit_s"]),
             "hosts": [(("open",), figures["hosts_open"]), (("half-open",), figures["hosts_half_open"])],
             "accepting": _one(relay.refusal is None),
             "paused": _one(relay.paused),

@@ -30,6 +30,7 @@ BATCH_OCTETS = 8 * 1024 * 1024
 IN_FLIGHT = 1
 STALLED_S = 10.0  # a commit that takes longer is a disk that hangs: do not take more mail upon ourselves
 FULL_AGAIN_S = 1.0
+SLOWEST_S = 60.0  # the slowest commit is that of this minute and of the one before
 RESTART_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 CRASHES = 3  # an item in hand so often when the child died without a word, after the first time alone, is the culprit
 # Recovering a WAL of 64 MiB takes less than 1 s, but a migration 3 to 10 s a million recipients: SQLite checks all rows
@@ -81,6 +82,10 @@ class Commits:
         self._number = 0
         self._is_kick_due = False
         self._pace = Pace()
+        self._done = 0
+        self._lasted_s = 0.0
+        self._slowest_s = [0.0, 0.0]  # of the minute before, and of this one
+        self._minute_ends = 0.0
         self._held = 0  # file contents on their way to become items
         self._broken: StoreError | None = StoreError("the store is not open")
         self._full: StoreFull | None = None
@@ -123,6 +128,20 @@ class Commits:
                 return StoreError(f"the disk has not finished a commit for {STALLED_S:.0f} s")
             break
         return None
+
+    def figures(self) -> dict[str, float]:
+        """Give how many commits there were, how long they lasted in all, and the slowest of the last minute or two."""
+        now = self._clock.monotonic()
+        self._turn_minute(now)
+        flying = [now - load.sent_at for load in self._flying.values()]  # one that hangs is seen while it does
+        slowest_s = max(*self._slowest_s, *flying)
+        return {"commits": self._done, "commits_s": self._lasted_s, "slowest_commit_s": slowest_s}
+
+    def _turn_minute(self, now: float) -> None:
+        if now >= self._minute_ends:
+            before = self._slowest_s[1] if now < self._minute_ends + SLOWEST_S else 0.0
+            self._slowest_s = [before, 0.0]
+            self._minute_ends = now + SLOWEST_S
 
     def submit(self, item: Item) -> None:
         """Enqueue an item; it is told what becomes of it."""
@@ -212,6 +231,11 @@ class Commits:
         load = self._flying.pop(outcome.number)
         if outcome.code == wire.OK:
             self._restarts = 0
+            now = self._clock.monotonic()
+            self._turn_minute(now)
+            self._done += 1
+            self._lasted_s += now - load.sent_at
+            self._slowest_s[1] = max(self._slowest_s[1], now - load.sent_at)
             self._spared(outcome.spare_octets)
             load.batch.released = outcome.released
             for item in load.items:

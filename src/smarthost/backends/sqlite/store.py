@@ -180,6 +180,10 @@ class SqliteStore:
             return StoreError("the store is not open")
         return self._commits.refusal() or self._space.shortage()
 
+    def figures(self) -> dict[str, float]:
+        """Give what its commits cost, by name; see Commits.figures. After `open`."""
+        return self._commits.figures()
+
     @property
     def last_number(self) -> int:
         """The highest store key or record seq ever committed; for IdSource. After `open`."""
