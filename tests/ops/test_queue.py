@@ -108,6 +108,9 @@ def test_an_empty_queue_says_so(tmp_path: Path) -> None:
         ([FIRST, "--to", "<bob@x.example>"], [Filter(id=FIRST, recipient="bob@x.example")]),
         (["--from", "alice@example.org"], [Filter(reverse_path="alice@example.org")]),
         (["--from", "<alice@example.org>"], [Filter(reverse_path="alice@example.org")]),
+        (["--sender", "ann"], [Filter(sender="ann")]),
+        (["--sender", "user:ann"], [Filter(sender="ann")]),  # as `suspend` takes it
+        (["--sender", "@Shop.example.org"], [Filter(sender_domain="shop.example.org")]),
         (["--destination", "X.Example."], [Filter(domain="x.example")]),
         ([], [Filter()]),
     ],

@@ -67,7 +67,11 @@ which = _stacked(
     click.option("--from", "reverse_path", metavar="ADDRESS", help="With this reverse-path; <> for reports."),
     click.option("--to", "recipient", metavar="ADDRESS", help="For this recipient."),
     click.option("--destination", metavar="DOMAIN", help="For recipients in this domain."),
-    click.option("--sender", metavar="NAME", help="Of this sender: who logged in, else the reverse-path or client."),
+    click.option(
+        "--sender",
+        metavar="NAME",
+        help="Of who logged in (ann, user:ann), else of this reverse-path, client, or @DOMAIN.",
+    ),
     click.option("--lane", metavar="LANE", help="That this lane would carry (smarthost plan names it)."),
     click.option("--reply", metavar="TEXT", help="Whose last reply, or reason, has this text in it."),
     click.option("--state", type=click.Choice(["deferred", "held"]), help="In this state."),

@@ -44,11 +44,13 @@ class Wanted(NamedTuple):
         if everything is False and not named and not texts:
             raise click.UsageError(_SAY_WHICH)
         reverse_path = texts.get("reverse_path") or ""
+        sender, sender_domain = read_sender(texts.get("sender") or "")
         which = Filter(
             reverse_path=reverse_path if reverse_path == NULL_PATH else _bare(reverse_path),
             recipient=_bare(texts.get("recipient") or ""),
             domain=(texts.get("destination") or "").lower().rstrip("."),
-            sender=texts.get("sender") or "",
+            sender=sender,
+            sender_domain=sender_domain,
             reply=texts.get("reply") or "",
             state=texts.get("state") or "",
             received_before=_read_age(texts.get("older")),
@@ -57,6 +59,11 @@ class Wanted(NamedTuple):
 
         whole = tuple([replace(which, id=id.lower()) for id in named]) or (which,)
         return Wanted(whole, texts.get("lane") or "")
+
+
+def read_sender(text: str) -> tuple[str, str]:
+    """Give the `sender` and the `sender_domain` of a Filter for a name as `summary` prints it, or `suspend` takes it."""
+    return ("", text[1:].lower()) if text.startswith("@") else (text.removeprefix("user:"), "")
 
 
 def _bare(written: str) -> str:

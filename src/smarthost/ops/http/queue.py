@@ -11,6 +11,7 @@ from smarthost.ops.http.asking import JSON, Answer, Ask, Endpoint, Parameter
 from smarthost.ops.http.desk import Desk
 from smarthost.ops.http.problems import Problem
 from smarthost.ops.http.tokens import Scope
+from smarthost.ops.wanted import read_sender
 from smarthost.queue.store import NULL_PATH, Filter, StoredMessage
 
 PAGE = 100
@@ -110,12 +111,14 @@ def to_filter(asked: QueueFilter, now: float) -> Filter:
     """Give the store's filter. Raises: Problem: a state that is none."""
     if asked.state not in ("", "deferred", "held"):
         raise Problem("unusable", "state: expected deferred or held")
+    sender, sender_domain = read_sender(asked.sender)
     return Filter(
         id=asked.id,
         reverse_path=asked.reverse_path,
         recipient=asked.recipient,
         domain=asked.destination.lower(),
-        sender=asked.sender,
+        sender=sender,
+        sender_domain=sender_domain,
         reply=asked.reply,
         state=asked.state,
         received_before=now - asked.older_than if asked.older_than else 0.0,
