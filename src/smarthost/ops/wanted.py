@@ -62,7 +62,7 @@ class Wanted(NamedTuple):
 
 
 def read_sender(text: str) -> tuple[str, str]:
-    """Give the `sender` and the `sender_domain` of a Filter for a name as `summary` prints it, or `suspend` takes it."""
+    """Give the `sender` and `sender_domain` of a Filter for a name as `summary` prints, or `suspend` takes, it."""
     return ("", text[1:].lower()) if text.startswith("@") else (text.removeprefix("user:"), "")
 
 
