@@ -13,7 +13,7 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import uvloop
 
@@ -62,6 +62,8 @@ class Tally:
 class Session(asyncio.Protocol):
     """One connection to a hostile host."""
 
+    open: ClassVar[set["Session"]] = set()  # the loop forgets whoever reads no more, and a collection would hang up
+
     def __init__(self, way: Way, tally: Tally, context: ssl.SSLContext) -> None:
         self._way, self._tally, self._context = way, tally, context
         self._unread = bytearray()
@@ -73,6 +75,7 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, or not."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.open.add(self)
         self._tally.connections += 1
         self._act("connect", b"")
         if not self._is_over:
@@ -81,6 +84,7 @@ class Session(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Whatever was going on has nobody to hear it."""
         self._is_over, self._flood = True, None
+        self.open.discard(self)
 
     def data_received(self, chunk: bytes) -> None:
         """Answer what is whole."""

@@ -186,6 +186,7 @@ def test_a_host_that_offers_no_tls_gets_mail_only_where_tls_is_not_demanded(
 
 def test_inside_tls_the_host_is_asked_again_what_it_can(place: Place) -> None:
     host = place.host("c-good", "verified")
+    assert place.daemon.fate(place.hand_in("c-good", "verified"))["what"] == "relayed"
     assert host.messages
     for session in host.sessions:
         assert session.in_clear.startswith(b"EHLO relay.example.org\r\n")

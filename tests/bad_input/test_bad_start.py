@@ -36,7 +36,7 @@ def _refused(code: int, said: str, *words: str) -> None:
 # -- configuration --
 
 CONFIG = [
-    ("unknown key", 'listn = ["127.0.0.1:0"]', 'line 1: listn: unknown key; did you mean "listen"?'),
+    ("unknown key", 'listn = ["127.0.0.1:0"]', "line 1: listn: unknown key; did you mean listen?"),
     ("unknown section", "[limit]\nerrors = 3", "limit"),
     ("unknown key in a section", "[limits]\nerorrs = 3", "limits.erorrs"),
     ("not TOML", "listen = [", "bad.toml"),

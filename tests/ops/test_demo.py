@@ -70,7 +70,7 @@ def test_the_demo_tells_the_whole_story_and_exits_0(tmp_path: Path) -> None:
         "  | Subject: ",
         "  | <nobody@picky.example>",
         "Everything ended as it should in ",
-        "python -m smarthost queue list",
+        "python -m smarthost why you@b.example",
     ):
         assert told in out
 

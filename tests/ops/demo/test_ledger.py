@@ -85,8 +85,22 @@ def test_it_is_over_when_everybody_known_has_ended() -> None:
     assert not ledger.is_over(2)
 
 
+def test_an_acceptance_of_many_is_about_each_of_them() -> None:
+    """One record tells that a message is durable; its recipients end one by one."""
+    ledger = Ledger(Elapsed())
+    both = ("reader1@healthy.example", "reader2@healthy.example")
+    ledger.record(record(Kind.ACCEPTED, "", recipients=both))
+    for each in both:
+        early = ledger.is_over(2)
+        ledger.record(record(Kind.RELAYED, each))
+
+    assert not early
+    assert ledger.is_over(2)
+    assert [fate.recipient for fate in ledger.of("healthy.example")] == list(both)
+
+
 def test_a_bounce_is_as_old_as_its_record_says() -> None:
-    """The relay's own reports were never handed in, so their waiting time comes from the record."""
+    """Whose acceptance was not told waits as long as the record says."""
     elapsed = Elapsed()
     ledger = Ledger(elapsed)
     elapsed.seconds = 2.0

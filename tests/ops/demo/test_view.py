@@ -241,4 +241,4 @@ def test_the_advice_names_us_as_we_were_called(
     monkeypatch.setattr(sys, "argv", [called])
     monkeypatch.setattr("shutil.which", lambda _: found)
 
-    assert view.next_steps()[2][0] == f"{name} queue list --state-dir try"
+    assert view.next_steps()[2][0] == f"{name} why you@b.example --state-dir try"

@@ -66,14 +66,18 @@ class Ledger:
         """See ports.Sink; what befalls hosts is told by what befalls their mail."""
         if not record.id:
             return
-        key = (record.id, record.recipient)
+        for recipient in record.recipients or (record.recipient,):  # an acceptance is one record for all
+            self._befall(record, recipient)
+
+    def _befall(self, record: Record, recipient: str) -> None:
+        key = (record.id, recipient)
         if record.kind is Kind.REPORTED:
             self.reported[key] += 1
             return
         fate = self.fates.get(key)
-        if fate is None:  # nobody hands the relay's own reports in: their first record says how old they are
+        if fate is None:  # its first record says how old it is
             age_s = record.queued_s + record.connect_s + record.handshake_s + record.transfer_s
-            fate = self.fates[key] = Fate(record.recipient, self._elapsed() - age_s, [])
+            fate = self.fates[key] = Fate(recipient, self._elapsed() - age_s, [])
         fate.records.append(record)
         if record.kind in TERMINAL_KINDS:
             fate.ended_s = self._elapsed()
