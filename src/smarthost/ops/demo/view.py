@@ -167,7 +167,7 @@ def next_steps() -> tuple[tuple[str, str], ...]:
     return (
         (f"{name} serve --state-dir try --next-hop localhost:26", "takes mail at 127.0.0.1:2525"),
         (f"echo Subject: hi | {name} send --state-dir try --from me@a.example --to you@b.example", ""),
-        (f"{name} why you@b.example --state-dir try", "it waits, and why: nobody listens at port 26"),
+        (f"{name} why you@b.example --state-dir try", "it waits, and why: nobody is at port 26"),
     )
 
 
