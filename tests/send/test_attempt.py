@@ -9,6 +9,7 @@ from tests.send.rig import BEST, CONTENT, PREFIX, WORSE, SendRig, in_simulation,
 
 from smarthost.mail.errors import StoreError
 from smarthost.mail.hop import Credentials, TlsLevel
+from smarthost.mail.result import AttemptResult
 from smarthost.settle.decide import decide
 from smarthost.testing.network import Faults, TlsConduct
 from smarthost.testing.peers import Answer, ScriptedExchanger
@@ -304,6 +305,30 @@ def test_each_recipient_is_recorded_with_the_tls_it_went_by(is_first_in_tls: boo
     run_simulation(scenario, seed=1)
 
 
+@pytest.mark.parametrize("is_reached", [True, False])
+def test_a_deferral_is_recorded_with_the_tls_of_the_host_that_said_so(is_reached: bool) -> None:
+    """What the better host said in TLS is not said to have been in clear, whatever a worse one does afterwards."""
+
+    async def scenario(simulation: Simulation) -> None:
+        rig = SendRig(simulation)
+        answers: dict[str, Answer] = {"starttls": "220 go", "rcpt": "451 4.3.0 try another"}
+        await rig.listen(ScriptedExchanger(extensions=("STARTTLS",), replies=answers))
+        if is_reached:
+            await rig.listen(ScriptedExchanger(replies={"rcpt": "452 4.3.1 full"}), WORSE)
+
+        result = await rig.attempt(plan=plan_for(BEST, WORSE))
+
+        told = ["TLSv1.3 SIMULATED unverified" if each.address == BEST else "" for each in result.verdicts]
+        assert told == tls_of_records(result)
+
+    run_simulation(scenario, seed=1)
+
+
+def tls_of_records(result: AttemptResult) -> list[str]:
+    settlement = decide(result, now=0.0, retry_at=lambda attempts, at: 9.0, next_seq=lambda: 1)
+    return [record.tls for record in settlement.records]
+
+
 @in_simulation
 async def test_a_password_never_follows_a_broken_handshake_into_clear(simulation: Simulation) -> None:
     """Who breaks an opportunistic handshake is not given the password for it, neither now nor the next time."""
@@ -407,6 +432,7 @@ async def test_a_rotated_password_defers_with_an_alarm_that_does_not_show_it(sim
     assert ["deferred"] == outcomes(result)
     assert "host refuses our sessions" in [what for what, _ in rig.sink.notes]
     assert "s3cr3t" not in repr(rig.sink.notes) + repr(result)
+    assert ["TLSv1.3 SIMULATED verified"] == tls_of_records(result)  # nobody need fear that it was shown to others
 
 
 @in_simulation

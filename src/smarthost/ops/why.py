@@ -183,7 +183,8 @@ def _facts(record: "Record") -> Iterator[str]:
             yield f"tried before: {stop}"
     has_spoken = bool(record.reply) and bool(record.host)
     if has_spoken:
-        yield f"{record.host} [{record.address}], {record.tls or 'in clear'}, said: {record.reply}"
+        tls = record.tls or ("in clear" if record.kind.value == "relayed" else "")
+        yield f"{record.host} [{record.address}], {f'{tls}, ' if tls else ''}said: {record.reply}"
     if record.why and not (has_spoken and record.reply in record.why):
         yield record.why
     if record.kind.value == "accepted":

@@ -130,7 +130,7 @@ class _Walk:
         self._needs: Needs | None = None  # most mail needs nothing
         self._queued_s = sender.terms.clock.wall() - lease.received_at
         self._verdicts: list[Verdict | None] = [None] * len(lease.recipients)
-        self._tls: TlsFacts | None = None  # of the last session, and where others follow, of each recipient's
+        self._tls: TlsFacts | None = None  # of the last session, and where others follow, of what each verdict is from
         self._tls_of: dict[int, TlsFacts | None] = {}
         self._transfer_s = 0.0
         self.refused: list[Stop] = []
@@ -311,7 +311,9 @@ class _Walk:
         if is_required:  # or an operator would look for a fault of the network
             said = replace(said, why=f"{said.why}; {_REQUIRETLS_ASKED}")
         for index in asked:
-            self._verdicts[index] = verdict.combine(self._verdicts[index], said)
+            self._verdicts[index] = joined = verdict.combine(self._verdicts[index], said)
+            if joined is said:
+                self._tls_of[index] = self.effort.tls
 
     def _judge_transaction(
         self,
@@ -352,10 +354,12 @@ class _Walk:
         """Join what this host said with what better hosts said; who may not go on leaves the walk."""
         if self._uncounted and any(each.verdict.outcome is not Outcome.RELAYED for each in judged):
             self._count_refusals()
-        done = set()
+        done, heard = set(), []
         for index, each in zip(indices, judged, strict=True):
             better = self._verdicts[index]
-            self._verdicts[index] = each.verdict if better is None else verdict.combine(better, each.verdict)
+            self._verdicts[index] = joined = each.verdict if better is None else verdict.combine(better, each.verdict)
+            if joined is each.verdict:
+                heard.append(index)
             if not each.try_next_host:
                 done.add(index)
             if each.alarm:
@@ -363,8 +367,8 @@ class _Walk:
                     "error", "host refuses our sessions", host=each.verdict.host, why=each.verdict.why
                 )
         self.pending = [index for index in self.pending if index not in done]
-        if self.pending:
-            self._tls_of.update(dict.fromkeys(done, self._tls))
+        if self.pending or self._tls_of:
+            self._tls_of.update(dict.fromkeys(heard, self._tls))
 
     def _judge_offer(self, session: Session, host: str, address: str, asked: list[int]) -> list[int]:
         """Judge what this host cannot take before anything is sent to it; give the recipients it can be asked for."""
@@ -450,7 +454,7 @@ class _Walk:
             timings=Timings(self._queued_s, self.effort.connect_s, self.effort.handshake_s, self._transfer_s),
             tls=self._tls,
             lane=self._plan.lane,
-            tls_of=tuple([self._tls_of.get(n, self._tls) for n in range(len(verdicts))]) if self._tls_of else (),
+            tls_of=tuple([self._tls_of.get(n) for n in range(len(verdicts))]) if self._tls_of else (),
             walk=tuple(self.effort.lines),
             transcript=self.effort.transcript[-TRANSCRIPT_LINES:],
         )

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from smarthost.mail.content import Content
 from smarthost.mail.errors import ConnectFailed, ConnectionLost, DeadlinePassed
-from smarthost.mail.hop import Host, SessionPolicy, TlsLevel
+from smarthost.mail.hop import Host, SessionPolicy, TlsFacts, TlsLevel
 from smarthost.ports import Clock, Deadline, Dialer, HostGate, Permit, Refused, Sink
 from smarthost.send.egress import EgressWatch
 from smarthost.send.gates import demand_key, find_refusal, service_key
@@ -53,13 +53,14 @@ class AttemptTerms(Struct, frozen=True):
 class Effort:
     """What it cost to open sessions in one attempt, and what happened on the way."""
 
-    __slots__ = ("connect_s", "dials", "handshake_s", "lines", "transcript")
+    __slots__ = ("connect_s", "dials", "handshake_s", "lines", "tls", "transcript")
 
     def __init__(self) -> None:
         self.transcript: tuple[str, ...] = ()  # of the last session that failed
         self.dials = 0
         self.connect_s = self.handshake_s = 0.0
         self.lines: list[str] = []
+        self.tls: TlsFacts | None = None  # of the last session that could not be set up
 
     def tried(self, host: str, address: str, what: str) -> None:
         """Note one stop of the walk for the record. `what` may be a host's or a TLS library's own words."""
@@ -220,6 +221,7 @@ class Opener:
         started = clock.monotonic()
         timeout_s = terms.connect_timeout_s if patience_s is None else min(terms.connect_timeout_s, patience_s)
         effort.dials += 1
+        effort.tls = None
         try:
             connection = await terms.dialer.dial(address, policy.port, source=policy.source, timeout_s=timeout_s)
         except ConnectFailed as error:
@@ -234,7 +236,7 @@ class Opener:
         ready = clock.monotonic()
         effort.handshake_s += ready - connected
         if failure is not None:
-            effort.transcript = session.transcript
+            effort.transcript, effort.tls = session.transcript, session.tls
             return failure
         self._remember_pace(key, ready - started)
         return session
