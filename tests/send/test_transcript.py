@@ -65,7 +65,7 @@ def test_auth_plain_shows_its_mechanism_only() -> None:
     transcript.heard(b"235 2.7.0 ok\r\n")
     transcript.sent(b"MAIL FROM:<a@b>\r\n")
 
-    assert transcript.lines() == ("> AUTH PLAIN ***", "< 235 2.7.0 ***", "> MAIL FROM:<a@b>")
+    assert transcript.lines() == ("> AUTH PLAIN ***", "< 235 2.7.0 ok", "> MAIL FROM:<a@b>")
 
 
 def test_auth_login_shows_no_answer() -> None:
@@ -81,11 +81,11 @@ def test_auth_login_shows_no_answer() -> None:
 
     assert transcript.lines() == (
         "> auth login ***",
-        "< 334 ***",
+        "< 334 VXNlcm5hbWU6",
         "> ***",
-        "< 334 ***",
+        "< 334 UGFzc3dvcmQ6",
         "> ***",
-        "< 535 5.7.8 ***",
+        "< 535 5.7.8 no",
         "> QUIT",
     )
 
@@ -212,7 +212,7 @@ def test_a_transaction_is_told_with_the_set_up_and_without_those_before() -> Non
         transcript.sent(b"MAIL FROM:<%d@x>\r\n" % number)
         transcript.heard(b"250 %d\r\n" % number)
 
-    assert ("< 220 mx", "> EHLO relay", "> AUTH PLAIN ***", "< 235 ***", "> MAIL FROM:<2@x>", "< 250 2") == (
+    assert ("< 220 mx", "> EHLO relay", "> AUTH PLAIN ***", "< 235 in", "> MAIL FROM:<2@x>", "< 250 2") == (
         transcript.lines()
     )
 
@@ -248,15 +248,42 @@ def test_a_long_transaction_is_cut_and_forgotten_with_the_next() -> None:
         b"501-5.5.4 what is AUTH PLAIN AHVz\r\n501 5.5.4 c2VjcmV0\r\n",
         b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\n",
         b"334 AHVzZXIAc2VjcmV0\r\n",
+        b"535 5.7.8 the password is not 'secret'\r\n",
+        b"535 5.7.8 the password is not 'secret",
     ],
 )
 def test_a_host_that_says_the_password_back_is_not_quoted(said: bytes) -> None:
-    """Of the answers to AUTH the codes are kept."""
+    """Of such answers to AUTH the codes are kept."""
     transcript = Transcript()
     transcript.sent(b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\n")
     transcript.heard(said)
 
-    assert not any("AHVz" in line or "c2Vj" in line for line in transcript.lines())
+    assert not any(each in line for line in transcript.lines() for each in ("AHVz", "c2Vj", "secret"))
+
+
+def test_a_short_password_is_not_quoted_either() -> None:
+    """Whoever logs in with four characters has them hidden all the same."""
+    transcript = Transcript()
+    transcript.sent(b"AUTH LOGIN\r\n")
+    transcript.heard(b"334 VXNlcm5hbWU6\r\n")
+    transcript.sent(b"bWU=\r\n")
+    transcript.heard(b"334 UGFzc3dvcmQ6\r\n")
+    transcript.sent(b"cHEzJA==\r\n")
+    transcript.heard(b"535 5.7.8 pq3$ is wrong\r\n")
+
+    assert transcript.lines()[-1] == "< 535 5.7.8 ***"
+
+
+def test_why_a_login_was_refused_is_quoted_in_full() -> None:
+    """What to do about it stands in the host's words, and often an address of a page."""
+    transcript = Transcript()
+    transcript.sent(b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\n")
+    transcript.heard(b"535-5.7.8 Username and Password not accepted.\r\n535 5.7.8 See https://x.example/?p=Bad\r\n")
+
+    assert transcript.lines()[1:] == (
+        "< 535-5.7.8 Username and Password not accepted.",
+        "< 535 5.7.8 See https://x.example/?p=Bad",
+    )
 
 
 def test_a_long_set_up_hides_its_secrets_in_every_later_transaction() -> None:
