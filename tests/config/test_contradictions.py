@@ -120,3 +120,33 @@ def test_one_listener_for_everyone_is_an_open_relay_too() -> None:
     config = parse_config(listener("relay", more="relay_from = ['0.0.0.0/0']"), {}, HERE)
 
     assert config.relays_for_everyone
+
+
+def test_contradictions_are_told_beside_keys_that_are_wrong() -> None:
+    """All is told at once: a key that is wrong elsewhere hides no contradiction."""
+    text = "hostnam = 'x'\n[next_hop]\nhost = 'h.example'\nusername = 'me'\n[http]\nlisten = ['0.0.0.0:80']\n"
+
+    assert [told.partition(": ")[0] + ": " + told.split(": ")[1] for told in errors(text)] == [
+        "line 1: hostnam",
+        "line 2: next_hop",
+        "line 6: http.listen",
+        "line 6: http.listen",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[http]\nlisten = ['0.0.0.0:80']\ntokens_file = '/nonexistent'\ncertificate_file = '/nonexistent'\n",
+        "[tls]\nkey_file = '/etc/hosts'\ncertificate_file = 7\n",
+        "[[listener]]\nlisten = ['127.0.0.1:25']\nmode = 'x'\n" + listener("submissions"),
+        "hostname = 'vm'\nnext_hop = 'a_b:25'\n",
+        "hostname = 'vm'\nnexthop = 'a.b:25'\n",
+    ],
+)
+def test_what_is_wrong_itself_is_blamed_on_nothing_else(text: str) -> None:
+    """A key that cannot be read is no missing key: what it would have contradicted is looked at when it is mended."""
+    told = errors(text)
+
+    assert told
+    assert not [each for each in told if "set " in each or "in clear" in each or "qualified" in each], told

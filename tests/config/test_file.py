@@ -86,3 +86,16 @@ def test_commands_do_not_guess_from_a_broken_file(tmp_path: Path, content: bytes
 
     with pytest.raises(ConfigError, match=r"state_dir: .*smarthost\.toml"):
         find_state_dir(None, file)
+
+
+def test_without_any_file_an_error_says_where_one_would_be(tmp_path: Path) -> None:
+    """Who has no file learns which one was looked for; an option that is wrong is nobody's file."""
+    spelled = {"hostname": "--hostname", "dns.servers": "--dns"}
+    missing = tmp_path / "missing"
+
+    of_default = read_config_file(None, {"mx.allow_private": 7}, default=missing)
+    of_flag = read_config_file(None, {"hostname": "vm"}, spelled, default=missing)
+
+    assert str(of_default.errors[-1]).endswith(f"(no {missing}: defaults)")
+    assert "(no " not in str(of_flag.errors[0])
+    assert str(of_flag.errors[0]).startswith("--hostname: ")

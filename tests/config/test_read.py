@@ -377,3 +377,13 @@ def test_whatever_is_laid_over_is_read_or_refused(flags: dict[str, object]) -> N
     reading = read_config("", flags, surroundings=HERE)
 
     assert (reading.config is None) == bool(reading.errors)
+
+
+def test_a_tokens_file_that_is_not_made_yet_says_how() -> None:
+    """The first login fails for nothing but a missing file."""
+    told = errors("[http]\ntokens_file = '/nonexistent'")
+
+    assert told == [
+        "line 2: http.tokens_file: cannot be read: /nonexistent: No such file or directory; "
+        "make it: smarthost tokens add NAME"
+    ]

@@ -194,3 +194,53 @@ def test_a_file_that_cannot_be_used_is_told_with_the_line_that_names_it(file: Pa
     assert code == 78
     assert said.startswith(f"{file}: line 6: dkim[1].key_file: {tmp_path}/key.pem: no private key")
     assert (json.loads(out)["line"], json.loads(out)["key"]) == (6, "dkim[1].key_file")
+
+
+@pytest.mark.parametrize(("mode", "is_told"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_password_that_everybody_may_read_is_warned_about(file: Path, mode: int, is_told: bool) -> None:
+    """As for the users file: it is no error, and it is no secret."""
+    password = file.with_name("password")
+    password.write_text("secret\n")
+    password.chmod(mode)
+    file.write_text(GOOD + f'[next_hop]\nhost = "mail.example"\nusername = "me"\npassword_file = "{password}"\n')
+
+    code, out, told = run("check", "--config", str(file))
+
+    assert (code, out) == (0, f"{file}: no errors\n")
+    warning = f"warning: password file readable by everybody: file {password}, mode 0o644, cure chmod 600 {password}\n"
+    assert told == (warning if is_told else "")
+
+
+def test_a_password_in_a_file_that_everybody_may_read_is_warned_about(file: Path) -> None:
+    """The configuration itself is as secret as what stands in it."""
+    file.write_text(GOOD + '[next_hop]\nhost = "mail.example"\nusername = "me"\npassword = "secret"\n')
+    file.chmod(0o644)
+
+    _, _, told = run("check", "--config", str(file))
+
+    assert told.startswith(f"warning: password file readable by everybody: file {file}, ")
+
+
+def test_a_page_without_tokens_is_warned_about(file: Path) -> None:
+    """Health and metrics alone may be meant; a login is then not to be had."""
+    file.write_text(GOOD + '[http]\nlisten = ["127.0.0.1:0"]\n')
+
+    code, _, told = run("check", "--config", str(file))
+
+    assert code == 0
+    assert "nobody can log in to the page" in told
+    assert "smarthost tokens add NAME" in told
+
+
+def test_the_password_file_is_shown_and_reads_back(file: Path) -> None:
+    """What `config show` prints can be started with: the password stays where it is."""
+    password = file.with_name("password")
+    password.write_text("secret\n")
+    file.write_text(GOOD + f'[next_hop]\nhost = "mail.example"\nusername = "me"\npassword_file = "{password}"\n')
+
+    code, out, _ = run("show", "--config", str(file))
+
+    assert code == 0
+    assert tomllib.loads(out)["next_hop"]["password_file"] == str(password)
+    assert "***" not in out
+    assert "secret" not in out

@@ -6,6 +6,8 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from smarthost.config import units
 from smarthost.config.read import read_config
 from smarthost.config.surroundings import default_state_dir
@@ -20,7 +22,7 @@ def read_config_file(
 ) -> Reading:
     """Read a file (None: the default one if it exists) with flags over it."""
     if path is None and not default.exists():
-        return read_config("", flags, spelled)
+        return _without_file(read_config("", flags, spelled), default)
     file = default if path is None else path
     try:
         text = file.read_text("utf-8")
@@ -30,6 +32,15 @@ def read_config_file(
         line = error.object[: error.start].count(b"\n") + 1
         return Reading(None, (ConfigError("not UTF-8, which TOML must be", line=line),), str(file))
     return read_config(text, flags, spelled, file=str(file))
+
+
+def _without_file(reading: Reading, default: Path) -> Reading:
+    """Say in each error that is no flag's where a file would have been."""
+    told = [
+        error if error.key.startswith("--") else ConfigError(f"{error.detail} (no {default}: defaults)", key=error.key)
+        for error in reading.errors
+    ]
+    return replace(reading, errors=tuple(told))
 
 
 def find_state_dir(state_dir: str | None, file: Path | None, default: Path = DEFAULT_FILE) -> Path:

@@ -81,11 +81,13 @@ class _Reader:
 
     def __init__(self, lines: Mapping[str, int], flags: Mapping[str, str]) -> None:
         self.errors: list[ConfigError] = []
+        self._wrong: set[str] = set()  # the tables, and keys at the top, in which something is wrong
         self._lines = lines
         self._flags = flags
 
     def refuse(self, key: str, detail: str) -> None:
         """Keep an error; a key without a line of its own (an inline table's) has that of its nearest parent."""
+        self._wrong.add(key.partition(".")[0].partition("[")[0])
         if key in self._flags:
             self.errors.append(ConfigError(detail, key=self._flags[key]))
             return
@@ -103,10 +105,8 @@ class _Reader:
             values.setdefault("listen", ())
         values.setdefault("hostname", _speakable(surroundings.host_name))
         values.setdefault("state_dir", surroundings.state_dir)
-        if self.errors:
-            return None
         config = Config(file=file, **values)
-        for key, detail in find_contradictions(config):
+        for key, detail in find_contradictions(config, frozenset(self._wrong)):
             self.refuse(key, detail)
         return config
 
@@ -130,6 +130,7 @@ class _Reader:
                         self._look_at_file(dotted, value)
             elif key not in also:
                 self.refuse(dotted, "unknown key" + _suggestion(at, key, (*settings, *also)))
+                self._wrong.add(find_nearest(key, (*settings, *also)))  # it may be meant, and is not missing then
         return values
 
     def repeated(
@@ -170,6 +171,7 @@ class _Reader:
         values = self.keys(at, raw, NEXT_HOP_KEYS)
         if isinstance(raw, dict) and "host" not in raw:
             self.refuse(f"{at}.host", "missing: which host takes the mail?")
+        password_file = values.get("password_file")
         username, password = values.pop("username", None), self._password(at, values)
         if len(self.errors) > wrong_before:
             return None
@@ -179,7 +181,7 @@ class _Reader:
         is_secret = username is not None or values.get("implicit_tls", False)
         values.setdefault("tls", TlsLevel.VERIFIED if is_secret else TlsLevel.OPPORTUNISTIC)
         credentials = Credentials(username, password) if username is not None and password is not None else None
-        hop = NextHopSection(credentials=credentials, **values)
+        hop = NextHopSection(credentials=credentials, password_file=password_file, **values)
         if hop.protocol is Protocol.LMTP and hop.port == SMTP_PORT:
             self.refuse(f"{at}.port", f"LMTP is not spoken at port {SMTP_PORT} (RFC 2033 5): set another")
         if (detail := _unsafe(hop)) is not None:
@@ -192,7 +194,8 @@ class _Reader:
         try:
             file.open("rb").close()
         except OSError as error:
-            self.refuse(dotted, f"cannot be read: {file}: {error.strerror}")
+            cure = "; make it: smarthost tokens add NAME" if dotted == "http.tokens_file" and not file.exists() else ""
+            self.refuse(dotted, f"cannot be read: {file}: {error.strerror}{cure}")
 
     def _password(self, at: str, values: dict[str, Any]) -> str | None:
         literal, file = values.pop("password", None), values.pop("password_file", None)

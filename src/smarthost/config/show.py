@@ -22,7 +22,7 @@ def config_json(config: Config) -> bytes:
 
 
 def config_toml(config: Config) -> str:
-    """Give the Config as TOML that `parse_config` reads back, but for passwords, which are starred."""
+    """Give the Config as TOML that `parse_config` reads back, but for passwords that are in it, which are starred."""
     lines = list(_toml_lines(config, TOP_KEYS))
     for name, (_, settings) in SECTION_KEYS.items():
         lines += ["", f"[{name}]", *_toml_lines(getattr(config, name), settings)]
@@ -50,7 +50,9 @@ def _hop_lines(hop: NextHopSection) -> list[str]:
     plain = {key: setting for key, setting in NEXT_HOP_KEYS.items() if key in NextHopSection.__struct_fields__}
     lines = list(_toml_lines(hop, plain))
     if hop.credentials is not None:
-        lines += [f"username = {_quoted(hop.credentials.username)}", 'password = "***"']
+        lines.append(f"username = {_quoted(hop.credentials.username)}")
+        if hop.password_file is None:
+            lines.append('password = "***"')
     return lines
 
 

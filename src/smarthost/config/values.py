@@ -62,6 +62,7 @@ class NextHopSection(Struct, frozen=True, kw_only=True):
     implicit_tls: bool = False
     families: Families = Families.BOTH
     credentials: Credentials | None = None
+    password_file: Path | None = None  # where the password was read
     ca_file: Path | None = None
     source: str = ""
     hostname: str = ""

@@ -30,6 +30,7 @@ from smarthost.ops.log import JsonLog
 from smarthost.ops.maildrop import pick_up
 from smarthost.ops.metrics_counts import Counts
 from smarthost.ops.observing import Observers, observing
+from smarthost.ops.readable import warn_of_open_passwords
 from smarthost.ops.readiness import Readiness, Watched, readiness_of
 from smarthost.ops.volatile import warn_if_volatile
 
@@ -88,6 +89,7 @@ async def _serve(config: Config, descriptors: int, paused: bool, reread: Reread 
         async with readiness.living():
             async with readiness.starting():
                 warn_if_volatile(config.state_dir, os.environ, log)
+                warn_of_open_passwords(config, log)
                 if sockets := take_sockets(os.environ, os.getpid()):
                     relay.adopt(sockets)
                 is_started = await _start(relay, log, stop)

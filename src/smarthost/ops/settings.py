@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`smarthost config check|show`, and how every command reads the configuration with its flags."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,9 +71,20 @@ def check(file: Path | None, *, as_json: bool, **given: object) -> int:
             click.echo(line, err=True)
         if reading.config is not None:
             click.echo(f"{reading.file or 'the defaults (no file was read)'}: no errors")
-            if reading.config.relays_for_everyone:
-                click.echo("warning: relay_from lets everyone send mail through this host (an open relay)", err=True)
+            for line in _doubts(reading.config):
+                click.echo(f"warning: {line}", err=True)
     return exits.OK if reading.config is not None else exits.CONFIG
+
+
+def _doubts(config: "Config") -> "Iterator[str]":
+    """Say what can be meant, and seldom is."""
+    if config.relays_for_everyone:
+        yield "relay_from lets everyone send mail through this host (an open relay)"
+    if config.http.listen and config.http.tokens_file is None:
+        yield (
+            "http.listen without http.tokens_file: health and metrics are served, but nobody can log in to the page or "
+            "use the API; set tokens_file and make one: smarthost tokens add NAME"
+        )
 
 
 class _Warnings:
@@ -96,9 +107,13 @@ def _bad_files(config: "Config", warnings: list[str]) -> "tuple[ConfigError, ...
 
     from smarthost.backends.clock import SystemClock
     from smarthost.entrance import find_bad_files
+    from smarthost.ops.readable import warn_of_open_passwords
+
+    sink = _Warnings(warnings)
+    warn_of_open_passwords(config, sink)
 
     async def look() -> "tuple[ConfigError, ...]":
-        return tuple(find_bad_files(config, SystemClock(), _Warnings(warnings)))
+        return tuple(find_bad_files(config, SystemClock(), sink))
 
     return asyncio.run(look())
 
