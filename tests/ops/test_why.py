@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 from tests.ops.rig import FakeQueue, message, running
 
+from smarthost.mail.explanation import HostReport
 from smarthost.mail.record import Kind, Record
 from smarthost.mail.story import Cause, Count, RecipientStory, Story, Summary, Suspension, Waiting
 from smarthost.ops import cli, exits, words
@@ -76,6 +78,8 @@ class FakeStories(FakeQueue):
         self.suspended: list[tuple[str, str, str]] = []
         self.lanes: list[str] = []
         self.looks = 0
+        self.story = STORY
+        self.broken: tuple[HostReport, ...] = ()
 
     def door(self, **replaced: object) -> Door:
         return super().door(
@@ -92,7 +96,7 @@ class FakeStories(FakeQueue):
 
     async def why(self, text: str, n: int) -> tuple[Story, ...]:
         self.asked_why.append((text, n))
-        return () if text == "nobody@x.example" else (STORY,)
+        return () if text == "nobody@x.example" else (self.story,)
 
     async def summary(self, n: int) -> Summary:
         return SUMMARY
@@ -114,8 +118,8 @@ class FakeStories(FakeQueue):
         self.looks += 1
         return NOW + self.looks, {"sessions_in": 3, "attempts": 7}, {"relayed": 100.0 * self.looks}
 
-    async def hosts(self, text: str) -> tuple[()]:
-        return ()
+    async def hosts(self, text: str) -> tuple[HostReport, ...]:
+        return self.broken
 
 
 @pytest.fixture
@@ -148,7 +152,7 @@ def test_why_tells_what_holds_it_what_comes_next_and_what_happened(tmp_path: Pat
         f"since {words.local_time(NOW - 60)} (60 s ago)",
         "     evidence   mx.x [192.0.2.1]: connection refused\\x1b[2J",
         f"     next       one of its hosts is probed, {words.local_time(NOW + 60)} (in 60 s) at the latest",
-        "     sooner     smarthost hosts reset 192.0.2.1",
+        f"     sooner     smarthost hosts reset 192.0.2.1 --state-dir {tmp_path}",
         "",
         "  cid@x.example: relayed after 1 attempt",
         f"     ended      {words.local_time(NOW - 5)} (5 s ago) at mx.x [192.0.2.2]",
@@ -171,6 +175,123 @@ def test_why_shows_what_was_said_when_asked(tmp_path: Path, daemon: FakeStories)
     _, out, _ = run(tmp_path, "why", ID, "--transcript")
 
     assert "      | S: 220 mx.x\n      | C: EHLO relay\n      | S: 451 4.7.1 later\n" in out
+
+
+def test_why_says_that_there_is_no_transcript(tmp_path: Path, daemon: FakeStories) -> None:
+    """Mail that waits for a host that others broke had no session of its own: where to look is named."""
+    daemon.story = replace(STORY, timeline=STORY.timeline[:1])
+    _, out, _ = run(tmp_path, "why", ID, "--transcript")
+
+    assert out.splitlines()[-1] == (
+        "  no transcript is kept: it had no session of its own that failed; "
+        f"see smarthost hosts show 192.0.2.1 --state-dir {tmp_path}"
+    )
+
+    daemon.story = replace(STORY, timeline=STORY.timeline[2:], recipients=STORY.recipients[1:])
+    _, out, _ = run(tmp_path, "why", ID, "--transcript")
+    assert out.splitlines()[-1] == "  no transcript is kept: it had no session of its own that failed"
+    _, out, _ = run(tmp_path, "why", ID)
+    assert "no transcript" not in out
+
+
+def test_the_commands_that_why_shows_reach_the_daemon_that_it_asked(tmp_path: Path, daemon: FakeStories) -> None:
+    """Whoever runs it with a file, or a directory, copies them as they are; a blank in it does no harm."""
+    file = tmp_path / "my relay.toml"
+    file.write_text(f"state_dir = {json.dumps(str(tmp_path))}\n")
+    result = CliRunner().invoke(cli.cli, ["why", ID, "--config", str(file)])
+
+    assert f"sooner     smarthost hosts reset 192.0.2.1 --config '{file}'\n" in result.stdout
+
+
+def test_a_refused_login_has_its_cure(tmp_path: Path, daemon: FakeStories) -> None:
+    """Another try makes another bad login: what helps is the right password, and that is said first."""
+    refused = "mx.x [192.0.2.1]: auth failed 3 times in 40 s: 535 5.7.8 no"
+    waits = replace(
+        WAITS, why=f"no host of its destination can be asked: {refused[:16]} is not dialled", evidence=refused
+    )
+    daemon.story = replace(STORY, recipients=(replace(STORY.recipients[0], waiting=waits),))
+    _, out, _ = run(tmp_path, "why", ID)
+
+    lines = [line.strip() for line in out.splitlines()]
+    at = lines.index(
+        f"cure       correct username and password_file of next hop mx.x, then: smarthost reload --state-dir {tmp_path}"
+    )
+    assert lines[at + 1].startswith("sooner     smarthost hosts reset")
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        "mx.x [192.0.2.1]: auth failed once: 454 4.7.0 Temporary authentication failure",
+        "mx.x [192.0.2.1]: connect failed once: y [192.0.2.2]: auth failed once: 535 no",
+        "auth failed once: 535 no",
+    ],
+)
+def test_no_other_failure_has_that_cure(tmp_path: Path, daemon: FakeStories, evidence: str) -> None:
+    """Nobody changes a password that is right."""
+    waits = replace(WAITS, evidence=evidence)
+    daemon.story = replace(STORY, recipients=(replace(STORY.recipients[0], waiting=waits),))
+    _, out, _ = run(tmp_path, "why", ID)
+
+    assert "cure" not in out
+
+
+def test_why_says_once_what_a_host_has_said(tmp_path: Path, daemon: FakeStories) -> None:
+    """Where the evidence has the words of each host, the reason does not; nor has an attempt its own host twice."""
+    said = "535 5.7.8 no"
+    waits = replace(
+        WAITS,
+        why=f"no host of its destination can be asked: mx.x [192.0.2.1] answered auth with {said}",
+        evidence=f"mx.x [192.0.2.1]: auth failed once: {said}",
+    )
+    record = Record(
+        2, Kind.DEFERRED, NOW - 90, ID, "bob@x.example", reply=said, host="mx.x", address="192.0.2.1",
+        why=f"mx.x [192.0.2.1] answered auth with {said}",
+        walk=("mx0.x [192.0.2.9]: at connect: refused", f"mx.x [192.0.2.1]: at auth: {said}"),
+    )  # fmt: skip
+    daemon.story = replace(
+        STORY, recipients=(replace(STORY.recipients[0], waiting=waits),), timeline=(STORY.timeline[0], record)
+    )
+    _, out, _ = run(tmp_path, "why", ID)
+
+    assert out.count(said) == 2
+    assert "because    host health: no host of its destination can be asked, since" in out
+    assert [line.strip() for line in out.splitlines() if "tried before" in line] == [
+        "tried before: mx0.x [192.0.2.9]: at connect: refused"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("why", "stop"),
+    [
+        ("mx.x [192.0.2.1], at connect: refused", "mx.x [192.0.2.1]: at connect: refused"),
+        ("mx.x [192.0.2.1] is not dialled: connect failed once: refused",
+         "mx.x [192.0.2.1]: not dialled, connect failed once: refused"),
+    ],
+)  # fmt: skip
+def test_what_ended_an_attempt_was_not_tried_before_it(
+    tmp_path: Path, daemon: FakeStories, why: str, stop: str
+) -> None:
+    """An attempt that came to one host alone tells of it once."""
+    is_dialled = "not dialled" not in why
+    record = Record(
+        2, Kind.POSTPONED, NOW - 90, ID, "bob@x.example", why=why, walk=(stop,),
+        host="mx.x" if is_dialled else "", address="192.0.2.1" if is_dialled else "",
+    )  # fmt: skip
+    daemon.story = replace(STORY, timeline=(record,))
+
+    assert "tried before" not in run(tmp_path, "why", ID)[1]
+
+
+def test_hosts_that_failed_before_one_took_it_are_told(tmp_path: Path, daemon: FakeStories) -> None:
+    """Also the same host, where TLS failed and the mail went without."""
+    stops = ("mx0.x [192.0.2.9]: at connect: refused", "mx.x [192.0.2.2]: at tls: bad certificate")
+    daemon.story = replace(STORY, timeline=(replace(RELAYED, walk=stops),))
+    _, out, _ = run(tmp_path, "why", ID)
+
+    assert [line.strip() for line in out.splitlines() if "tried before" in line] == [
+        f"tried before: {stop}" for stop in stops
+    ]
 
 
 def test_why_as_json_has_stable_names(tmp_path: Path, daemon: FakeStories) -> None:
@@ -286,6 +407,18 @@ def test_suspensions_are_begun_listed_and_ended(tmp_path: Path, daemon: FakeStor
     assert run(tmp_path, "resume", "x.example")[1] == "x.example goes on\n"
     code, _, said = run(tmp_path, "resume", "y.example")
     assert (code, said) == (exits.USAGE, "smarthost: y.example is not suspended (x.example)\n")
+
+
+def test_top_says_when_a_broken_host_is_probed_as_the_list_of_hosts_does(tmp_path: Path, daemon: FakeStories) -> None:
+    """A host that nobody waits for has no time of its next probe: it comes with the next message."""
+    host = HostReport("192.0.2.1", "mx.x", "", "half-open", 2, NOW - 60, NOW - 50, "connect", "connection refused", 0.0)
+    daemon.broken = (host, replace(host, state="open", next_probe_at=NOW + 41, waiting_count=1))
+    _, out, _ = run(tmp_path, "top", "-1")
+
+    assert out.splitlines()[-2:] == [
+        "mx.x [192.0.2.1]  next probe with the next message, 0 destinations wait: connection refused",
+        "mx.x [192.0.2.1]  next probe in 39 s, 1 destination waits: connection refused",
+    ]
 
 
 def test_top_shows_rates_between_two_looks(tmp_path: Path, daemon: FakeStories) -> None:

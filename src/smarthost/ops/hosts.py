@@ -293,7 +293,8 @@ def _title(host: "HostReport") -> str:
     return "  ".join(text for text in texts if text and text != "-")
 
 
-def _probe_words(host: "HostReport", now: float) -> str:
+def probe_words(host: "HostReport", now: float) -> str:
+    """Say when a host is probed: "in 40 s"; "with the next message" where nobody waits for it."""
     if host.is_probed:
         return "under way"
     if host.state == "half-open" or host.next_probe_at <= now:  # nobody probes a host that no mail awaits
@@ -312,27 +313,27 @@ def _table(hosts: "Sequence[HostReport]", now: float, *, has_heading: bool) -> I
         service = f"{words.printable(host.service)}: " if host.service else ""
         yield f"    {service}{evidence(host, now)}"
         if host.waiting_count:
-            yield f"    {_waiting_words(host)}"
+            yield f"    {waiting_words(host)}"
 
 
 def _row(host: "HostReport", now: float) -> tuple[str, ...]:
     since, name = words.relative(host.since, now), words.printable(host.name) or "-"
     state, address = words.printable(host.state), words.printable(host.address)
-    return address, name, state, since, f"{host.failures:,}", _probe_words(host, now)
+    return address, name, state, since, f"{host.failures:,}", probe_words(host, now)
 
 
-def _waiting_words(host: "HostReport") -> str:
-    """Give "5 destinations wait: a.example, b.example and 3 more"."""
+def waiting_words(host: "HostReport", *, names: bool = True) -> str:
+    """Give "5 destinations wait: a.example, b.example and 3 more", or without the names."""
     told = [words.printable(each) for each in host.waiting[:_TOLD]]
     more = host.waiting_count - len(told)
     listed = " and ".join(filter(None, [", ".join(told), f"{more:,} more" if more > 0 and told else ""]))
     wait = f"{words.count(host.waiting_count, 'destination')} {'waits' if host.waiting_count == 1 else 'wait'}"
-    return f"{wait}: {listed}" if listed else wait
+    return f"{wait}: {listed}" if listed and names else wait
 
 
 def _whole(host: "HostReport", now: float) -> Iterator[str]:
     yield _title(host)
-    probe, is_later = _probe_words(host, now), host.state != "half-open" and host.next_probe_at > now
+    probe, is_later = probe_words(host, now), host.state != "half-open" and host.next_probe_at > now
     facts = [
         ("state", _state_words(host)),
         ("since", words.when(host.since, now)),

@@ -98,6 +98,7 @@ def _hosts(state_dir: str | None, file: Path | None) -> "list[HostReport]":
 
 
 def _view(state_dir: str | None, file: Path | None, before: "Watched", now: "Watched") -> Iterator[str]:
+    from smarthost.ops.hosts import probe_words, waiting_words
     from smarthost.ops.summary import fetch_summary, table_of
 
     summary, hosts = fetch_summary(state_dir, file, _NAMES), _hosts(state_dir, file)
@@ -121,8 +122,8 @@ def _view(state_dir: str | None, file: Path | None, before: "Watched", now: "Wat
         yield ""
         yield "BROKEN HOSTS"
         for host in hosts[:_NAMES]:
-            probe = f"probed {words.relative(host.next_probe_at, now.at)}"
-            line = f"{host.name} [{host.address}]  {probe}, {host.waiting_count:,} destinations wait: {host.detail}"
+            probe = f"next probe {probe_words(host, now.at)}"
+            line = f"{host.name} [{host.address}]  {probe}, {waiting_words(host, names=False)}: {host.detail}"
             yield words.printable(line)
 
 

@@ -7,6 +7,8 @@ since, next_step, next_at, unblocked_by) or null. The timeline's entries are rec
 in UTC or null.
 """
 
+import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,9 @@ _INDENT = "      "
 _SET_BY_SOMEBODY = ("suspension", "pause", "drain")  # of the others the reason says it already
 _TIMES = ("at", "next_attempt_at")
 _SHOWN_RECIPIENTS = 50
+_RESET = "smarthost hosts reset "
+# How the evidence against a host begins that refuses a login for good: "mx.example [192.0.2.1]: auth failed once: 535"
+_REFUSED_LOGIN = re.compile(r"(\S+) \[\S+\]: auth failed [^:]*: 5")
 
 
 @click.command()
@@ -54,7 +59,13 @@ def why(
             continue
         if number:
             click.echo()
-        click.echo("\n".join(_lines(story, now, with_transcript)))
+        click.echo("\n".join(_lines(story, now, with_transcript, _place_words(state_dir, file))))
+
+
+def _place_words(state_dir: str | None, file: Path | None) -> str:
+    """Give what a command needs, behind the others of its words, to reach the daemon that we asked."""
+    said = (("--config", file), ("--state-dir", state_dir))
+    return "".join([f" {option} {shlex.quote(str(value))}" for option, value in said if value])
 
 
 def _ask(state_dir: str | None, file: Path | None, what: str, most: int) -> "list[Story]":
@@ -111,7 +122,7 @@ def _record_fields(record: "Record") -> dict[str, Any]:
     return {name: words.iso_or_null(value) if name in _TIMES else value for name, value in fields.items()}
 
 
-def _lines(story: "Story", now: float, with_transcript: bool) -> Iterator[str]:
+def _lines(story: "Story", now: float, with_transcript: bool, place: str) -> Iterator[str]:
     size = f"  {words.size_words(story.octets)}" if story.octets else ""
     yield f"{story.id}{size} from {words.path_words(story.reverse_path)}"
     if story.received_at:
@@ -121,7 +132,7 @@ def _lines(story: "Story", now: float, with_transcript: bool) -> Iterator[str]:
         yield f"Message-ID {words.printable(story.message_id)}"
     for recipient in story.recipients[:_SHOWN_RECIPIENTS]:
         yield ""
-        yield from _recipient_lines(recipient, now)
+        yield from _recipient_lines(recipient, now, place)
     if len(story.recipients) > _SHOWN_RECIPIENTS:
         yield f"  and {words.count(len(story.recipients) - _SHOWN_RECIPIENTS, 'other recipient')} (--json has all)"
     yield ""
@@ -130,15 +141,26 @@ def _lines(story: "Story", now: float, with_transcript: bool) -> Iterator[str]:
         yield "    no record is kept of it any more"
     for record in story.timeline:
         yield from _record_lines(record, with_transcript)
+    if with_transcript and not any(record.transcript for record in story.timeline):
+        yield ""
+        yield "  no transcript is kept: it had no session of its own that failed" + _see_hosts(story, place)
 
 
-def _recipient_lines(recipient: "RecipientStory", now: float) -> Iterator[str]:
+def _see_hosts(story: "Story", place: str) -> str:
+    """Name the commands that tell of the hosts that it waits for."""
+    waiting = [each.waiting for each in story.recipients if each.waiting is not None]
+    resets = dict.fromkeys(each for one in waiting for each in one.unblocked_by if each.startswith(_RESET))
+    hosts = " ".join(reset.removeprefix(_RESET) for reset in resets)
+    return f"; see smarthost hosts show {words.printable(hosts)}{place}" if hosts else ""
+
+
+def _recipient_lines(recipient: "RecipientStory", now: float, place: str) -> Iterator[str]:
     tried = f" after {words.count(recipient.attempts, 'attempt')}" if recipient.attempts else ""
     state = "being tried now" if recipient.state == "leased" and _is_tried(recipient.waiting) else recipient.state
     state = "waiting" if state == "leased" else state
     yield f"  {words.printable(recipient.address)}: {state}{tried}"
     if recipient.waiting is not None:
-        yield from words.aligned(_waiting_rows(recipient.waiting, now), (3, 9))
+        yield from words.aligned(_waiting_rows(recipient.waiting, now, place), (3, 9))
     elif recipient.ended is not None:
         ended = recipient.ended
         where = f" at {ended.host} [{ended.address}]" if ended.host else ""
@@ -152,16 +174,22 @@ def _is_tried(waiting: "Waiting | None") -> bool:
     return waiting is not None and waiting.cause.value == "attempt"
 
 
-def _waiting_rows(waiting: "Waiting", now: float) -> Iterator[tuple[str, str, str]]:
+def _waiting_rows(waiting: "Waiting", now: float, place: str) -> Iterator[tuple[str, str, str]]:
+    has_evidence = bool(waiting.evidence) and waiting.evidence not in waiting.why
+    is_said_there = has_evidence and waiting.cause.value == "host health"  # by each host in turn
+    reason = waiting.why.partition(": ")[0] if is_said_there else waiting.why
     by = f" (set by {waiting.set_by})" if waiting.set_by and waiting.cause.value in _SET_BY_SOMEBODY else ""
     since = f", since {words.when(waiting.since, now)}" if waiting.since else ""
-    yield "   ", "because", words.printable(f"{waiting.cause.value}: {waiting.why}{by}{since}")
-    if waiting.evidence and waiting.evidence not in waiting.why:
+    yield "   ", "because", words.printable(f"{waiting.cause.value}: {reason}{by}{since}")
+    if has_evidence:
         yield "   ", "evidence", words.printable(waiting.evidence)
     when = f", {words.when(max(waiting.next_at, now), now)} at the latest" if waiting.next_at else ""
     yield "   ", "next", words.printable(waiting.next_step) + when
+    if refused := _REFUSED_LOGIN.match(waiting.evidence):
+        host = words.printable(refused[1])
+        yield "   ", "cure", f"correct username and password_file of next hop {host}, then: smarthost reload{place}"
     for command in waiting.unblocked_by:
-        yield "   ", "sooner", words.printable(command)
+        yield "   ", "sooner", words.printable(command) + place
 
 
 def _record_lines(record: "Record", with_transcript: bool) -> Iterator[str]:
@@ -179,7 +207,7 @@ def _record_lines(record: "Record", with_transcript: bool) -> Iterator[str]:
 
 def _facts(record: "Record") -> Iterator[str]:
     for stop in record.walk:
-        if stop not in record.why and record.why not in stop:
+        if not _is_last_word(stop, record):
             yield f"tried before: {stop}"
     has_spoken = bool(record.reply) and bool(record.host)
     if has_spoken:
@@ -197,3 +225,12 @@ def _facts(record: "Record") -> Iterator[str]:
         yield ", ".join(times)
     if record.ambiguous:
         yield "the connection died after the final dot: it may have been delivered"
+
+
+def _is_last_word(stop: str, record: "Record") -> bool:
+    """Is this stop of the walk what the record itself tells?"""
+    if stop.replace(": not dialled, ", " is not dialled: ") in record.why:
+        return True
+    last = f"{record.host} [{record.address}]: "
+    said = stop.removeprefix(last)
+    return stop.startswith(last) and (said in record.why or (bool(record.reply) and record.reply in said))
