@@ -277,10 +277,14 @@ class Permit(Protocol):
 
 
 class Refused(Struct, frozen=True, gc=False):
-    """The host must not be dialled before `until` (wall seconds); `why` is one line of evidence."""
+    """The host must not be dialled before `until` (wall seconds); `why` is one line of evidence.
+
+    `is_unreachable`: nobody answered there, which tells less than what another address has said.
+    """
 
     until: float
     why: str
+    is_unreachable: bool = False
 
 
 class HostGate(Protocol):

@@ -298,16 +298,17 @@ class Journey:
 
     def _must_sleep(self, destination: str, plan: Plan) -> bool:
         """Suspend a destination while none of its hosts may be dialled; its recipients stay as they are."""
-        earliest: Refused | None = None
+        refusals: list[tuple[Refused, str]] = []
         for host in plan.hosts:
             for address in host.addresses:
                 refused = find_refusal(self._terms.gate, least_demand(plan, host), address)
                 if refused is None:
                     return False
-                if earliest is None or refused.until < earliest.until:
-                    earliest = Refused(refused.until, f"{host.name} [{address}]: {refused.why}")
-        assert earliest is not None, "a plan has hosts, and they have addresses"
-        self._feed.suspend(destination, earliest.until, earliest.why)
+                refusals.append((refused, f"{host.name} [{address}]"))
+        assert refusals, "a plan has hosts, and they have addresses"
+        until = min([refused.until for refused, _ in refusals])
+        telling, where = min(refusals, key=lambda each: (each[0].is_unreachable, each[0].until))
+        self._feed.suspend(destination, until, f"{where}: {telling.why}")
         return True
 
     async def _settle_unroutable(self, destination: str, no_plan: NoPlan) -> None:

@@ -25,6 +25,7 @@ from smarthost.queue.fairness import LaneState
 from smarthost.queue.store import Filter, Store, StoredMessage, StoredRecipient
 from smarthost.queue.verbs import DAMAGED
 from smarthost.route.broken import HealthState, HostState
+from smarthost.route.health import CONNECT
 from smarthost.send.gates import gate_keys
 
 RECORDS = 500  # of one message
@@ -247,7 +248,8 @@ class Stories:
     def _explain_hosts(
         self, message: StoredMessage, recipient: StoredRecipient, plan: Plan | NoPlan | None, until: float, why: str
     ) -> Waiting:
-        broken = list(self._broken(plan))
+        # what a host has said tells more than that another, or its other address, cannot be reached
+        broken = sorted(self._broken(plan), key=lambda each: (each[1].step == CONNECT, each[1].since))
         return Waiting(
             Cause.HOST_HEALTH,
             f"no host of its destination can be asked: {why}",
@@ -255,7 +257,7 @@ class Stories:
             min([state.until for _, state in broken if state.until], default=until),
             "; ".join([f"{host.name} [{state.address}]: {state.evidence}" for host, state in broken[:3]]) or why,
             "the health of its hosts",
-            min([state.since for _, state in broken], default=0.0),
+            broken[0][1].since if broken else 0.0,
             (
                 *dict.fromkeys([f"smarthost hosts reset {state.address}" for _, state in broken[:3]]),
                 f"smarthost queue retry {message.id}",

@@ -7,6 +7,7 @@ from tests.journeys.rig import DAY_S, HOUR_S, SlowExchanger, ends, in_world, tim
 from smarthost.mail.record import Kind
 from smarthost.mail.story import Cause, RecipientStory, Story, Waiting
 from smarthost.queue.store import Filter
+from smarthost.testing.peers import ScriptedExchanger
 from smarthost.testing.world import SimulatedWorld
 
 BUSY = {"rcpt": "451 4.2.0 busy"}
@@ -61,6 +62,31 @@ async def test_a_dead_host_is_named_with_its_probe(world: SimulatedWorld) -> Non
     assert world.clock.wall() < waiting.next_at < world.clock.wall() + 10
     assert "smarthost hosts reset 192.0.2.1" in waiting.unblocked_by
     assert 0 < waiting.since <= world.clock.wall()
+
+
+@in_world()
+async def test_what_a_host_said_tells_more_than_that_another_is_not_there(world: SimulatedWorld) -> None:
+    """One exchanger is not there, the other refuses us: that, and since when, is what an operator must hear."""
+    world.domain("example.net", "192.0.2.1", "192.0.2.2")
+    world.place(ScriptedExchanger(replies={"banner": "554 5.7.1 your address is listed"}), "192.0.2.2")
+    await world.submit("ann@example.org", "bob@example.net")
+    await world.clock.sleep(1)
+    await world.submit("ann@example.org", "eve@example.net")
+    await world.clock.sleep(1)
+
+    waiting = await waiting_of(world, "eve@example.net")
+
+    second = world.delivery.health.state_of("", "192.0.2.2")
+    assert Cause.HOST_HEALTH == waiting.cause
+    assert "your address is listed" in waiting.why
+    assert waiting.evidence.startswith("mx2.example.net [192.0.2.2]: ")
+    assert "; mx1.example.net [192.0.2.1]: " in waiting.evidence
+    assert second.since == waiting.since
+    (shown,) = (await world.delivery.operations.find(Filter(recipient="eve@example.net"), None, 1)).messages
+    assert "your address is listed" in shown.recipients[0].why
+    asleep = world.journey.suspension("example.net")
+    assert asleep is not None
+    assert "your address is listed" in asleep[1]
 
 
 @in_world()

@@ -123,6 +123,18 @@ def test_failed_probe_doubles_the_pause_up_to_an_hour(health: HostHealth, clock:
     assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
 
 
+def test_a_refused_login_is_not_repeated_within_a_minute(health: HostHealth, clock: FakeClock) -> None:
+    """Providers lock accounts that try too often; mail waits longer for a login than for a host that may be back."""
+    permitted(health).failed("auth", "535 5.7.8 no")
+    pauses = [refused(health).until - clock.wall()]
+    for _ in range(3):
+        clock.advance(pauses[-1])
+        permitted(health).failed("auth", "535 5.7.8 no")
+        pauses.append(refused(health).until - clock.wall())
+
+    assert pauses == [60, 120, 240, 480]
+
+
 def test_a_year_of_failed_probes_changes_nothing_more(health: HostHealth, clock: FakeClock) -> None:
     """Numbers do not run away."""
     permitted(health).failed("connect", "timed out")

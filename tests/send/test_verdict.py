@@ -516,3 +516,14 @@ def test_walk_of_any_length_ends_in_one_verdict(walk: list[Verdict]) -> None:
     assert (combined.outcome is Outcome.BOUNCED) is (outcomes == {Outcome.BOUNCED})
     assert (combined.outcome is Outcome.POSTPONED) is (outcomes == {Outcome.POSTPONED})
     assert combined.status.startswith(CLASS[combined.outcome])
+
+
+@pytest.mark.parametrize("is_heard_first", [True, False])
+def test_of_two_hosts_that_are_not_dialled_the_one_that_spoke_is_told(is_heard_first: bool) -> None:
+    """Mail goes when the first of them is probed; why it waits is what a host said, not that the other is not there."""
+    heard = for_refused_host(Refused(90.0, "auth failed once: 535 no"), "a.example", "192.0.2.1").verdict
+    silent = for_refused_host(Refused(30.0, "timed out", is_unreachable=True), "b.example", "192.0.2.2").verdict
+
+    joined = combine(heard, silent) if is_heard_first else combine(silent, heard)
+
+    assert (joined.host, joined.status, joined.until) == ("a.example", "4.3.2", 30.0)

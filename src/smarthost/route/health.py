@@ -33,6 +33,9 @@ from smarthost.route.broken import (
     shard_of,
 )
 
+CONNECT = "connect"  # the step at which nobody answers
+AUTH = "auth"  # the step at which a host looks at our login
+LOGIN_PAUSE_S = 60.0  # at least, after a login that was refused: providers lock accounts that try too often
 MARKED = "marked"  # the step of what nobody tried: somebody said so
 WITHDRAWN_S = 60.0  # until the next probe, after one that we could not make: no descriptor, no route
 SAVED_AT_ONCE = 4  # parts: 100,000 broken hosts must not hold the loop up for a third of a second
@@ -284,7 +287,8 @@ class HostHealth:
 
     def _next_pause(self, broken: Broken) -> float:
         terms = self._terms
-        pause = min(terms.first_pause_s * 2.0**broken.pauses, terms.longest_pause_s)
+        first_s = max(terms.first_pause_s, LOGIN_PAUSE_S) if broken.step == AUTH else terms.first_pause_s
+        pause = min(first_s * 2.0**broken.pauses, terms.longest_pause_s)
         if pause < terms.longest_pause_s:
             broken.pauses += 1
         return pause * (1.0 - terms.jitter * self._random.random())
@@ -320,14 +324,15 @@ class HostHealth:
     def _refuse(self, key: Key, broken: Broken, now: float) -> Refused | None:
         probe = self._probes.get(key)
         if probe is not None and now < probe.until:
-            return Refused(probe.until, f"a probe is under way, {broken.evidence()}")  # a success wakes who waits
+            why = f"a probe is under way, {broken.evidence()}"
+            return Refused(probe.until, why, broken.step == CONNECT)  # a success wakes who waits
         if now >= broken.until:
             return None
         refused = self._refusals.get(key)
         if refused is None:
             if len(self._refusals) >= _REFUSALS:
                 self._refusals.clear()
-            refused = self._refusals[key] = Refused(broken.until, broken.evidence())
+            refused = self._refusals[key] = Refused(broken.until, broken.evidence(), broken.step == CONNECT)
         return refused
 
     def _shared(self, detail: str) -> str:

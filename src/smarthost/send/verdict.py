@@ -75,6 +75,7 @@ _ERROR_STATUS: tuple[tuple[type[SmarthostError], str], ...] = (
     (TransportError, "4.4.0"),
     (RemoteProtocolError, "4.5.0"),  # undefined protocol status
 )
+_UNREACHABLE = "4.4.1"  # no answer from host
 _LOCAL_STATUS = "4.3.0"  # other or undefined mail system status: ours
 
 
@@ -144,7 +145,8 @@ def _is_demand_unmet(step: str, error: SmarthostError) -> bool:
 def for_refused_host(refused: Refused, host: str, address: str) -> HostVerdict:
     """Judge a host that HostGate does not let us dial: nothing was tried there, so nothing counts as an attempt."""
     why = f"{_place(host, address)} is not dialled: {refused.why}"
-    verdict = Verdict(Outcome.POSTPONED, "4.4.1", why, None, host, address, until=refused.until, awaits_host=True)
+    status = _UNREACHABLE if refused.is_unreachable else "4.3.2"
+    verdict = Verdict(Outcome.POSTPONED, status, why, None, host, address, until=refused.until, awaits_host=True)
     return HostVerdict(verdict, try_next_host=True)
 
 
@@ -228,7 +230,10 @@ def combine(better: Verdict | None, worse: Verdict) -> Verdict:
 
 def _clearer(better: Verdict, worse: Verdict) -> Verdict:
     if better.outcome is Outcome.POSTPONED:
-        return worse if (worse.until or 0.0) < (better.until or 0.0) else better
+        sooner, later = sorted((better, worse), key=lambda each: each.until or 0.0)
+        if sooner.status == _UNREACHABLE != later.status:  # what a host said tells more than that another is not there
+            return replace(later, until=sooner.until)
+        return sooner
     if better.ambiguous != worse.ambiguous:
         return better if better.ambiguous else worse
     return worse if better.reply is None and worse.reply is not None else better
