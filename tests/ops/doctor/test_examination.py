@@ -102,9 +102,20 @@ def test_only_the_named_checks_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_configuration_only_what_needs_none_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A doctor who refuses to look because of a slip in a file is no help."""
-    found, _ = run(monkeypatch, {"relaying": fine, "resolver": fine}, errors=("line 3: nonsense",))
+    found, _ = run(monkeypatch, {"config": fine, "relaying": fine, "resolver": fine}, errors=("line 3: nonsense",))
 
-    assert levels(found) == ["skip", "ok"]
+    assert levels(found) == ["ok", "skip", "ok"]
+
+
+def test_a_check_that_was_asked_for_alone_fails_without_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a login only must not read "0 fail": what is wrong is in that line, since no other has it."""
+    checks = {"config": fine, "egress": fine, "clock": fine}
+    errors = ("smarthost.toml: line 3: nonsense", 'hostname: "vm" is not fully qualified')
+    found, _ = run(monkeypatch, checks, "egress", "clock", errors=errors)
+
+    assert levels(found) == ["fail", "ok"]
+    assert all(error in found[0].seen for error in errors)
+    assert "--config FILE" in found[0].cure
 
 
 def test_what_a_peer_says_at_length_is_cut() -> None:

@@ -97,7 +97,11 @@ async def examine(
 ) -> list[Finding]:
     """Run checks (none named: all) and `tell` each finding, in the order of CHECKS, as soon as it may be told."""
     names = [name for name in CHECKS if not only or name in only]
-    running = [asyncio.ensure_future(_run(name, CHECKS[name], world, timeout_s)) for name in names]
+    is_told = "config" in names  # what is wrong with the configuration
+    running = [
+        asyncio.ensure_future(_run(name, CHECKS[name], world, timeout_s, is_configuration_told=is_told))
+        for name in names
+    ]
     all_found: list[Finding] = []
     try:
         for each in running:
@@ -111,10 +115,18 @@ async def examine(
     return all_found
 
 
-async def _run(name: str, check: Check, world: World, timeout_s: float) -> list[Finding]:
+async def _run(
+    name: str, check: Check, world: World, timeout_s: float, *, is_configuration_told: bool
+) -> list[Finding]:
     told = Findings(name)
     if world.errors and name in _OF_THE_CONFIGURATION:
-        told.skip("not looked at: the configuration does not load", "mend it first")
+        if is_configuration_told:
+            told.skip("not looked at: the configuration does not load", "mend it first")
+        else:
+            told.fail(
+                f"not looked at: the configuration does not load: {'; '.join(world.errors)}",
+                "mend it first, or say which: --config FILE",
+            )
         return told.found
     try:
         async with asyncio.timeout(timeout_s) as patience:
