@@ -397,16 +397,55 @@ def test_an_age_that_is_none_is_refused(tmp_path: Path, daemon: FakeStories, age
 def test_suspensions_are_begun_listed_and_ended(tmp_path: Path, daemon: FakeStories) -> None:
     """A destination is held back with a reason that the next on call can read."""
     assert run(tmp_path, "suspend", "x.example", "--reason", "they asked")[1] == (
-        "x.example is suspended: nothing is tried\n"
+        "x.example is suspended: nothing is tried (waiting: 1 recipient)\n"
     )
-    assert run(tmp_path, "suspend", "@corp.example")[1] == "@corp.example is suspended: all its mail is held\n"
+    assert run(tmp_path, "suspend", "@corp.example")[1] == (
+        "@corp.example is suspended: all its mail is held (waiting: 1 recipient)\n"
+    )
     assert [(what, reason) for what, reason, _ in daemon.suspended] == [
         ("x.example", "they asked"), ("@corp.example", "")
     ]  # fmt: skip
     assert run(tmp_path, "suspensions")[1] == "x.example  by root: they asked  (60 s ago)\n"
-    assert run(tmp_path, "resume", "x.example")[1] == "x.example goes on\n"
+    assert run(tmp_path, "resume", "x.example")[1] == "x.example goes on (waiting: 1 recipient)\n"
     code, _, said = run(tmp_path, "resume", "y.example")
     assert (code, said) == (exits.USAGE, "smarthost: y.example is not suspended (x.example)\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "which", "waiting"),
+    [
+        ("x.example", Filter(domain="x.example"), 1),
+        ("München.example.", Filter(domain="xn--mnchen-3ya.example"), 0),
+        ("user:ann", Filter(sender="ann"), 1),  # the fake queue is all from her, and from this domain
+        ("@Corp.example", Filter(sender_domain="corp.example"), 1),
+        ("<ann@example.org>", Filter(reverse_path="ann@example.org"), 0),
+    ],
+)
+def test_how_much_a_suspension_is_about_is_counted_and_not_changed(
+    tmp_path: Path, daemon: FakeStories, what: str, which: Filter, waiting: int
+) -> None:
+    """A slip shows in the figure: nothing waits for a name that nobody has."""
+    code, out, _ = run(tmp_path, "suspend", what, "--json")
+
+    assert (code, json.loads(out)["waiting"]) == (0, waiting)
+    assert daemon.changes == [(which, "hold")]
+    assert [order[4] for order in daemon.orders] == [True]
+
+
+def test_a_bare_word_is_taken_for_a_user_and_not_suspended(tmp_path: Path, daemon: FakeStories) -> None:
+    """`queue summary` shows who logs in as "ann": to suspend a domain "ann" instead would stop nothing."""
+    code, out, said = run(tmp_path, "suspend", "ann")
+
+    assert (code, out, daemon.suspended) == (exits.USAGE, "", [])
+    assert "no mail waits for a destination ann: did you mean user:ann?" in said
+
+
+def test_a_destination_without_a_dot_is_suspended_where_it_is_one(tmp_path: Path, daemon: FakeStories) -> None:
+    """In a network of one's own mail may be for `intern`; its last dot says that this is meant."""
+    daemon.messages.append(message("0" * 15 + "b", "cid@intern"))
+    assert run(tmp_path, "suspend", "intern")[0] == 0
+    assert run(tmp_path, "suspend", "other.")[0] == 0
+    assert [what for what, _, _ in daemon.suspended] == ["intern", "other."]
 
 
 def test_top_says_when_a_broken_host_is_probed_as_the_list_of_hosts_does(tmp_path: Path, daemon: FakeStories) -> None:

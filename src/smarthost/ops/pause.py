@@ -59,14 +59,15 @@ def resume(what: str | None, state_dir: str | None, file: Path | None, *, as_jso
 
 
 def _end_suspension(what: str, state_dir: str | None, file: Path | None, *, as_json: bool) -> None:
-    from smarthost.ops.suspend import fields_of, tell
+    from smarthost.ops.suspend import count_waiting, fields_of, tell, waiting_words
     from smarthost.ops.verbs import EndSuspension
 
+    waiting = count_waiting(what, state_dir, file)  # before it goes
     for suspension in tell(state_dir, file, EndSuspension(what, os.environ.get("SUDO_USER", ""))):
         if as_json:
-            click.echo(words.json_line({**fields_of(suspension), "ended": True}))
+            click.echo(words.json_line({**fields_of(suspension), "ended": True, "waiting": waiting}))
         else:
-            click.echo(f"{words.printable(suspension.what)} goes on")
+            click.echo(f"{words.printable(suspension.what)} goes on ({waiting_words(waiting)})")
 
 
 def _counted(messages: int, recipients: int) -> str:
