@@ -322,7 +322,7 @@ async def test_a_changed_password_is_used_in_the_next_session(tmp_path: Path) ->
     assert arrived
     assert len(set(said)) == 2
     assert [str(change) for change in changes] == [
-        f"next_hop.password (127.0.0.1:{sink.port}): one -> another one",
+        f"next_hop.password (127.0.0.1:{sink.port}): changed (not shown)",
     ]
     told = str(notes.notes)
     assert "old" not in told.replace("older", "")

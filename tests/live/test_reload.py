@@ -174,7 +174,7 @@ def test_two_files_are_compared_without_a_daemon(tmp_path: Path) -> None:
 
     assert ran.returncode == 1, ran.stderr
     assert ran.stdout.decode().splitlines() == [
-        "next_hop.password (h.example:587): one -> another one",
+        "next_hop.password (h.example:587): changed (not shown)",
         'retry.first: "5m" -> "1m"',
         "no daemon runs there: how much of a queue this concerns is not known",
     ]

@@ -13,10 +13,9 @@ from msgspec import Struct
 from smarthost.config.keys import NEXT_HOP_KEYS, REPEATED_KEYS, ROUTE_KEYS, SECTION_KEYS, TOP_KEYS, Setting
 from smarthost.config.show import value_text
 from smarthost.config.values import Config, NextHopSection
-from smarthost.mail.change import Change
+from smarthost.mail.change import NOT_SHOWN, Change
 
 UNSET = "unset"
-_SECRET = "another one"  # noqa: S105 - what is said instead of one
 _NAMED_BY: Mapping[str, tuple[str, ...]] = {  # what tells the tables of one name apart
     "listener": ("listen",),
     "network": ("networks",),
@@ -96,7 +95,7 @@ def _of_hops(
         if was != will:
             yield Change(f"{name}.username", field, was, will, whose)
         if first is not None and second is not None and first.password != second.password:
-            yield Change(f"{name}.password", field, "one", _SECRET, whose)
+            yield Change(f"{name}.password", field, NOT_SHOWN, NOT_SHOWN, whose)
 
 
 def _paired(name: str, old: Sequence[Any], new: Sequence[Any]) -> Iterator[tuple[str, str, Any, Any]]:

@@ -3,11 +3,13 @@
 
 from msgspec import Struct
 
+NOT_SHOWN = "not shown"
+
 
 class Change(Struct, frozen=True):
     """A setting that differs. `key` is where it stands in the new file (what is gone: in the old), `of` whose it is.
 
-    `field`: the field of Config that it belongs to. Of a secret `before` and `after` say only that it is another one.
+    `field`: the field of Config that it belongs to. Of a secret that is another one `before` and `after` are NOT_SHOWN.
     """
 
     key: str
@@ -18,6 +20,8 @@ class Change(Struct, frozen=True):
 
     def __str__(self) -> str:
         whose = f" ({self.of})" if self.of else ""
+        if self.after == NOT_SHOWN:
+            return f"{self.key}{whose}: changed ({NOT_SHOWN})"
         return f"{self.key}{whose}: {self.before} -> {self.after}"
 
 
