@@ -59,15 +59,17 @@ def test_a_containers_own_layer_is_told_from_its_volume() -> None:
     """Mail in the layer goes with the container; mail in the volume stays."""
     layer, volume = find("/var/lib/other", DOCKER), find("/var/lib/smarthost", DOCKER)
 
-    assert layer.is_container_layer
+    assert (layer.is_container_layer, layer.is_container) == (True, False)
+    assert find("/var/lib/other", DOCKER, is_container=True).is_container
     assert (volume.fs_type, volume.is_container_layer) == ("ext4", False)
 
 
 def test_a_container_whose_layers_are_no_overlay_is_known_by_its_marks() -> None:
-    """With other storage drivers the layer looks like a disk, and only the root is it."""
+    """With other storage drivers the layer looks like a disk, and only the root is it; or it is a machine."""
     inside = HOST.replace(" - ext4 ", " - btrfs ")
 
-    assert find("/var2", inside, is_container=True).is_container_layer
+    layer = find("/var2", inside, is_container=True)
+    assert (layer.is_container_layer, layer.is_container) == (True, False)
     assert not find("/var/x", inside, is_container=True).is_container_layer
     assert not find("/var2", inside).is_container_layer
 

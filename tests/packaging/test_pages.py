@@ -38,7 +38,7 @@ def test_the_refusal_behind_a_bridge_is_as_shown() -> None:
 
 def test_the_refusal_to_start_without_a_volume_is_as_shown() -> None:
     """The message of a container without a volume is on the page."""
-    layer = Volume(mount_point="/", fs_type="overlay", source="overlay", is_container_layer=True)
+    layer = Volume(mount_point="/", fs_type="overlay", source="overlay", is_container_layer=True, is_container=True)
     with pytest.raises(ConfigError) as caught:
         warn_if_volatile(Path("/var/lib/smarthost"), {VARIABLE: "1"}, CollectingSink(), lambda _: layer)
 

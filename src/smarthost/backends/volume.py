@@ -34,8 +34,9 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")  # of space, tab, newline and backslash (p
 class Volume(Struct, frozen=True, kw_only=True):
     """What a path lies on. `fs_type` and `source` as the kernel names them.
 
-    `is_memory`: gone with the power. `is_container_layer`: gone with the container (or it is a live system's root).
-    `is_network`: another machine's disk, whose locks and fsync are only as good as its settings.
+    `is_memory`: gone with the power. `is_container_layer`: gone with the container, or so it looks: the root of a live
+    system does, and of a virtual machine that was made of an image. `is_container`: there is no doubt. `is_network`:
+    another machine's disk, whose locks and fsync are only as good as its settings.
     """
 
     mount_point: str
@@ -44,6 +45,7 @@ class Volume(Struct, frozen=True, kw_only=True):
     is_read_only: bool = False
     is_memory: bool = False
     is_container_layer: bool = False
+    is_container: bool = False
     is_network: bool = False
 
 
@@ -75,7 +77,8 @@ def volume_of(path: str, mountinfo: str, *, is_container: bool = False) -> Volum
     if mount is None:
         return None
     is_memory = mount.fs_type in _MEMORY
-    is_layer = mount.fs_type in _LAYERS or (is_container and mount.point == "/")
+    is_overlaid = mount.fs_type in _LAYERS
+    is_layer = is_overlaid or (is_container and mount.point == "/")
     return Volume(
         mount_point=mount.point,
         fs_type=mount.fs_type,
@@ -83,6 +86,7 @@ def volume_of(path: str, mountinfo: str, *, is_container: bool = False) -> Volum
         is_read_only="ro" in mount.options,
         is_memory=is_memory,
         is_container_layer=is_layer and not is_memory,
+        is_container=is_overlaid and is_container,
         is_network=mount.fs_type in _NETWORK or mount.fs_type.startswith(_NETWORK_FUSE),
     )
 

@@ -2,7 +2,8 @@
 """Says loudly at the start that the queue would not outlive a container, or the power; refuses to start if told to.
 
 Asked by the daemon before anything is opened; reads the mount table and one variable of the environment. `doctor` says
-the same with more around it. A queue of a laboratory is warned of too, unless the variable says that this is known.
+the same in the same words, with more around it. A queue of a laboratory is warned of too, unless the variable says that
+this is known. What only looks like a container's layer is a warning, for it may be a machine like any other.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from smarthost.ports import Sink
 
 VARIABLE = "SMARTHOST_REQUIRE_VOLUME"
 _CURE = "put it on a volume (docker run -v smarthost:/var/lib/smarthost), or set state_dir to a disk of the machine"
+NO_CONTAINER = "if this is no container, the machine looks like one: ignore this"
 
 
 def warn_if_volatile(
@@ -29,13 +31,16 @@ def warn_if_volatile(
     wanted = environ.get(VARIABLE, "")
     if wanted not in ("", "0", "1"):
         raise ConfigError(f"expected 1 (refuse to start without a volume) or 0, got {wanted!r}", key=VARIABLE)
-    if wanted == "0" or (why := find_loss(describe(state_dir))) == "":
+    volume = None if wanted == "0" else describe(state_dir)
+    if (why := find_loss(volume)) == "":
         return
+    is_sure = volume is not None and (volume.is_memory or volume.is_container)
+    cure = _CURE if is_sure else f"{_CURE}; {NO_CONTAINER} ({VARIABLE}=0 has it said no more)"
     if wanted == "1":
         raise ConfigError(
             f"{state_dir} {why}, and {VARIABLE}=1 forbids that; {_CURE}; {VARIABLE}=0 takes the risk", key="state_dir"
         )
-    sink.note("error", "mail can be lost", state_dir=str(state_dir), why=why, cure=_CURE)
+    sink.note("error" if is_sure else "warning", "mail can be lost", state_dir=str(state_dir), why=why, cure=cure)
 
 
 def find_loss(volume: Volume | None) -> str:
@@ -44,6 +49,8 @@ def find_loss(volume: Volume | None) -> str:
         return ""
     if volume.is_memory:
         return f"lies in memory ({volume.fs_type} at {volume.mount_point}): all mail in the queue goes with the power"
-    if volume.is_container_layer:
+    if volume.is_container:
         return "lies in the container's own layer: all mail in the queue goes with the container"
+    if volume.is_container_layer:
+        return "seems to lie in a container's own layer: all mail in the queue would go with the container"
     return ""

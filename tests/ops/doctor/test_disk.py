@@ -36,8 +36,9 @@ def test_a_directory_on_a_disk_is_ok(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "level", "seen"),
     [
-        ({"is_memory": True}, "fail", "gone with the power"),
-        ({"is_container_layer": True}, "warn", "the container's own layer"),
+        ({"is_memory": True}, "fail", "goes with the power"),
+        ({"is_container_layer": True, "is_container": True}, "fail", "lies in the container's own layer"),
+        ({"is_container_layer": True}, "warn", "seems to lie in a container's own layer"),
         ({"is_network": True}, "warn", "a network disk"),
     ],
 )

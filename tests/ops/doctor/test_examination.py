@@ -109,7 +109,7 @@ def test_without_a_configuration_only_what_needs_none_runs(monkeypatch: pytest.M
 
 def test_a_check_that_was_asked_for_alone_fails_without_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for a login only must not read "0 fail": what is wrong is in that line, since no other has it."""
-    checks = {"config": fine, "egress": fine, "clock": fine}
+    checks: dict[str, examination.Check] = {"config": fine, "egress": fine, "clock": fine}
     errors = ("smarthost.toml: line 3: nonsense", 'hostname: "vm" is not fully qualified')
     found, _ = run(monkeypatch, checks, "egress", "clock", errors=errors)
 

@@ -14,6 +14,7 @@ from smarthost.backends.volume import Volume
 from smarthost.ops import words
 from smarthost.ops.doctor.findings import Findings
 from smarthost.ops.doctor.world import World, aside
+from smarthost.ops.volatile import NO_CONTAINER, find_loss
 
 TESTS = 50
 TESTS_S = 6.0  # a disk that takes longer for 50 is judged by the fewer
@@ -68,12 +69,11 @@ def _judge_volume(directory: Path, volume: Volume | None, told: Findings) -> Non
         return
     where = f"{directory}: on {volume.fs_type} ({volume.source}, mounted at {volume.mount_point})"
     if volume.is_memory:
-        told.fail(f"{where}: memory; all mail is gone with the power", "put state_dir on a disk")
+        told.fail(f"{where}: {find_loss(volume)}", "put state_dir on a disk")
+    elif volume.is_container:
+        told.fail(f"{where}: {find_loss(volume)}", f"mount a volume at {directory}")
     elif volume.is_container_layer:
-        told.warn(
-            f"{where}: the container's own layer; all mail is gone with the container",
-            f"mount a volume at {directory}; if this is no container, the machine looks like one: ignore this",
-        )
+        told.warn(f"{where}: {find_loss(volume)}", f"mount a volume at {directory}; {NO_CONTAINER}")
     elif volume.is_network:
         told.warn(
             f"{where}: a network disk: SQLite's locks and fsync are only as good as the server's",
