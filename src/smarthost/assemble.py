@@ -300,6 +300,10 @@ class Relay:
         """Give the hosts that are not closed, of this name, address or service ("": all), longest broken first."""
         return await self._parts.delivery.hosts.report(text)
 
+    async def find_standstill(self) -> tuple[HostReport, ...]:
+        """Give the broken hosts for which all mail waits; () where something can be delivered, or nothing waits."""
+        return await self._parts.delivery.hosts.find_standstill()
+
     async def reset_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         """Forget what is known against these hosts, and give it; what waited for them is due at once."""
         return await self._parts.delivery.hosts.reset(text)

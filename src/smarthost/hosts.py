@@ -8,7 +8,7 @@ that moment, at worst one failed dial for each host that broke in it.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Set
 from functools import partial
 
 from msgspec import Struct
@@ -19,7 +19,8 @@ from smarthost.mail.hop import Host, SessionPolicy
 from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.record import Kind, Record
 from smarthost.ports import Clock, Sink
-from smarthost.queue.store import Filter, Store
+from smarthost.queue.store import Filter, Store, Tallied
+from smarthost.queue.tallies import add_up
 from smarthost.route.broken import HealthState, HostState
 from smarthost.route.health import HostHealth
 from smarthost.send.gates import describe_key, gate_keys, is_demand
@@ -30,7 +31,7 @@ SAVED_OCTETS_A_SECOND = 1 << 20  # a hundred thousand broken hosts must not keep
 RELEASE_S = 0.1  # between two looks for what awaits hosts: an outage ends for many at once
 PROBE_S = 5.0  # between two looks for hosts to be probed
 AGAIN_S = 60.0  # an attempt that failed at a host just before it was found well has ended by then
-REST = 20.0  # looks at everything that waits: the share of time they may take is one in so many
+REST = 20.0  # looks at everything that waits, and counts of it: the share of time they may take is one in so many
 REPAIR_S = 60.0  # between two tries to save while the store is in trouble
 RECORDS = 10_000  # of changes not yet saved; beyond it the oldest are dropped, and the log has them
 DOMAINS = 100_000  # looked at in one release
@@ -82,6 +83,7 @@ class Hosts:
         self._unsaved: dict[str, bytes] = {}
         self._works: set[Key] = set()
         self._again: set[Key] = set()  # to be looked at for the second time
+        self._counted: tuple[float, dict[str, int]] = 0.0, {}  # (good until, monotonic; recipients by destination)
         self._change_bell = asyncio.Event()
         self._works_bell = asyncio.Event()
         terms.health.changed = self._changed
@@ -274,14 +276,51 @@ class Hosts:
             if way is not None:
                 self._terms.probe(*way)
 
+    async def _count(self) -> dict[str, int]:
+        """Give how many recipients of each destination are unfinished and not held."""
+        began = self._clock.monotonic()
+        if began < self._counted[0]:
+            return self._counted[1]
+        domains: dict[str, Tallied] = {}
+        cursor: str | None = None
+        while True:
+            part = await self._store.tally(cursor, self._clock.wall())
+            add_up(domains, part.by_domain)
+            if (cursor := part.cursor) is None:
+                break
+        counted: dict[str, int] = {}
+        for domain, each in domains.items():
+            destination = self._terms.destination_of(domain)
+            counted[destination] = counted.get(destination, 0) + each.recipients - each.held
+        ended = self._clock.monotonic()
+        self._counted = ended + REST * (ended - began), counted
+        return counted
+
     # -- what operators ask and say ------------------------------------------------------------------------------------
 
     async def report(self, text: str = "") -> tuple[HostReport, ...]:
         """Give the hosts that are not closed and are called so (name, address or service), longest broken first."""
         states = [state for state in self._health.states() if _is_called(state, text)]
         waiting, _ = await self._waiting() if states else ({}, {})
+        counted = await self._count() if waiting else {}
         states.sort(key=lambda state: state.since)
-        return tuple([_reported(state, waiting.get((state.source, state.address), [])) for state in states])
+        return tuple([_reported(state, waiting.get((state.source, state.address), []), counted) for state in states])
+
+    async def find_standstill(self) -> tuple[HostReport, ...]:
+        """Give the broken hosts for which all mail waits; () where something can be delivered, or nothing waits."""
+        broken = {(state.source, state.address) for state in self._health.states()}
+        waiting = [name for name, recipients in (await self._count()).items() if recipients] if broken else []
+        if not waiting:
+            return ()
+        asleep = {name for names in (await self._waiting())[0].values() for name in names}
+        blamed: set[str] = set()
+        for destination in waiting:
+            stops = _stops(self._terms.recall(destination))
+            shut = {address for _, address in broken & stops.keys()}
+            if destination not in asleep and (not stops or shut < {address for _, address in stops}):
+                return ()
+            blamed |= shut
+        return tuple([each for each in await self.report() if each.address in blamed or not blamed])
 
     async def reset(self, text: str = "") -> tuple[HostReport, ...]:
         """Close the hosts that are called so, and give what was known against them."""
@@ -325,8 +364,8 @@ class Hosts:
         self._terms.look_again()
 
 
-def _stops(plan: Plan | NoPlan) -> dict[Key, _Stop]:
-    if isinstance(plan, NoPlan):
+def _stops(plan: Plan | NoPlan | None) -> dict[Key, _Stop]:
+    if plan is None or isinstance(plan, NoPlan):
         return {}
     return {
         (key, address): (host, address, plan.policy_of(host))
@@ -340,7 +379,7 @@ def _is_called(host: HostState, text: str) -> bool:
     return not text or text.lower() in (host.address, host.name.lower(), describe_key(host.source).lower())
 
 
-def _reported(host: HostState, waiting: list[str]) -> HostReport:
+def _reported(host: HostState, waiting: list[str], counted: Mapping[str, int]) -> HostReport:
     return HostReport(
         address=host.address,
         name=host.name,
@@ -356,4 +395,5 @@ def _reported(host: HostState, waiting: list[str]) -> HostReport:
         waiting=tuple(waiting[:WAITING_SHOWN]),
         waiting_count=len(waiting),
         is_probed=host.is_probed,
+        waiting_recipients=sum([counted.get(name, 0) for name in waiting]),
     )

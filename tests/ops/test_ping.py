@@ -7,11 +7,13 @@ import socket
 from pathlib import Path
 
 from click.testing import CliRunner
-from tests.ops.rig import FakeQueue, message, running
+from tests.ops.rig import FakeQueue, host, message, running
 
 from smarthost.mail.errors import StoreError, StoreFull
+from smarthost.mail.explanation import HostReport
 from smarthost.ops import cli, exits
 from smarthost.ops.door import Door
+from smarthost.ops.standstill import say_standstill
 
 
 class Queue(FakeQueue):
@@ -19,10 +21,19 @@ class Queue(FakeQueue):
 
     refusal: Exception | None = None
     is_paused = False
+    standing: tuple[HostReport, ...] = ()
 
     def door(self, **replaced: object) -> Door:
-        mine = {"refusal": lambda: self.refusal, "is_paused": lambda: self.is_paused, "version": "9"}
+        mine = {
+            "refusal": lambda: self.refusal,
+            "is_paused": lambda: self.is_paused,
+            "find_standstill": self.find_standstill,
+            "version": "9",
+        }
         return super().door(**{**mine, **replaced})
+
+    async def find_standstill(self) -> tuple[HostReport, ...]:
+        return self.standing
 
 
 def run(state_dir: Path, *arguments: str) -> tuple[int, str, str]:
@@ -86,6 +97,7 @@ def test_json_has_every_field(tmp_path: Path) -> None:
         "listen": [],
         "paused": False,
         "refusal": "the disk hangs",
+        "standstill": None,
         "messages": 1,
         "recipients": 2,
     }
@@ -100,3 +112,33 @@ def test_a_daemon_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
 
     assert code == exits.TEMPORARY
     assert "has not answered" in said
+
+
+def test_a_daemon_that_can_deliver_nothing_says_so_and_why(tmp_path: Path) -> None:
+    """It takes mail, so the exit code stays 0; a person, and a program, read why nothing goes."""
+    stuck = queue()
+    stuck.standing = (host("127.0.0.1", "localhost", step="auth", detail="535 5.7.8 \x1b[31mwrong"),)
+    with running(tmp_path, stuck):
+        code, out, _ = run(tmp_path, "--ready")
+        told = json.loads(run(tmp_path, "--json")[1])["standstill"]
+
+    assert code == 0
+    assert "takes mail, delivers none: localhost refuses our login since 1970-01-01T" in out
+    assert ": 535 5.7.8 \\x1b[31mwrong (1 message, 2 recipients in the queue)" in out
+    assert told.startswith("localhost refuses our login since ")
+
+
+def test_a_standstill_quotes_who_said_something_and_counts_names() -> None:
+    """One host with two addresses is one host; that one of them is not there is not what keeps the mail back."""
+    hosts = (
+        host("::1", "localhost"),
+        host("127.0.0.1", "localhost", step="auth", detail="535 no", since=2000.0),
+        host("192.0.2.1", "b.example", step="data", detail="timed out", since=3000.0),
+    )
+
+    assert say_standstill(hosts, "at {:.0f}".format) == (
+        "localhost refuses our login since at 2000 (and 1 other host): 535 no"
+    )
+    assert say_standstill(hosts[2:], str) == "b.example fails at data since 3000.0: timed out"
+    assert say_standstill(hosts[:1], str) == "localhost cannot be reached since 1000.0: connection refused"
+    assert say_standstill((), str) == ""

@@ -15,7 +15,8 @@ class HostReport(Struct, frozen=True, gc=False):
     address, what a policy demands of it). `state`: "open" (nobody dials before `next_probe_at`) or "half-open" (a probe
     is due or under way); "closed" for a host nothing is known against. `failures`: in a row since `since`; `steps`: how
     often each step failed, most often first. `step` and `detail` are the last failure's. `waiting`: up to 100 of the
-    `waiting_count` destinations that wait for it, by name. `is_probed`: a probe is under way at this moment.
+    `waiting_count` destinations that wait for it, by name, with `waiting_recipients` in all. `is_probed`: a probe is
+    under way at this moment.
     """
 
     address: str
@@ -32,6 +33,7 @@ class HostReport(Struct, frozen=True, gc=False):
     waiting: tuple[str, ...] = ()
     waiting_count: int = 0
     is_probed: bool = False
+    waiting_recipients: int = 0
 
 
 class ExplainedAddress(Struct, frozen=True, gc=False):

@@ -28,6 +28,8 @@ from smarthost.ops.exits import NotReloaded
 from smarthost.ops.outbox.following import tell_events
 from smarthost.ops.place import socket_address
 from smarthost.ops.queue_requests import answer_about_queue
+from smarthost.ops.standstill import say_standstill
+from smarthost.ops.words import local_time
 from smarthost.ports import Sink
 
 REQUEST_S = 10.0  # a command sends its request at once
@@ -150,7 +152,8 @@ class ControlServer:
                 messages, recipients = await self._door.count()
                 door = self._door
                 refusal = door.refusal()
-                state = door.is_paused(), door.figures(), "" if refusal is None else str(refusal)
+                standing = say_standstill(await door.find_standstill(), local_time)
+                state = door.is_paused(), door.figures(), "" if refusal is None else str(refusal), standing
                 await _say(writer, verbs.Pong(os.getpid(), door.version, door.listen, messages, recipients, *state))
             case verbs.Send():
                 await self._take(request, reader, writer)

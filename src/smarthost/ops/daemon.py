@@ -163,6 +163,7 @@ async def _serve_operators(
         listen=relay.bound,
         hosts=relay.report_hosts,
         reset_hosts=relay.reset_hosts,
+        find_standstill=relay.find_standstill,
         explain=lambda address, probe, sender: relay.explain(address, probe=probe, sender=sender),
         records=relay.records,
         record_horizon=lambda: relay.record_horizon,

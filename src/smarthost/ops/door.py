@@ -57,6 +57,10 @@ async def _compares_nothing(*_: object) -> AsyncGenerator[Differs, None]:
     yield None
 
 
+async def _never_stands() -> tuple[HostReport, ...]:
+    return ()
+
+
 def _watches_nothing() -> tuple[float, dict[str, float], dict[str, float]]:
     raise NotImplementedError("this daemon does not offer it")
 
@@ -69,7 +73,8 @@ class Door(Struct, frozen=True):
     """What the daemon can be asked for, as `assemble.Relay` offers it.
 
     `hosts` gives those that are not closed whose name, address or service is the text ("": all), whatever its case,
-    longest broken first; `reset_hosts` closes them, makes due what waited, and gives what they were. `explain` raises
+    longest broken first; `reset_hosts` closes them, makes due what waited, and gives what they were.
+    `find_standstill` gives those for which all mail waits. `explain` raises
     SubmissionRefused for a recipient the relay would refuse, ValueError for what is no address; True means to probe.
     `resume` gives how many messages and recipients go on. `drain` and `cancel_drain` are drain.Drain's.
     """
@@ -88,6 +93,7 @@ class Door(Struct, frozen=True):
     watch: Callable[[], tuple[float, dict[str, float], dict[str, float]]] = _watches_nothing
     hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
     reset_hosts: Callable[[str], Awaitable[tuple[HostReport, ...]]] = _not_offered
+    find_standstill: Callable[[], Awaitable[tuple[HostReport, ...]]] = _never_stands
     explain: Callable[[str, bool, str], Awaitable[Explanation]] = _not_offered
     pause: Callable[[], Awaitable[None]] = _not_offered
     resume: Callable[[], Awaitable[tuple[int, int]]] = _not_offered

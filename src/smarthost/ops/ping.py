@@ -2,7 +2,8 @@
 """`smarthost ping`: does the daemon answer, and its store? For a container's health check, a script, a person.
 
 Cheap enough to be asked every few seconds. With --json a line with pid, version, listen, paused (bool), refusal (why no
-new mail is taken now, or null), messages and recipients (unfinished).
+new mail is taken now, or null), standstill (why nothing can be delivered, or null), messages and recipients
+(unfinished).
 """
 
 from pathlib import Path
@@ -33,6 +34,8 @@ def ping(state_dir: str | None, file: Path | None, *, ready: bool, answer_s: flo
     else:
         how = "takes mail, paused: nothing is delivered" if pong.paused else "takes and delivers mail"
         queued = f"{words.count(pong.messages, 'message')}, {words.count(pong.recipients, 'recipient')} in the queue"
+        if pong.standstill and not pong.paused:
+            how = f"takes mail, delivers none: {words.printable(pong.standstill)}"
         if pong.refusal:
             how = f"takes no new mail now: {words.printable(pong.refusal)}"
         click.echo(f"smarthost {pong.version}, process {pong.pid}: {how} ({queued})")
@@ -46,6 +49,7 @@ def _fields(pong: "Pong") -> dict[str, object]:
         "listen": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in pong.listen],
         "paused": pong.paused,
         "refusal": pong.refusal or None,
+        "standstill": pong.standstill or None,
         "messages": pong.messages,
         "recipients": pong.recipients,
     }

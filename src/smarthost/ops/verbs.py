@@ -211,7 +211,7 @@ Request = (
 
 
 class Pong(Struct, frozen=True, tag_field="what", tag="pong"):
-    """I am. `refusal`: why no new mail is taken now, or ""."""
+    """I am. `refusal`: why no new mail is taken now; `standstill`: why nothing can be delivered; or ""."""
 
     pid: int
     version: str
@@ -221,6 +221,7 @@ class Pong(Struct, frozen=True, tag_field="what", tag="pong"):
     paused: bool = False
     audit: AuditFigures | None = None
     refusal: str = ""
+    standstill: str = ""
 
 
 class Go(Struct, frozen=True, tag_field="what", tag="go"):
