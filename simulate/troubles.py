@@ -199,7 +199,7 @@ class Weather:
         else:
             self._watch.hastened()
         if order.verb == "suspend":
-            await world.delivery.operations.suspend(order.sender or order.domain, "", "an operator")
+            await world.delivery.suspensions.suspend(order.sender or order.domain, "", "an operator")
         else:
             await world.change(order.verb, Filter(recipient=order.recipient, domain=order.domain))
         if world.is_up:  # it may stop while it hears
@@ -215,7 +215,7 @@ class Weather:
         while True:
             try:
                 if world.is_up and order.verb == "suspend":
-                    await world.delivery.operations.end_suspension(order.sender or order.domain, "an operator")
+                    await world.delivery.suspensions.end(order.sender or order.domain, "an operator")
                 elif world.is_up:
                     await world.change("release", Filter(recipient=order.recipient, domain=order.domain))
                 if world.is_up:

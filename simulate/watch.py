@@ -281,7 +281,7 @@ class Watch:
                 suspension = world.journey.suspension(recipient.domain)
                 if suspension is not None:
                     self._slept_until[recipient.domain] = suspension[0]
-                elif world.delivery.operations.suspension_of(recipient.domain) is not None:
+                elif world.delivery.suspensions.of_domain(recipient.domain) is not None:
                     self._slept_until[recipient.domain] = world.relay_wall
                 slept_until = self._slept_until.get(recipient.domain, 0.0)
                 yield Claim(*key, "store", max(recipient.due, slept_until, ready + ahead) + self._patience_s)

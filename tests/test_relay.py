@@ -27,6 +27,7 @@ from smarthost.queue.memory import MemoryStore
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Filter
 from smarthost.relay import Journey, JourneyTerms
+from smarthost.suspensions import Suspensions, SuspensionsTerms
 from smarthost.testing.simulation import Simulation, run_simulation
 
 RELAYED = Verdict(Outcome.RELAYED, "2.0.0", "taken")
@@ -114,7 +115,7 @@ class Bench:
                 hostname="relay.example.org",
                 schedule=RetrySchedule(first_s=first_s, jitter=0.0),
                 sessions_per_lane=window,
-                admit=lambda message: self.operations.hold_if_suspended(message),
+                admit=lambda message: self.suspensions.hold_if_suspended(message),
             )
         )
         self.operations = Operations(
@@ -122,14 +123,24 @@ class Bench:
                 store=self.store,
                 clock=clock,
                 sink=self,
-                next_seq=next_seq,
                 let_go=self.journey.let_go,
                 look_again=self.journey.look_again,
                 expect=self.journey.expect_wishes,
                 asleep=self.journey.suspension,
-                stop=self.journey.stop_destinations,
+                stopped=lambda domain: "",
                 check_way=lambda way: None,
                 plan_of=self._plan,
+            )
+        )
+        self.suspensions = Suspensions(
+            SuspensionsTerms(
+                store=self.store,
+                clock=clock,
+                sink=self,
+                next_seq=next_seq,
+                change=self.operations.change,
+                stop=self.journey.stop_destinations,
+                look_again=self.journey.look_again,
             )
         )
 

@@ -242,15 +242,15 @@ class Relay:
 
         Raises: ValueError: `what` is neither. StoreError.
         """
-        return await self._parts.delivery.operations.suspend(what, reason, by)
+        return await self._parts.delivery.suspensions.suspend(what, reason, by)
 
     async def end_suspension(self, what: str, by: str = "") -> Suspension:
         """Let it go on at once; gives what was. Raises: ValueError: it is not suspended. StoreError."""
-        return await self._parts.delivery.operations.end_suspension(what, by)
+        return await self._parts.delivery.suspensions.end(what, by)
 
     def suspensions(self) -> tuple[Suspension, ...]:
         """Give what operators suspended, longest first."""
-        return self._parts.delivery.operations.suspensions()
+        return self._parts.delivery.suspensions.all()
 
     @property
     def paused(self) -> bool:

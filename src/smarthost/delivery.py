@@ -30,6 +30,7 @@ from smarthost.send.opening import PATIENCE_S, AttemptTerms
 from smarthost.send.pool import Pool
 from smarthost.send.probe import Prober, ProbeTerms
 from smarthost.stories import Stories, StoriesTerms
+from smarthost.suspensions import Suspensions, SuspensionsTerms, say
 
 
 class DeliveryTerms(Struct, frozen=True, kw_only=True):
@@ -68,6 +69,7 @@ class Delivery:
         self._pool = Pool(clock, idle_s=terms.idle_session_s, transactions=terms.messages_per_session)
         self._sender = self._make_sender()
         self.operations = self._make_operations()
+        self.suspensions = self._make_suspensions()
         self.journey = self._make_journey()
         self.auditor = Auditor(AuditorTerms(store, self.journey, clock, terms.sink, self._next_seq))
         self.hosts = self._make_hosts()
@@ -165,8 +167,8 @@ class Delivery:
                 sessions_per_lane=terms.sessions_per_lane,
                 sessions=terms.sessions,
                 soft_bounce=terms.soft_bounce,
-                admit=self.operations.hold_if_suspended,
-                hold=self.operations.hold_late,
+                admit=self.suspensions.hold_if_suspended,
+                hold=self.suspensions.hold_late,
             )
         )
 
@@ -177,14 +179,27 @@ class Delivery:
                 store=terms.store,
                 clock=terms.clock,
                 sink=terms.sink,
-                next_seq=self._next_seq,
                 let_go=lambda: self.journey.let_go(),
                 look_again=lambda: self.journey.look_again(),
                 expect=lambda ids: self.journey.expect_wishes(ids),
                 asleep=lambda domain: self.journey.suspension(domain),
-                stop=lambda domains: self.journey.stop_destinations(domains),
+                stopped=lambda domain: self.suspensions.stopped(domain),
                 check_way=terms.table.check_way,
                 plan_of=lambda domain: terms.planner.plan(terms.table.destination_of(domain)),
+            )
+        )
+
+    def _make_suspensions(self) -> Suspensions:
+        terms = self._terms
+        return Suspensions(
+            SuspensionsTerms(
+                store=terms.store,
+                clock=terms.clock,
+                sink=terms.sink,
+                next_seq=self._next_seq,
+                change=self.operations.change,
+                stop=lambda domains: self.journey.stop_destinations(domains),
+                look_again=lambda: self.journey.look_again(),
             )
         )
 
@@ -218,7 +233,7 @@ class Delivery:
                 is_paused=lambda: journey.is_paused,
                 pause=journey.pause,
                 end_pause=journey.end_pause,
-                load_further=self.operations.load,
+                load_further=self.suspensions.load,
             )
         )
 
@@ -249,7 +264,9 @@ class Delivery:
                 clock=terms.clock,
                 is_paused=lambda: journey.is_paused,
                 is_drained=lambda: journey.is_drained,
-                suspension_of=self.operations.suspension_of,
+                suspension_of=self.suspensions.of_domain,
+                suspension_of_sender=self.suspensions.of_sender,
+                suspended_during=self.suspensions.during,
                 asleep=journey.suspension,
                 destination_of=terms.table.destination_of,
                 recall=terms.planner.recall,
@@ -272,8 +289,19 @@ class Delivery:
                 plan_anew=terms.planner.plan_anew,
                 state_of=self.health.state_of,
                 suspension=self.journey.suspension,
+                kept_back=self._kept_back,
                 probe=Prober(ProbeTerms(terms.dialer, terms.clock, self.health.report_success)).probe,
                 now=terms.clock.wall,
                 soft_bounce=terms.soft_bounce,
             )
         )
+
+    def _kept_back(self, domain: str, reverse_path: str, user: str) -> str:
+        """Say why nothing is tried for such mail now, and which command would end that; "": nothing keeps it back."""
+        if self.journey.is_paused:
+            return "all delivery is paused (smarthost resume)"
+        if self.journey.is_drained:
+            return "the queue is being moved to another node (smarthost drain --cancel)"
+        suspensions = self.suspensions
+        suspension = suspensions.of_domain(domain) or suspensions.of_sender(reverse_path, user)
+        return "" if suspension is None else f"{say(suspension)} (smarthost resume {suspension.what})"

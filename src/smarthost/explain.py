@@ -29,6 +29,10 @@ from smarthost.send.gates import gate_keys
 ADDRESSES_PROBED = 10  # at once, a descriptor each
 
 
+def _nothing(domain: str, reverse_path: str, user: str) -> str:
+    return ""
+
+
 def _any_sender(reverse_path: str, user: str, domain: str) -> Domain:
     return Domain(domain)
 
@@ -36,7 +40,8 @@ def _any_sender(reverse_path: str, user: str, domain: str) -> Domain:
 class ExplainTerms(Struct, frozen=True):
     """Whom to ask. `read_recipient` refuses what the relay would refuse; `suspension` gives (until, why) or None.
 
-    `scope` is RouteTable.scope, or for a table without routes by sender nothing.
+    `scope` is RouteTable.scope, or for a table without routes by sender nothing. `kept_back` says why an operator keeps
+    back what is filed under a domain, from a reverse-path and a user, or "".
     """
 
     read_recipient: Callable[[str], Domain]
@@ -48,6 +53,7 @@ class ExplainTerms(Struct, frozen=True):
     now: Callable[[], float]
     soft_bounce: bool = False
     scope: Callable[[str, str, str], Domain] = _any_sender
+    kept_back: Callable[[str, str, str], str] = _nothing
 
 
 class Explainer:
@@ -64,11 +70,14 @@ class Explainer:
         """
         terms = self._terms
         domain = terms.read_recipient(address) if "@" in address or address.lower() == "postmaster" else _read(address)
-        filed_under = terms.scope(*_read_sender(sender), domain)
+        from_whom = _read_sender(sender)
+        filed_under = terms.scope(*from_whom, domain)
+        kept_back = terms.kept_back(filed_under, *from_whom)
         destination = terms.destination_of(filed_under)
         plan = await terms.plan_anew(destination)
         if isinstance(plan, NoPlan):
-            return replace(self._explain_no_plan(address, domain, plan), sender=sender)
+            explained = self._explain_no_plan(address, domain, plan)
+            return replace(explained, sender=sender, conclusion=_but(kept_back, explained.conclusion))
         probes = await self._probe_all(plan) if probe else ()
         until, why = terms.suspension(filed_under) or (0.0, "")
         hosts = tuple([self._explain_host(host, plan) for host in plan.hosts])
@@ -77,7 +86,7 @@ class Explainer:
             domain=domain,
             destination=destination,
             rule=plan.rule,
-            conclusion=_conclude(hosts, terms.now()),
+            conclusion=_but(kept_back, _conclude(hosts, terms.now())),
             lane=plan.lane,
             policy=_explain_policy(plan.policy),
             hosts=hosts,
@@ -173,6 +182,10 @@ def _conclude(hosts: tuple[ExplainedHost, ...], now: float) -> str:
         f"mail waits: all hosts are known as broken; {host.name} [{address.address}] is probed in"
         f" {max(0.0, address.until - now):.0f} s"
     )
+
+
+def _but(kept_back: str, conclusion: str) -> str:
+    return f"nothing is tried: {kept_back}; without that {conclusion}" if kept_back else conclusion
 
 
 def _plural(number: int) -> str:

@@ -6,7 +6,7 @@ nothing, plans nothing, guesses nothing. Records tell the rest, for as long as t
 Asked by `smarthost why`, the API and the page.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
 from msgspec import Struct
@@ -27,6 +27,7 @@ from smarthost.queue.verbs import DAMAGED
 from smarthost.route.broken import HealthState, HostState
 from smarthost.route.health import CONNECT
 from smarthost.send.gates import gate_keys
+from smarthost.suspensions import mark
 
 RECORDS = 500  # of one message
 STORIES = 50
@@ -38,9 +39,10 @@ FORGOTTEN = "forgotten"
 class StoriesTerms(Struct, frozen=True):
     """Whom to ask; most of these are the journey's.
 
-    `suspension_of`: by an operator. `asleep`: (until, why) when all hosts of a domain are known as broken. `lane_of`
-    gives how busy the lane of a destination is, `owners_of` who has a message's leased recipients, `standing` who looks
-    after what is due.
+    By an operator: `suspension_of` a domain, `suspension_of_sender` (reverse-path, user), and what was
+    `suspended_during` a span of these domains. `asleep`: (until, why) when all hosts of a domain are known as broken.
+    `lane_of` gives how busy the lane of a destination is, `owners_of` who has a message's leased recipients,
+    `standing` who looks after what is due.
     """
 
     store: Store
@@ -48,6 +50,8 @@ class StoriesTerms(Struct, frozen=True):
     is_paused: Callable[[], bool]
     is_drained: Callable[[], bool]
     suspension_of: Callable[[str], Suspension | None]
+    suspension_of_sender: Callable[[str, str], Suspension | None]
+    suspended_during: Callable[[Collection[str], float, float], tuple[Record, ...]]
     asleep: Callable[[str], tuple[float, str] | None]
     destination_of: Callable[[str], str]
     recall: Callable[[str], Plan | NoPlan | None]
@@ -108,14 +112,16 @@ class Stories:
         timeline = await self._store.history(id, RECORDS)
         if page.messages:
             return self._tell_queued(page.messages[0], timeline)
-        return _tell_gone(id, timeline) if timeline else None
+        return self._tell_gone(id, timeline) if timeline else None
 
     def _tell_queued(self, message: StoredMessage, timeline: tuple[Record, ...]) -> Story:
         accepted = _acceptance_in(timeline)
         owners = self._terms.owners_of(message.id)
-        queued = [self._tell_recipient(message, each, owners.get(each.n)) for each in message.recipients]
+        user = accepted.user if accepted else ""
+        queued = [self._tell_recipient(message, user, each, owners.get(each.n)) for each in message.recipients]
         known = {each.address for each in queued}
         gone = [each for each in _tell_ended(timeline) if each.address not in known]
+        domains = {recipient_domain(each.domain) for each in message.recipients}
         return Story(
             id=message.id,
             received_at=message.received_at,
@@ -124,14 +130,40 @@ class Stories:
             client=message.client,
             is_queued=True,
             recipients=(*queued, *gone),
-            timeline=timeline,
+            timeline=self._with_suspensions(timeline, domains, message.received_at, self._terms.clock.wall()),
+            user=user,
+            message_id=accepted.message_id if accepted else "",
+            is_cut=len(timeline) >= RECORDS,
+        )
+
+    def _tell_gone(self, id: str, timeline: tuple[Record, ...]) -> Story:
+        accepted = _acceptance_in(timeline)
+        known = accepted or timeline[0]
+        ended = _tell_ended(timeline)
+        domains = {recipient_domain(each.address.rpartition("@")[2].lower()) for each in ended}
+        return Story(
+            id=id,
+            received_at=known.at if accepted else 0.0,
+            reverse_path=known.reverse_path,
+            octets=known.octets,
+            client=known.client,
+            is_queued=False,
+            recipients=tuple(ended),
+            timeline=self._with_suspensions(timeline, domains, timeline[0].at, timeline[-1].at),
             user=accepted.user if accepted else "",
             message_id=accepted.message_id if accepted else "",
             is_cut=len(timeline) >= RECORDS,
         )
 
+    def _with_suspensions(
+        self, timeline: tuple[Record, ...], domains: Collection[str], since: float, until: float
+    ) -> tuple[Record, ...]:
+        """Put in what kept its destinations back: nothing was tried then, so no record of the message tells of it."""
+        suspended = self._terms.suspended_during(domains, since, until)
+        return tuple(sorted((*timeline, *suspended), key=lambda record: record.at)) if suspended else timeline
+
     def _tell_recipient(
-        self, message: StoredMessage, recipient: StoredRecipient, claim: Claim | None
+        self, message: StoredMessage, user: str, recipient: StoredRecipient, claim: Claim | None
     ) -> RecipientStory:
         destination = self._terms.destination_of(recipient.domain)
         plan = self._terms.recall(destination)
@@ -150,13 +182,14 @@ class Stories:
             return replace(story, waiting=waiting)
         if recipient.state == LEASED:
             return replace(story, waiting=self._explain_leased(recipient, destination, claim))
+        if recipient.state == State.HELD.value:
+            suspension = self._terms.suspension_of_sender(message.reverse_path, user)
+            return replace(story, waiting=_explain_held(message, recipient, suspension))
         return replace(story, waiting=self._explain(message, recipient, destination, plan))
 
     def _explain(
         self, message: StoredMessage, recipient: StoredRecipient, destination: str, plan: Plan | NoPlan | None
     ) -> Waiting:
-        if recipient.state == State.HELD.value:
-            return _explain_held(message, recipient)
         if (stopped := self._explain_stopped(message, recipient)) is not None:
             return stopped
         now = self._terms.clock.wall()
@@ -292,9 +325,15 @@ class Stories:
         )
 
 
-def _explain_held(message: StoredMessage, recipient: StoredRecipient) -> Waiting:
+def _explain_held(message: StoredMessage, recipient: StoredRecipient, suspension: Suspension | None) -> Waiting:
     is_damaged = recipient.why.startswith(DAMAGED)
     release = f"smarthost queue {'retry' if is_damaged else 'release'} {message.id}"
+    if suspension is not None and mark(suspension.what, "") in recipient.why:
+        return Waiting(
+            Cause.SUSPENSION, recipient.why, "it expires, and its sender is told", recipient.due, recipient.last_reply,
+            suspension.by or "an operator", suspension.since,
+            (f"smarthost resume {suspension.what}", release, f"smarthost queue cancel {message.id}"),
+        )  # fmt: skip
     return Waiting(
         Cause.DAMAGE if is_damaged else Cause.HOLD,
         recipient.why or "it is held",
@@ -330,21 +369,3 @@ def _tell_ended(timeline: tuple[Record, ...]) -> list[RecipientStory]:
         )
         for address in last
     ]  # fmt: skip
-
-
-def _tell_gone(id: str, timeline: tuple[Record, ...]) -> Story:
-    accepted = _acceptance_in(timeline)
-    known = accepted or timeline[0]
-    return Story(
-        id=id,
-        received_at=known.at if accepted else 0.0,
-        reverse_path=known.reverse_path,
-        octets=known.octets,
-        client=known.client,
-        is_queued=False,
-        recipients=tuple(_tell_ended(timeline)),
-        timeline=timeline,
-        user=accepted.user if accepted else "",
-        message_id=accepted.message_id if accepted else "",
-        is_cut=len(timeline) >= RECORDS,
-    )

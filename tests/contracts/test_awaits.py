@@ -137,7 +137,7 @@ BOUNDED = {
     ("ops/maildrop.py", "PickUp.__aexit__", "asyncio.gather"): _LOCAL + "cancelled before",
     ("auditor.py", "Auditor.check", "self._walk"): _LOCAL + "the store, page by page",
     ("auditor.py", "Auditor.walk_store", "self._walk"): _LOCAL + "the store, page by page",
-    ("operations.py", "Operations._save", "self._store.save_notes"): _LOCAL + "the store",
+    ("suspensions.py", "Suspensions._save", "self._terms.store.save_notes"): _LOCAL + "the store",
     ("pausing.py", "Pausing._look", "terms.load_further"): _LOCAL + "the store",
     ("pausing.py", "Pausing._begin", "terms.store.save_notes"): _LOCAL + "the store",
     ("pausing.py", "Pausing.resume", "terms.store.save_notes"): _LOCAL + "the store",

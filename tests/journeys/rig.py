@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from smarthost.mail.explanation import Explanation
 from smarthost.mail.hop import TlsFacts
 from smarthost.ports import Connection, Receiver, TlsRequest, TlsService
 from smarthost.testing.peers import ExchangerSession, ScriptedExchanger
@@ -148,3 +149,8 @@ class _Late:
         self._inner.abort()
 
     def secured(self, facts: TlsFacts) -> None: ...
+
+
+async def explain(world: SimulatedWorld, address: str, *, probe: bool = False) -> Explanation:
+    """What `smarthost plan` would say now."""
+    return await world.delivery.explainer.explain(address, probe=probe)

@@ -2,9 +2,18 @@
 """The memory for broken exchangers: what waited goes at once, a restart forgets nothing, everything is recorded."""
 
 import pytest
-from tests.journeys.rig import HOUR_S, CountingExchanger, assert_accounted, ends, in_world, noted, taken, times_of
+from tests.journeys.rig import (
+    HOUR_S,
+    CountingExchanger,
+    assert_accounted,
+    ends,
+    explain,
+    in_world,
+    noted,
+    taken,
+    times_of,
+)
 
-from smarthost.mail.explanation import Explanation
 from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Filter
 from smarthost.testing.dns import Fault
@@ -15,10 +24,6 @@ from smarthost.testing.world import SimulatedWorld
 MX1, MX2 = "192.0.2.1", "192.0.2.2"
 BLACK_HOLE = Faults(black_hole=True)
 RARELY = RetrySchedule(first_s=4 * HOUR_S, longest_s=4 * HOUR_S, jitter=0.0)
-
-
-async def explain(world: SimulatedWorld, address: str, *, probe: bool = False) -> Explanation:
-    return await world.delivery.explainer.explain(address, probe=probe)
 
 
 # -- what waited is due at once ----------------------------------------------------------------------------------------

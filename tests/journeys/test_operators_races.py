@@ -33,9 +33,9 @@ async def being_tried(world: SimulatedWorld) -> SlowExchanger:
 async def test_a_suspension_that_ended_during_an_attempt_holds_nothing(world: SimulatedWorld) -> None:
     """Begun and ended while a host takes its time: the mail goes on by its schedule."""
     slow = await being_tried(world)
-    operations = world.delivery.operations
-    await operations.suspend("ann@example.org", "stolen?", "cid")
-    await operations.end_suspension("ann@example.org", "cid")
+    suspensions = world.delivery.suspensions
+    await suspensions.suspend("ann@example.org", "stolen?", "cid")
+    await suspensions.end("ann@example.org", "cid")
     await world.clock.sleep(400)
     slow.replies.clear()
     await world.clock.sleep(2 * DAY_S)
@@ -47,16 +47,16 @@ async def test_a_suspension_that_ended_during_an_attempt_holds_nothing(world: Si
 async def test_what_two_suspensions_cover_is_held_until_both_have_ended(world: SimulatedWorld) -> None:
     """The end of the narrower one lets go nothing that the wider one holds."""
     world.site("example.net", "192.0.2.1")
-    operations = world.delivery.operations
-    await operations.suspend("@example.org", "domain broken into", "cid")
-    await operations.suspend("ann@example.org", "her too", "cid")
+    suspensions = world.delivery.suspensions
+    await suspensions.suspend("@example.org", "domain broken into", "cid")
+    await suspensions.suspend("ann@example.org", "her too", "cid")
     await world.submit("ann@example.org", "bob@example.net")
     await world.clock.sleep(5)
-    await operations.end_suspension("ann@example.org", "cid")
+    await suspensions.end("ann@example.org", "cid")
     await world.clock.sleep(60)
     assert {} == ends(world)
 
-    await operations.end_suspension("@example.org", "cid")
+    await suspensions.end("@example.org", "cid")
     await world.clock.sleep(60)
     assert {"bob@example.net": "relayed"} == ends(world)
 
@@ -66,11 +66,11 @@ async def test_mail_that_is_being_filed_does_not_slip_through_a_suspension(world
     """Neither of a destination nor of a sender, however long a commit takes."""
     world.site("example.net", "192.0.2.1")
     world.site("other.example", "192.0.2.2")
-    operations = world.delivery.operations
+    suspensions = world.delivery.suspensions
     filed = asyncio.ensure_future(world.submit("dot@example.org", "early@other.example"))
     await world.clock.sleep(0.2)
     suspended = [
-        asyncio.ensure_future(operations.suspend(what, "", "cid")) for what in ("example.net", "dot@example.org")
+        asyncio.ensure_future(suspensions.suspend(what, "", "cid")) for what in ("example.net", "dot@example.org")
     ]
     await world.clock.sleep(0.1)
     await asyncio.gather(filed, *suspended, world.submit("ann@example.org", "bob@example.net"))
@@ -78,7 +78,7 @@ async def test_mail_that_is_being_filed_does_not_slip_through_a_suspension(world
     await world.clock.sleep(60)
 
     assert {} == {address: end for address, end in ends(world).items() if address != "early@other.example"}
-    assert Cause.HOLD is (await waiting_of(world, "late@other.example")).cause
+    assert Cause.SUSPENSION is (await waiting_of(world, "late@other.example")).cause
 
 
 @in_world()
@@ -86,7 +86,7 @@ async def test_no_mail_moves_while_the_store_does_not_tell_the_suspensions(world
     """A disk that fails once at the start ends no suspension."""
     world.site("example.net", "192.0.2.1")
     world.site("other.example", "192.0.2.2")
-    await world.delivery.operations.suspend("example.net", "they asked", "cid")
+    await world.delivery.suspensions.suspend("example.net", "they asked", "cid")
     await world.submit("ann@example.org", "bob@example.net", "cid@other.example")
     await world.clock.sleep(5)
     await world.stop()
@@ -106,15 +106,15 @@ async def test_no_mail_moves_while_the_store_does_not_tell_the_suspensions(world
 
     assert failed
     assert {"cid@other.example": "relayed"} == ends(world)
-    assert ["example.net"] == [each.what for each in world.delivery.operations.suspensions()]
+    assert ["example.net"] == [each.what for each in world.delivery.suspensions.all()]
 
 
 @in_world()
 async def test_neither_a_retry_nor_another_way_lets_go_what_is_to_be_held(world: SimulatedWorld) -> None:
     """Said upon mail that is being tried, as upon mail that waits."""
     slow = await being_tried(world)
-    operations = world.delivery.operations
-    await operations.suspend("ann@example.org", "stolen", "cid")
+    operations, suspensions = world.delivery.operations, world.delivery.suspensions
+    await suspensions.suspend("ann@example.org", "stolen", "cid")
     await operations.change(Filter(domain="slow.example"), "retry", None, 100, by="dot")
     await operations.change(Filter(domain="slow.example"), "reroute", None, 100, by="dot", via="mx")
     await world.clock.sleep(200)

@@ -2,7 +2,7 @@
 """Why is it still there? Each thing that can hold a recipient says so itself, and what comes next comes."""
 
 import pytest
-from tests.journeys.rig import DAY_S, HOUR_S, SlowExchanger, ends, in_world, times_of
+from tests.journeys.rig import DAY_S, HOUR_S, SlowExchanger, ends, explain, in_world, times_of
 
 from smarthost.mail.record import Kind
 from smarthost.mail.story import Cause, RecipientStory, Story, Waiting
@@ -165,7 +165,7 @@ async def test_a_suspended_destination_waits_and_goes_on_at_once(world: Simulate
     """Nothing is tried, other destinations go on, a restart changes nothing, and the end of it is felt at once."""
     world.site("example.net", "192.0.2.1")
     world.site("other.example", "192.0.2.3")
-    await world.delivery.operations.suspend("Example.NET.", "they asked", "cid")
+    await world.delivery.suspensions.suspend("Example.NET.", "they asked", "cid")
     await world.submit("ann@example.org", "bob@example.net", "dot@other.example")
     await world.clock.sleep(HOUR_S)
     assert {"dot@other.example": "relayed"} == ends(world)
@@ -174,16 +174,64 @@ async def test_a_suspended_destination_waits_and_goes_on_at_once(world: Simulate
     assert (Cause.SUSPENSION, "cid") == (waiting.cause, waiting.set_by)
     assert "they asked" in waiting.why
     assert ("smarthost resume example.net",) == waiting.unblocked_by
+    planned = (await explain(world, "bob@example.net")).conclusion
+    assert planned.startswith(
+        "nothing is tried: example.net is suspended by cid: they asked (smarthost resume example."
+    )
+    assert "mail goes to mx1.example.net" in planned
+    assert (await explain(world, "dot@other.example")).conclusion.startswith("mail goes to ")
 
     await world.stop()
     await world.start()
     await world.clock.sleep(HOUR_S)
     assert {"dot@other.example": "relayed"} == ends(world)
-    await world.delivery.operations.end_suspension("example.net", "dot")
+    await world.delivery.suspensions.end("example.net", "dot")
     await world.clock.sleep(3)
     assert "relayed" == ends(world)["bob@example.net"]
     kinds = [record.kind for record in world.committed() if not record.id]
     assert [Kind.SUSPENDED, Kind.RESUMED] == [kind for kind in kinds if kind in (Kind.SUSPENDED, Kind.RESUMED)]
+
+
+@in_world()
+async def test_the_story_of_mail_that_was_suspended_says_so_when_it_has_gone(world: SimulatedWorld) -> None:
+    """Who kept it back and who let it go stand where they belong, after a restart, and for no other mail."""
+    world.site("example.net", "192.0.2.1")
+    await world.submit("ann@example.org", "early@example.net")
+    await world.clock.sleep(10)
+    await world.delivery.suspensions.suspend("example.net", "they asked", "cid")
+    await world.submit("ann@example.org", "bob@example.net")
+    await world.clock.sleep(HOUR_S)
+    (waits,) = await world.delivery.stories.tell("bob@example.net", 1)
+    await world.delivery.suspensions.end("example.net", "dot")
+    await world.clock.sleep(10)
+    await world.submit("ann@example.org", "late@example.net")
+    await world.clock.sleep(10)
+    await world.stop()
+    await world.start()
+
+    told = {}
+    for who in ("early", "bob", "late"):
+        (story,) = await world.delivery.stories.tell(f"{who}@example.net", 1)
+        told[who] = [(record.kind.value, record.user) for record in story.timeline]
+
+    assert ["suspended", "accepted"] == [record.kind.value for record in waits.timeline]
+    assert [("suspended", "cid"), ("accepted", ""), ("resumed", "dot"), ("relayed", "")] == told["bob"]
+    assert [("accepted", ""), ("relayed", "")] == told["early"] == told["late"]
+
+
+@in_world()
+async def test_a_pause_is_the_first_thing_a_plan_says(world: SimulatedWorld) -> None:
+    """Where mail would go is half of the answer while nothing goes anywhere; of a sender who is suspended likewise."""
+    world.site("example.net", "192.0.2.1")
+    await world.delivery.suspensions.suspend("ann@example.org", "", "cid")
+    asked = await world.delivery.explainer.explain("bob@example.net", sender="ann@example.org")
+    world.journey.pause()
+
+    assert "nothing is tried: ann@example.org is suspended by cid (smarthost resume ann@ex" in asked.conclusion
+    assert (
+        "nothing is tried: all delivery is paused (smarthost resume);"
+        in (await explain(world, "bob@example.net")).conclusion
+    )
 
 
 @in_world()
@@ -194,7 +242,7 @@ async def test_a_suspension_stops_what_is_at_hand_and_what_waits_expires(world: 
     slow.delay_s = 16.0
     for n in range(30):
         await world.submit("ann@example.org", f"u{n}@example.net")
-    await world.delivery.operations.suspend("example.net", "", "cid")
+    await world.delivery.suspensions.suspend("example.net", "", "cid")
     await world.clock.sleep(HOUR_S)
     taken = len(ends(world))
     assert 0 < taken < 30, "what was under way has ended"
@@ -215,21 +263,22 @@ def test_a_suspended_sender_has_all_mail_held(what: str) -> None:
         await world.submit("ann@example.org", "held@example.net")
         await world.clock.sleep(5)
         await operations.change(Filter(recipient="held@example.net"), "hold", None, 10, by="cid", reason="by hand")
-        await operations.suspend(what, "a stolen password", "cid")
+        await world.delivery.suspensions.suspend(what, "a stolen password", "cid")
         await world.submit("ann@example.org", "comes@example.net")
         await world.submit("eve@other.example", "goes@example.net")
         await world.clock.sleep(5)
 
         for address in ("waits@example.net", "comes@example.net"):
             waiting = await waiting_of(world, address)
-            assert Cause.HOLD == waiting.cause, address
+            assert Cause.SUSPENSION == waiting.cause, address
             assert "a stolen password" in waiting.why
+            assert f"smarthost resume {what.lower()}" == waiting.unblocked_by[0]
         assert Cause.RETRY_TIME == (await waiting_of(world, "goes@example.net")).cause
 
         site.replies.clear()
         await world.stop()
         await world.start()
-        await world.delivery.operations.end_suspension(what, "dot")
+        await world.delivery.suspensions.end(what, "dot")
         await world.clock.sleep(HOUR_S)
         assert {"waits@example.net", "comes@example.net", "goes@example.net"} == set(ends(world))
         assert "held by cid: by hand" == (await waiting_of(world, "held@example.net")).why
