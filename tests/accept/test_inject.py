@@ -67,7 +67,7 @@ async def test_a_message_is_filed_as_a_client_would_have_sent_it() -> None:
     (message,) = counter.messages
     assert receipt.id == message.id
     assert CONTENT == b"".join(message.content.chunks())
-    assert message.prefix.startswith(b"Received: from ")
+    assert message.prefix.startswith(b"Received: by ")
     assert b"(local)" in message.prefix
     assert receipt.id.encode() in message.prefix
     assert ["example.net", "example.com"] == [each.domain for each in message.envelope.recipients]

@@ -42,6 +42,16 @@ def test_golden_field() -> None:
     )
 
 
+@pytest.mark.parametrize("smtputf8", [False, True])
+def test_what_a_program_here_hands_in_names_no_host_and_no_protocol(smtputf8: bool) -> None:
+    """`smarthost send`, sendmail and the library: nobody said a name, so none is called unknown."""
+    assert stamp("", "uid 1000 ann", smtputf8=smtputf8) == (
+        b"Received: by relay.example (uid 1000 ann) id 0123456789abcdef\r\n"
+        b" for <bob@example.net>;\r\n"
+        b" Tue, 14 Nov 2023 22:13:20 +0000\r\n"
+    )
+
+
 @pytest.mark.parametrize("recipients", [(), (BOB, CAROL)])
 def test_recipient_is_not_named_when_there_are_several(recipients: tuple[Address, ...]) -> None:
     """Nobody learns from our trace who else got the message."""

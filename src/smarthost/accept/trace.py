@@ -157,6 +157,10 @@ def header_section(octets: bytes, *, is_whole: bool) -> bytes | None:
 
 @lru_cache(maxsize=1024)  # clients come again and say the same name: 0.2 us instead of 3
 def _describe_hop(name: str, client: str, hostname: str, protocol: str, tls: str) -> str:
+    if not name and not client.startswith("["):
+        # Handed in by a program here: no host sent it, by no protocol ("from" and "with" are RFC 5321 4.4's, for SMTP).
+        line = _fold(("Received:", "by", hostname, f"({client})", "id", "#" * _ID_OCTETS + ";"))
+        return line[: -_ID_OCTETS - 1]
     source = _fold(("Received:", "from", *_describe_client(name, client)))
     line = _fold(("", "by", hostname, "with", protocol, "id", "#" * _ID_OCTETS + ";"))
     comment = f"\r\n ({tls})" if tls else ""
