@@ -11,10 +11,12 @@ from pathlib import Path
 import click
 
 from smarthost.ops import exits, options, words
+from smarthost.ops.suspend import tell
 from smarthost.ops.wanted import Wanted
 
 _EVERYTHING = click.option("--all", "everything", is_flag=True, help="All that is in the queue.")
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only count what would change.")
+_LETS_GO = frozenset({"retry", "release", "reroute"})
 # verb -> what it did, what it would do, what becomes of what is being tried
 _WORDS = {
     "retry": ("due now", "would be due now", "being tried at this moment"),
@@ -67,7 +69,7 @@ def _change(
 ) -> None:
     from smarthost.config import find_state_dir
     from smarthost.ops.client import ask
-    from smarthost.ops.verbs import ChangedSome, QueueChange
+    from smarthost.ops.verbs import ChangedSome, QueueChange, SuspensionsFind
 
     where = find_state_dir(state_dir, file)
     by = os.environ.get("SUDO_USER", "")
@@ -86,6 +88,9 @@ def _change(
         did, would, tried = _WORDS[verb]
         others = f", {words.count(wished, 'other')} {tried}" if wished else ""
         click.echo(f"{words.count(changed, 'recipient')} {would if dry_run else did}{others}")
+        if verb in _LETS_GO and (kept := len(tell(state_dir, file, SuspensionsFind()))):
+            stay = f"{words.count(kept, 'suspension')} {'stays' if kept == 1 else 'stay'}"
+            click.echo(f"{stay}, and nothing goes that it is about: smarthost suspensions")
 
 
 def _print_changes(some: object, change: str, dry_run: bool) -> None:
