@@ -76,7 +76,7 @@ KINDS: dict[str, bytes] = {
 EMPTY = b""  # not in the table: most clients cannot send it
 
 _RECEIVED = re.compile(
-    r"Received: from (?P<name>\S+) \((?P<comment>[^()]+)\) by (?P<by>\S+) with (?P<protocol>(?:UTF8|E)?SMTPS?A?)"
+    r"Received:(?: from \S+ \([^()]+\))? by (?P<by>\S+) (?:with (?:UTF8|E)?SMTPS?A?|\([^()]+\))"  # a program: (local)
     r" id (?P<id>[0-9a-z]{16})(?: for <(?P<recipient>[^<>]+)>)?; (?P<date>[^;]+)"
 )
 
