@@ -508,6 +508,17 @@ def test_health_outlives_a_restart(health: HostHealth, clock: FakeClock) -> None
     assert refused(reborn).until == clock.wall() + 80  # 5, 10, 20, 40 came before
 
 
+def test_a_refused_login_is_tried_once_after_a_restart(health: HostHealth, clock: FakeClock) -> None:
+    """The password may be another one by now; if it is not, the pause is as long as it would have been."""
+    permitted(health).failed("auth", "535 5.7.8 no")
+    later = HostHealth(clock, NoChance())
+
+    later.restore(saved(health))
+    permitted(later).failed("auth", "535 5.7.8 no")
+
+    assert refused(later).until - clock.wall() == 120
+
+
 def test_only_what_changed_is_saved(health: HostHealth) -> None:
     """One host's change does not write a hundred thousand others; a closed host leaves nothing behind."""
     permitted(health, MX).failed("connect", "refused")

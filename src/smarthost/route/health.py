@@ -227,7 +227,8 @@ class HostHealth:
     def restore(self, values: Mapping[str, bytes]) -> tuple[str, ...]:
         """Take up what `changes` gave in an earlier life; gives the names of those that are damaged, and drops them.
 
-        A host whose evidence is too old, or cannot be true, is dropped; its pause is at most the longest.
+        A host whose evidence is too old, or cannot be true, is dropped; its pause is at most the longest. One that
+        refused our login is asked again: whoever started us may have mended the password.
         """
         now = self._clock.wall()
         found: list[Row] = []
@@ -240,7 +241,8 @@ class HostHealth:
             found += [row for row in rows if row.broken.is_credible(now) and not self._is_forgotten(row.broken, now)]
         found.sort(key=lambda row: row.broken.last_at)
         for row in found[-self._terms.hosts :]:
-            row.broken.until = min(row.broken.until, now + self._terms.longest_pause_s)
+            longest_s = 0.0 if row.broken.step == AUTH else self._terms.longest_pause_s
+            row.broken.until = min(row.broken.until, now + longest_s)
             self._put((row.source, row.address), row.broken)
         return tuple(self._damaged)
 
