@@ -52,11 +52,25 @@ def test_plain_progress_is_at_most_a_line_a_second(capsys: pytest.CaptureFixture
     plain = PlainView()
 
     for tenth in range(35):
-        plain.progress(tenth / 10, WAITING, 1000.0)
+        plain.progress(tenth / 10, WAITING, 999.0 + tenth / 10)
 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0] == "  1.00 s  progress: 0 relayed, 0 bounced, 15 deferred, next attempt in 1.5 s"
+
+
+def test_plain_progress_is_told_when_there_is_some(capsys: pytest.CaptureFixture[str]) -> None:
+    """While nothing moves, nothing is said: a line that says the same twenty times hides the others."""
+    plain = PlainView()
+
+    for second in range(22):
+        plain.progress(second, {"healthy.example": Tally(accepted=9, relayed=7)}, 1000.0)
+    plain.progress(22, {"healthy.example": Tally(accepted=9, relayed=9)}, 1000.0)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "  1.00 s  progress: 7 relayed, 0 bounced, 0 deferred",
+        " 22.00 s  progress: 9 relayed, 0 bounced, 0 deferred",
+    ]
 
 
 def test_strangers_words_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

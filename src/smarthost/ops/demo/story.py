@@ -9,13 +9,13 @@ import asyncio
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from smarthost.assemble import Relay
 from smarthost.config import Config, parse_config
 from smarthost.mail.errors import StoreError
-from smarthost.ops import exits
+from smarthost.ops import exits, words
 from smarthost.ops.daemon import loop_factory
 from smarthost.ops.demo import scenery
 from smarthost.ops.demo.client import send_letters
@@ -69,6 +69,8 @@ class _Story:
         self._answers: dict[int, str] = {}
         self._troubles: list[str] = []
         self._ledger = Ledger(self._elapsed)
+        self._is_sent = False
+        self._left = (0, 0)  # messages and recipients in the queue, when all that is known had ended
 
     async def play(self) -> Outcome:
         """Play it to the end, or to the deadline."""
@@ -93,7 +95,7 @@ class _Story:
                 self._view.begin(_scene(relay, place))
                 await self._run(relay)
         except TimeoutError:
-            self._troubles.append(f"not over after {self._elapsed():.0f} s")
+            self._troubles.append(f"not over after {self._elapsed():.0f} s: {', '.join(self._unfinished())}")
         except StoreError as error:
             self._troubles.append(f"the store failed: {error}")
         finally:
@@ -105,8 +107,11 @@ class _Story:
         try:
             while True:
                 self._show(time.time())
-                if sending.done() and self._ledger.is_over(self._accepted()) and await relay.store.count() == (0, 0):
-                    break
+                self._is_sent = sending.done()
+                if self._is_sent and self._ledger.is_over(self._accepted()):
+                    self._left = await relay.store.count()
+                    if self._left == (0, 0):
+                        break
                 await asyncio.sleep(TICK_S)
             self._ledger.tell("the queue is empty")
             self._show(time.time())
@@ -129,6 +134,18 @@ class _Story:
         self._ledger.tell(
             f"the relay has said 250 to {accepted} messages in {took_ms:.0f} ms; each was on disk before its 250"
         )
+
+    def _unfinished(self) -> Iterator[str]:
+        """Say what has kept it from being over."""
+        if not self._is_sent:
+            yield f"{len(self._letters) - len(self._answers)} of {len(self._letters)} messages are not answered"
+        for domain, tally in self._ledger.tallies().items():
+            if tally.accepted > tally.ended:
+                yield f"{words.count(tally.accepted - tally.ended, 'recipient')} at {domain} not ended"
+        if (unseen := self._accepted() - len(self._ledger.fates)) > 0:
+            yield f"nothing is known of {words.count(unseen, 'recipient')}"
+        if self._left != (0, 0) and self._ledger.is_over(self._accepted()):
+            yield f"{words.count(self._left[0], 'message')} still in the queue, though each recipient has ended"
 
     def _answered(self, letter: Letter, answer: str) -> None:
         self._answers[letter.number] = answer

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How the demo is told: what a View is, plain lines for pipes and logs, JSON Lines for programs; and the shared words.
 
-No escape codes here, and at most one progress line a second. The view for terminals is in `live`.
+No escape codes here, and at most one progress line a second, none that says what the one before said. The view for terminals is in `live`.
 """
 
 import os
@@ -55,6 +55,7 @@ class PlainView:
 
     def __init__(self) -> None:
         self._next_progress_s = PROGRESS_S
+        self._progress = ""  # as it was told last
 
     def begin(self, lines: Sequence[str]) -> None:
         for line in (*lines, ""):
@@ -74,9 +75,10 @@ class PlainView:
             total.waiting += tally.waiting
         waits = [tally.next_at for tally in tallies.values() if tally.waiting]
         wait = f", next attempt in {max(0.0, min(waits) - now):.1f} s" if waits else ""
-        click.echo(
-            f"{at_s:6.2f} s  progress: {total.relayed} relayed, {total.bounced} bounced, {total.waiting} deferred{wait}"
-        )
+        progress = f"{total.relayed} relayed, {total.bounced} bounced, {total.waiting} deferred{wait}"
+        if progress != self._progress:
+            self._progress = progress
+            click.echo(f"{at_s:6.2f} s  progress: {progress}")
 
     def end(self, outcome: Outcome) -> None:
         click.echo()
