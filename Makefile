@@ -77,14 +77,19 @@ system:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Errors alone are told: its warnings are about the machine (who is root, which mirror is away).
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
 $(STAMP): requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
-	touch $@
+	@echo "installing into $(VENV): a minute or so"
+	@$(PIP) --require-hashes -r requirements.txt
+	@$(PIP) --no-deps -e .
+	@touch $@
+	@echo "$$($(BIN)/smarthost --version) is in $(BIN); next: $(BIN)/smarthost serve --state-dir ./state --hostname relay.example.org"
 
 $(DEV): requirements-dev.txt $(STAMP)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	touch $@
+	@$(PIP) --require-hashes -r requirements-dev.txt
+	@touch $@
 
 # The lock: pinned versions with hashes, naming no index host. Needs uv (pip install uv).
 lock:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """How the demo is told: what a View is, plain lines for pipes and logs, JSON Lines for programs; and the shared words.
 
-No escape codes here, and at most one progress line a second, none that says what the one before said. The view for terminals is in `live`.
+No escape codes here, and at most one progress line a second, none that says what the one before said. The view for
+terminals is in `live`.
 """
 
 import os
