@@ -79,6 +79,7 @@ class FakeRelay:
         self.messages: list[StoredMessage] = []
         self.stories: dict[str, Story] = {}
         self.hosts: list[HostReport] = []
+        self.stands_still = False
         self.kept: list[Record] = []
         self.suspended: list[Suspension] = []
         self.sent: list[tuple[bytes, str, tuple[str, ...]]] = []
@@ -194,6 +195,9 @@ class FakeRelay:
         found = await self.report_hosts(text)
         self.hosts = [each for each in self.hosts if each not in found]
         return found
+
+    async def find_standstill(self) -> tuple[HostReport, ...]:
+        return tuple(self.hosts) if self.stands_still else ()
 
     async def explain(self, address: str, *, probe: bool = False, sender: str = "") -> Explanation:
         if "@" not in address:
@@ -344,6 +348,7 @@ def fill(relay: FakeRelay, lately: Lately, now: float) -> None:
             next_probe_at=now + 65,
             waiting=("example.com",),
             waiting_count=1,
+            waiting_recipients=88,
         ),
         replace(
             host("2001:db8::25", "mx2.example.com", step="banner", detail="554 5.7.1 " + HOSTILE[:120], failures=2),
@@ -353,6 +358,7 @@ def fill(relay: FakeRelay, lately: Lately, now: float) -> None:
             state="half-open",
             waiting=("example.com", "<i>x</i>.example"),
             waiting_count=2,
+            waiting_recipients=91,
         ),
     ]
     relay.suspended = [
@@ -391,7 +397,12 @@ def _story(id: str, one: StoredRecipient, now: float, age: float) -> Story:
         one.last_reply or "203.0.113.25 [mx1]: connect failed 6 times in 41 min: timed out",
         "mx1." + one.domain + " [203.0.113.25]",
         now - 95,
-        (f"smarthost queue retry {id}", "another host of the destination begins to work"),
+        (
+            f"smarthost queue retry {id} --config /etc/relay.toml",
+            "smarthost hosts reset 203.0.113.25",
+            "smarthost reload",
+            "another host of the destination begins to work",
+        ),
     )
     told = RecipientStory(one.address, one.state, one.attempts, one.domain, one.domain, waiting)
     gone = Record(9, Kind.RELAYED, now - age + 2, id, "carol@example.net", reply="250 2.0.0 queued as 4XyZ", host="mx")
@@ -423,6 +434,10 @@ def _happen(relay: FakeRelay, lately: Lately, now: float) -> None:
                 lately.record(record)
                 if slot > 172:
                     relay.kept.append(replace(record, seq=int(at * 1000) << 21 | (seq & 0xFFFFF)))
+    for n in range(15):
+        id, address, why = f"38f{n:04x}v8s0jq4mn"[:16], f"user{n}@spam.example", "cancelled by root: spam, ticket 4712"
+        record = Record(int((now - 1) * 1000) << 21 | n, Kind.CANCELLED, now - 1, id, address, user="root", why=why)
+        relay.kept.append(record)
     relay.kept.sort(key=lambda each: each.seq)
 
 

@@ -221,6 +221,12 @@ def test_each_page_fits_and_is_pictured(name: str, look: dict[str, object], brow
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= page.viewport_size["width"], (path, width)  # type: ignore[index]
         assert [] == page.evaluate(_FAINT), path
+    page.goto(door.url + "/queue?destination=gmx.example")
+    page.select_option("#verb", "retry")
+    page.click("text=See what would change")
+    page.screenshot(path=PICTURES / f"preview-{name}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
+    assert [] == page.evaluate(_FAINT)
     assert [] == complaints.found
     page.context.close()
 

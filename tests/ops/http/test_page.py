@@ -12,10 +12,14 @@ from tests.ops.http.rig import HOSTILE, Served, fill, log_in, secret_in, served
 from tests.ops.rig import message, recipient
 
 from smarthost.mail.errors import StoreError, StoreFull
+from smarthost.mail.record import Kind, Record
 from smarthost.ops.http.page import sessions, site
+from smarthost.ops.http.page.folding import fold
 from smarthost.ops.http.page.plots import draw, round_up
+from smarthost.ops.http.page.ways import read_way
 from smarthost.ops.http.page.wording import shown
 from smarthost.ops.http.tokens import remove_token
+from smarthost.queue.audit import AuditFigures
 from smarthost.testing.clock import FakeClock
 
 LOOKS = [path for path, _ in site.LOOKS if "{" not in path]
@@ -160,7 +164,7 @@ def test_the_overview_says_what_is_wrong_first(door: Served) -> None:
             assert found is not None
             return f"{found[1]}: {found[2]}"
 
-    assert headline().startswith("Delivering: 2 hosts do not work")
+    assert headline() == "Delivering: 2 hosts do not work; mail for them waits."
     relay.paused = True
     assert headline().startswith("Paused")
     relay.refusal = StoreFull("12 MiB are left")
@@ -346,3 +350,167 @@ def test_strangers_text_is_spelled_out_and_cut() -> None:
     assert shown("x" * 10_240, 5) == "xxxxx … (10,240 characters)"
     one = replace(recipient("a@b.example"), last_reply=HOSTILE)
     assert "\u202e" not in shown(one.last_reply, 20_000)
+
+
+def headline_of(door: Served) -> str:
+    with log_in(door) as client:
+        client.post("/hosts/reset", data={"csrf": secret_in(client.get("/").text), "name": "nobody"})  # counts anew
+        found = re.search(r'<h1 id="headline">(.*?)</h1>\s*<p>(.*?)</p>', client.get("/").text)
+    assert found is not None
+    return f"{found[1]}: {found[2]}"
+
+
+def test_the_overview_says_that_nothing_is_delivered_and_why(door: Served) -> None:
+    """With the only next hop refusing our login nobody reads that mail is delivered."""
+    at_auth = {"step": "auth", "detail": "535 5.7.8 wrong password", "since": 1000.0, "name": "mail.example"}
+    door.relay.hosts = [replace(each, **at_auth) for each in door.relay.hosts]
+    door.relay.stands_still = True
+
+    assert headline_of(door) == (
+        "Not delivering: mail.example refuses our login since 01 Jan 00:16:40 UTC: 535 5.7.8 wrong password"
+    )
+
+
+def test_hosts_are_counted_by_name_and_shown_with_address_and_recipients(door: Served) -> None:
+    """One host with two addresses is one host; what waits is told in recipients, as the tiles do."""
+    door.relay.hosts = [replace(each, name="mx.example.com", waiting_recipients=3) for each in door.relay.hosts]
+
+    assert headline_of(door) == "Delivering: 1 host does not work; mail for it waits."
+    with log_in(door) as client:
+        page, hosts = client.get("/").text, client.get("/hosts").text
+    assert "203.0.113.25" in page
+    assert re.search(r'<td class="n">3</td>', page)
+    assert "<dt>Broken hosts</dt><dd>1<small>" in page
+    assert "1 host known as broken (at 2 addresses), longest broken first" in " ".join(hosts.split())
+    assert "3 recipients for" in hosts
+
+
+def test_nobody_reads_that_a_broken_host_is_open(door: Served) -> None:
+    """The words of circuit breakers stay in the API and the metrics."""
+    for n in range(6):
+        record = Record(n, Kind.HOST_OPEN, time.time(), host="localhost", address="::1", why="connection refused")
+        door.lately.record(record)
+        door.relay.kept.append(replace(record, seq=(int(time.time() * 1000) << 21) + n))
+    with log_in(door) as client:
+        overview, hosts = client.get("/").text, client.get("/hosts").text
+        records = client.get("/records?show=hosts").text
+
+    assert re.search(r"<strong>host broken</strong> <bdi>localhost</bdi> <span[^>]*>6 times</span>", overview)
+    assert "host broken" in records
+    for page in (overview, hosts, records):
+        assert not re.search(r">(host.)?(half-)?open<", page)
+
+
+def test_what_lets_mail_go_sooner_is_a_button_for_who_may_press_it(door: Served) -> None:
+    """A retry is previewed, a host is said to work, and one is back at the message; a reader sees the commands."""
+    id = next(each.id for each in door.relay.messages if each.recipients[0].domain == "example.com")
+    with log_in(door, "read") as reader:
+        read = reader.get(f"/message/{id}").text
+    with log_in(door) as client:
+        page = client.get(f"/message/{id}").text
+        secret = secret_in(page)
+        preview = client.post(
+            "/queue/preview", data={"csrf": secret, "verb": "retry", "id": id, "from_message": "yes"}
+        ).text
+        reset = client.post("/hosts/reset", data={"csrf": secret, "name": "203.0.113.25", "id": id})
+
+    assert f"<code>smarthost queue retry {id} --config /etc/relay.toml</code>" in read
+    assert "<button>" not in read.partition("Goes sooner by")[2].partition("</dl>")[0]
+    sooner = page.partition("Goes sooner by")[2].partition("</dl>")[0]
+    assert ["Try again now…", "203.0.113.25 works again"] == re.findall(r"<button>(.*?)</button>", sooner)
+    assert sooner.count('name="csrf"') == 2
+    assert "<code>smarthost reload</code>" in sooner
+    assert "another host of the destination begins to work" in sooner
+    assert "Try again now?" in preview
+    assert f"/message/{id}" == reset.headers["location"]
+
+
+def test_a_preview_shows_whose_mail_it_is(door: Served) -> None:
+    """Ids alone say nothing to who is about to cancel them."""
+    with log_in(door) as client:
+        secret = secret_in(client.get("/queue").text)
+        page = client.post("/queue/preview", data={"csrf": secret, "verb": "hold", "destination": "example.com"}).text
+
+    assert 8 == page.count('<tr><td><a class="id"') == page.count("@example.com</bdi></td></tr>")
+
+
+def test_what_one_command_did_is_one_line_of_the_records(door: Served) -> None:
+    """Fifteen cancellations of one moment, author and reason are one, with their recipients behind it."""
+    with log_in(door) as client:
+        page = client.get("/records").text
+
+    assert 1 == page.count("cancelled by root: spam, ticket 4712")
+    assert re.search(r"<summary>15 recipients <span[^>]*>by root</span></summary>", page)
+    assert page.count("@spam.example") == 15
+
+
+def test_records_of_other_moments_reasons_and_hosts_are_not_folded() -> None:
+    """What is not the same is told apart; what is of no message stays by itself."""
+    same = Record(1, Kind.CANCELLED, 100.0, "a", "a@x.example", user="root", why="spam")
+    others = [
+        replace(same, user="anna"),
+        replace(same, why="ham"),
+        replace(same, kind=Kind.BOUNCED),
+        replace(same, at=200.0),
+        replace(same, id="", recipient="", kind=Kind.HOST_OPEN),
+        replace(same, id="", recipient="", kind=Kind.HOST_OPEN),
+    ]
+
+    assert [2] == [len(each.records) for each in fold([same, replace(same, id="b", at=101.0)])]
+    for other in others:
+        assert 2 == len(fold([same, other])), other
+    assert 2 == len(fold(others[-2:]))
+    assert 2 == len(fold([Record(n, Kind.RELAYED, 100.0, "a", "a@x.example", reply="250 ok") for n in range(2)]))
+
+
+def test_a_suspension_says_how_much_it_keeps_back(door: Served) -> None:
+    """In the list, and at once when it begins: a slip shows itself by a nought."""
+    with log_in(door) as client:
+        secret = secret_in(client.get("/suspensions").text)
+        begun = client.post("/suspensions/begin", data={"csrf": secret, "what": "example.com", "reason": "x"})
+        page = client.get(begun.headers["location"]).text
+
+    assert "example.com is suspended: 14 recipients of the queue" in page
+    assert '<a href="/queue?destination=example.com">14 recipients</a>' in page
+    assert '<a href="/queue?destination=list.example">12 recipients</a>' in page
+
+
+def test_what_an_operator_keeps_back_shows_the_last_attempt_as_such(door: Served) -> None:
+    """A quote below "held" is what a host said before, and no reason for the hold."""
+    held = next(each.id for each in door.relay.messages if each.recipients[0].state == "held")
+    put_off = next(each.id for each in door.relay.messages if each.recipients[0].state == "deferred")
+    with log_in(door) as client:
+        pages = client.get(f"/message/{held}").text, client.get(f"/message/{put_off}").text
+
+    assert ["The last attempt:" in page for page in pages] == [True, False]
+    assert ["<dt>Set by</dt>" in page for page in pages] == [True, False]
+    assert "from <bdi>192.0.2.7</bdi>" in pages[0].partition("What happened")[2]
+
+
+def test_a_new_relay_says_nothing_of_violations(door: Served) -> None:
+    """Before its first round is over the auditor has found nothing because it has looked at nothing."""
+    door.relay.audit_figures = AuditFigures()
+    with log_in(door) as client:
+        page = client.get("/").text
+
+    assert "its first round is not over yet" in page
+    assert "0 violations" not in page
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("smarthost resume", "/resume"),
+        ("smarthost resume user:ann", "/suspensions/end"),
+        ("smarthost resume example.net --state-dir '/a b'", "/suspensions/end"),
+        ("smarthost queue release 0123", "/queue/preview"),
+        ("smarthost queue retry 9999", ""),
+        ("smarthost queue retry --all", ""),
+        ("smarthost drain --cancel", ""),
+        ("smarthost resume 'a", ""),
+        ("the host works again", ""),
+    ],
+)
+def test_only_commands_that_a_form_knows_become_buttons(text: str, action: str) -> None:
+    """What is of another message, of a shell, or no command at all is text."""
+    assert action == read_way(text, "0123").action

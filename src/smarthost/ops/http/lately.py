@@ -81,6 +81,6 @@ class Lately:
 
     def _keep(self, record: Record) -> None:
         why = record.reply or record.why or record.address
-        what = record.kind.value.replace("-", " ")
+        what = record.kind.value
         about = record.recipient or record.host or record.address
         self.troubles.append(Trouble(record.at, what, why[:300], record.id, about[:300]))

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from smarthost.ops.http.page.visits import Visit
 from smarthost.ops.http.problems import Problem
+from smarthost.ops.standstill import count_names
 
 HOSTS = 100
 
@@ -13,7 +14,7 @@ async def show(visit: Visit) -> Response:
     """Draw them, longest broken first."""
     text = visit.asked("name").strip()
     found = await visit.desk.relay.report_hosts(text)
-    return visit.draw("hosts.html", hosts=found[:HOSTS], count=len(found), name=text)
+    return visit.draw("hosts.html", hosts=found[:HOSTS], count=len(found), names=count_names(found), name=text)
 
 
 async def reset(visit: Visit) -> Response:
@@ -26,4 +27,4 @@ async def reset(visit: Visit) -> Response:
     by = f"{visit.token.name} (page)"
     visit.desk.sink.note("info", "hosts reset", by=by, host=name or "all", hosts=len(found))
     some = "1 host counts" if len(found) == 1 else f"{len(found):,} hosts count"
-    return visit.go_to("/hosts", f"{some} as working again; mail that waited for that is due now.")
+    return visit.go_back("/hosts", f"{some} as working again; mail that waited for that is due now.")

@@ -9,10 +9,13 @@ from smarthost.mail.record import Kind
 from smarthost.mail.story import Count, Summary
 from smarthost.ops.http.desk import Desk
 from smarthost.ops.http.lately import SLOT_S
+from smarthost.ops.http.page.folding import fold_troubles
 from smarthost.ops.http.page.plots import Plot, draw
 from smarthost.ops.http.page.visits import Visit
+from smarthost.ops.http.page.wording import clock
 from smarthost.ops.http.pausing import change_pause
 from smarthost.ops.http.queue import read_summary
+from smarthost.ops.standstill import count_names, say_standstill
 
 HOSTS_S = 4.0
 NAMES = 8
@@ -33,10 +36,11 @@ async def show(visit: Visit) -> Response:
     now = desk.clock.wall()
     summary = await read_summary(desk)
     hosts: tuple[HostReport, ...] = await desk.remembered.ask("hosts", HOSTS_S, desk.relay.report_hosts)
+    standing: tuple[HostReport, ...] = await desk.remembered.ask("standstill", HOSTS_S, desk.relay.find_standstill)
     suspensions = desk.relay.suspensions()
     return visit.draw(
         "overview.html",
-        headline=tell_headline(desk, summary, len(hosts)),
+        headline=tell_headline(desk, summary, hosts, standing),
         summary=summary,
         held=sum(count.held for count in summary.by_destination),
         due=sum(count.due for count in summary.by_destination),
@@ -44,9 +48,10 @@ async def show(visit: Visit) -> Response:
         destinations=_shares(summary.by_destination),
         hosts=hosts[:NAMES],
         host_count=len(hosts),
+        host_names=count_names(hosts),
         suspensions=suspensions,
         plots=_plots(desk, now),
-        troubles=list(desk.lately.troubles)[::-1][:TROUBLES],
+        troubles=fold_troubles(list(desk.lately.troubles)[::-1], TROUBLES),
         audit=desk.relay.audit_figures,
         started_at=desk.started_at,
         counted_s=desk.remembered.age_s("summary"),
@@ -54,8 +59,10 @@ async def show(visit: Visit) -> Response:
     )
 
 
-def tell_headline(desk: Desk, summary: Summary, broken: int) -> Headline:
-    """Say how it is, the worst first."""
+def tell_headline(
+    desk: Desk, summary: Summary, broken: tuple[HostReport, ...], standing: tuple[HostReport, ...]
+) -> Headline:
+    """Say how it is, the worst first. `standing`: the broken hosts for which all mail waits."""
     relay = desk.relay
     if (refusal := relay.refusal) is not None:
         return Headline("bad", "Not taking mail", f"New mail is refused for now: {refusal}")
@@ -66,9 +73,12 @@ def tell_headline(desk: Desk, summary: Summary, broken: int) -> Headline:
         return Headline(
             "bad", "Delivering, with findings", "The auditor found mail that nobody looks after: see the log."
         )
+    if standing:
+        return Headline("bad", "Not delivering", say_standstill(standing, lambda at: f"{clock(at)} UTC"))
     if broken:
-        some = "1 host does" if broken == 1 else f"{broken:,} hosts do"
-        return Headline("warn", "Delivering", f"{some} not work; mail for them waits.")
+        names = count_names(broken)
+        some = "1 host does not work; mail for it" if names == 1 else f"{names:,} hosts do not work; mail for them"
+        return Headline("warn", "Delivering", f"{some} waits.")
     if summary.recipients:
         return Headline("good", "Delivering", "Mail is taken and delivered.")
     return Headline("good", "All delivered", "The queue is empty; mail is taken and delivered.")
@@ -92,7 +102,7 @@ def _plots(desk: Desk, now: float) -> tuple[Plot, Plot]:
             SLOT_S,
         ),
         draw(
-            "Put off",
+            "Deferred and bounced",
             "a minute",
             (("deferred", "warn", counted[Kind.DEFERRED]), ("bounced", "bad", counted[Kind.BOUNCED])),
             SLOT_S,
@@ -109,4 +119,4 @@ async def pause(visit: Visit) -> Response:
 async def resume(visit: Visit) -> Response:
     """Deliver again."""
     state = await change_pause(visit.desk, False, f"{visit.token.name} (page)")
-    return visit.go_to("/", f"Delivery goes on with {state.recipients:,} recipients.")
+    return visit.go_back("/", f"Delivery goes on with {state.recipients:,} recipients.")

@@ -39,17 +39,21 @@ class Plot(Struct, frozen=True):
 
 
 def draw(title: str, unit: str, series: Sequence[tuple[str, str, Sequence[int]]], slot_s: float) -> Plot:
-    """Draw (name, tone, counts a slot), oldest first; the last slot is not over and is left out."""
-    per_minute = 60.0 / slot_s
-    whole = [(name, tone, counts[:-1]) for name, tone, counts in series]
-    top = round_up(max([max(counts, default=0) for _, _, counts in whole], default=0) * per_minute)
+    """Draw (name, tone, counts a slot), oldest first, by the minute; the last slot is not over and is left out."""
+    slots = round(60.0 / slot_s)
+    whole = [(name, tone, counts[:-1], _by_minute(counts[:-1], slots)) for name, tone, counts in series]
+    top = round_up(max([max(minutes, default=0) for _, _, _, minutes in whole], default=0))
     lines = []
-    for name, tone, counts in whole:
-        path = _path([count * per_minute for count in counts], top)
-        minute = counts[-round(per_minute) :]
+    for name, tone, counts, minutes in whole:
+        path = _path(minutes, top)
         area = f"{path}V{HEIGHT}H0Z"
-        lines.append(Line(name, tone, path, area, float(sum(minute)), sum(counts)))
+        lines.append(Line(name, tone, path, area, float(minutes[-1]) if minutes else 0.0, sum(counts)))
     return Plot(title, unit, top, tuple(lines))
+
+
+def _by_minute(counts: Sequence[int], slots: int) -> list[int]:
+    """Give for each moment what the minute before it had, so that the line and its figure say the same."""
+    return [sum(counts[max(0, end - slots) : end]) for end in range(min(slots, len(counts)), len(counts) + 1)]
 
 
 def _path(values: Sequence[float], top: float) -> str:

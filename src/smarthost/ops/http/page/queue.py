@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from smarthost.ops.http.page.visits import Visit
@@ -13,6 +14,7 @@ from smarthost.ops.http.problems import Problem
 from smarthost.ops.http.queue import Acted, Action, QueueFilter, carry_out, find_page
 
 MESSAGES = 40
+EXAMPLES = 8  # of what a verb would change
 FIELDS = ("id", "from", "to", "destination", "sender", "reply", "state", "older_than")
 AGES = ((0, "any age"), (600, "10 minutes"), (3600, "1 hour"), (4 * 3600, "4 hours"), (86_400, "1 day"))
 
@@ -47,7 +49,14 @@ async def preview(visit: Visit) -> Response:
     """Say what a verb would change, and ask why it is wanted."""
     action = _read_action(visit, is_dry_run=True)
     acted = await carry_out(visit.desk, action, f"{visit.token.name} (page)")
-    return visit.draw("preview.html", action=action, acted=acted, written=_written(visit), back=_back(visit))
+    named = [
+        message
+        for id in acted.named[:EXAMPLES]
+        for message in (await find_page(visit.desk, replace(action.filter, id=id), None, 1)).messages
+    ]
+    return visit.draw(
+        "preview.html", action=action, acted=acted, named=named, written=_written(visit), back=_back(visit)
+    )
 
 
 async def act(visit: Visit) -> Response:
@@ -80,7 +89,7 @@ def _read_action(visit: Visit, *, is_dry_run: bool) -> Action:
         "everything": form.get("everything") == "yes",
     }
     action = msgspec.convert(fields, Action)
-    return msgspec.structs.replace(action, filter=asked)
+    return replace(action, filter=asked)
 
 
 def _written(visit: Visit) -> dict[str, str]:

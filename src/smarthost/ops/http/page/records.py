@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from smarthost.mail.record import TERMINAL_KINDS, TROUBLES, Kind, Record
 from smarthost.ops.http.desk import Desk
+from smarthost.ops.http.page.folding import fold
 from smarthost.ops.http.page.visits import Visit
 from smarthost.ops.http.problems import Problem
 from smarthost.ops.http.records import read_cursor
@@ -41,7 +42,7 @@ async def show(visit: Visit) -> Response:
         is_more, last = False, chosen[-1] if chosen else None
     return visit.draw(
         "records.html",
-        records=chosen[::-1],
+        records=fold(chosen[::-1]),
         groups=[(name, title) for name, (title, _) in GROUPS.items()],
         group=group,
         is_newest=not after,

@@ -3,10 +3,12 @@
 
 from starlette.responses import Response
 
+from smarthost.mail.story import RecipientStory
 from smarthost.ops.http import messages
 from smarthost.ops.http.asking import Ask
 from smarthost.ops.http.edge import respond
 from smarthost.ops.http.page.visits import Visit
+from smarthost.ops.http.page.ways import read_way
 from smarthost.ops.http.tokens import Scope
 
 RECIPIENTS = 100
@@ -26,10 +28,15 @@ async def show(visit: Visit) -> Response:
         waiting_count=len(waiting),
         ended=ended[:RECIPIENTS],
         ended_count=len(ended),
+        ways={each.address: [read_way(way, story.id) for way in _ways_of(each)] for each in waiting[:RECIPIENTS]},
         timeline=story.timeline[-STEPS:],
         is_cut=story.is_cut or len(story.timeline) > STEPS,
         may_read=visit.desk.config.http.show_content and visit.token.may(Scope.CONTENT) and story.is_queued,
     )
+
+
+def _ways_of(recipient: RecipientStory) -> tuple[str, ...]:
+    return () if recipient.waiting is None else recipient.waiting.unblocked_by
 
 
 async def find(visit: Visit) -> Response:

@@ -58,6 +58,11 @@ class Visit(Struct, frozen=True):
             **values,
         )
 
+    def go_back(self, path: str, told: str) -> Response:
+        """Send the browser to the message that the form came from, or else to `path`."""
+        id = self.form.get("id", "")
+        return self.go_to(f"/message/{id}" if id.isascii() and id.isalnum() else path, told)
+
     def go_to(self, path: str, told: str = "") -> Response:
         """Send the browser to a page of ours, which says `told` once."""
         if told:

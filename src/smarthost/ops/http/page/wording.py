@@ -30,6 +30,8 @@ _CAUSES = {
     "drain": "being moved",
     "store": "waiting for the disk",
 }
+_STATES = {"leased": "being tried", "open": "broken", "half-open": "broken, probe due"}
+_KINDS = {"host-open": "host broken", "host-half-open": "host probed", "host-closed": "host works again"}
 
 
 def shown(text: object, most: int = CUT) -> str:
@@ -85,6 +87,15 @@ def cause(name: str) -> str:
     return _CAUSES.get(name, name)
 
 
+def state(name: str) -> str:
+    """Give the state of a recipient or a host: "open" is the word of circuit breakers, and means that it is shut."""
+    return _STATES.get(name, name)
+
+
+def kind(name: str) -> str:
+    return _KINDS.get(name, name)
+
+
 VERBS = tuple(_VERBS.items())
 FILTERS = {
     "shown": shown,
@@ -96,4 +107,6 @@ FILTERS = {
     "counted": counted,
     "verb": verb,
     "cause": cause,
+    "state": state,
+    "kind": kind,
 }
