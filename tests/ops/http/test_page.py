@@ -369,6 +369,11 @@ def test_the_overview_says_that_nothing_is_delivered_and_why(door: Served) -> No
     assert headline_of(door) == (
         "Not delivering: mail.example refuses our login since 01 Jan 00:16:40 UTC: 535 5.7.8 wrong password"
     )
+    with log_in(door) as client:
+        assert (
+            "<code>password_file</code> of this next hop, then <code>smarthost reload</code>"
+            in client.get("/hosts").text
+        )
 
 
 def test_hosts_are_counted_by_name_and_shown_with_address_and_recipients(door: Served) -> None:
@@ -423,6 +428,24 @@ def test_what_lets_mail_go_sooner_is_a_button_for_who_may_press_it(door: Served)
     assert "another host of the destination begins to work" in sooner
     assert "Try again now?" in preview
     assert f"/message/{id}" == reset.headers["location"]
+
+
+def test_a_login_that_is_refused_has_its_cure_at_the_message(door: Served) -> None:
+    """Another try would be another bad login: what to mend stands before the buttons; a login in time has none."""
+    id = next(each.id for each in door.relay.messages if each.recipients[0].domain == "example.com")
+    story = door.relay.stories[id]
+
+    def cures(evidence: str) -> int:
+        waiting = replace(story.recipients[0].waiting, evidence=evidence)
+        door.relay.stories[id] = replace(story, recipients=(replace(story.recipients[0], waiting=waiting),))
+        with log_in(door) as client:
+            return client.get(f"/message/{id}").text.count("<dt>Cure</dt>")
+
+    assert [1, 0, 0] == [
+        cures("mx.example [192.0.2.1]: auth failed once: 535 5.7.8 no"),
+        cures("mx.example [192.0.2.1]: auth failed once: 454 4.7.0 later"),
+        cures("mx.example [192.0.2.1]: banner failed once: 554 no"),
+    ]
 
 
 def test_a_preview_shows_whose_mail_it_is(door: Served) -> None:
@@ -488,12 +511,12 @@ def test_what_an_operator_keeps_back_shows_the_last_attempt_as_such(door: Served
 
 
 def test_a_new_relay_says_nothing_of_violations(door: Served) -> None:
-    """Before its first round is over the auditor has found nothing because it has looked at nothing."""
-    door.relay.audit_figures = AuditFigures()
+    """The auditor has found nothing because there was nothing to look at."""
+    door.relay.audit_figures = AuditFigures(rounds=1)
     with log_in(door) as client:
         page = client.get("/").text
 
-    assert "its first round is not over yet" in page
+    assert "it has had none to look at yet" in page
     assert "0 violations" not in page
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How the page words times, sizes and counts, and what it makes of strangers' text. Pure; the templates' filters."""
 
+import re
 from datetime import UTC, datetime
 
 from smarthost.ops import words
@@ -30,6 +31,7 @@ _CAUSES = {
     "drain": "being moved",
     "store": "waiting for the disk",
 }
+_REFUSED_LOGIN = re.compile(r"\S+ \[\S+\]: auth failed [^:]*: 5")
 _STATES = {"leased": "being tried", "open": "broken", "half-open": "broken, probe due"}
 _KINDS = {"host-open": "host broken", "host-half-open": "host probed", "host-closed": "host works again"}
 
@@ -96,6 +98,11 @@ def kind(name: str) -> str:
     return _KINDS.get(name, name)
 
 
+def is_login(evidence: str) -> bool:
+    """Does a host refuse our login for good? So the evidence of a story begins then (route.broken.evidence_line)."""
+    return _REFUSED_LOGIN.match(evidence) is not None
+
+
 VERBS = tuple(_VERBS.items())
 FILTERS = {
     "shown": shown,
@@ -109,4 +116,5 @@ FILTERS = {
     "cause": cause,
     "state": state,
     "kind": kind,
+    "is_login": is_login,
 }
