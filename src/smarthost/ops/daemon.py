@@ -137,7 +137,42 @@ async def _serve_operators(
     file: ConfigFile,
     hangup: asyncio.Event,
 ) -> None:
-    door = Door(
+    door = _door(config, relay, observers, file)
+    control = ControlServer(config.state_dir, door, log)
+    beside = AsyncExitStack()  # what runs beside the relay: opened in order, closed in the reverse one
+    await control.start()
+    try:
+        await beside.enter_async_context(pick_up(config, relay, SystemClock(), log))
+        if config.http.listen:
+            await beside.enter_async_context(_http(config, relay, observers, lately))
+        file.taken = lambda config: _taken(config, relay, control, log)
+        await beside.enter_async_context(file.following(hangup))
+        gc.freeze()  # what start-up made lives as long as we do: no collection need look at it again
+        log.announce(
+            "info",
+            "ready",
+            listen=relay.bound,
+            state_dir=str(config.state_dir),
+            paused=relay.paused,
+            pid=os.getpid(),
+            version=door.version,
+            hostname=config.hostname,
+            config=config.file or None,
+        )
+        log.flush()
+        async with readiness.serving(_watched(relay)):
+            await stop.wait()
+        readiness.stopping(GRACE_S)
+        log.announce("info", "stopping", grace_s=GRACE_S)
+        log.flush()
+    finally:
+        await beside.aclose()
+        await control.close()
+
+
+def _door(config: Config, relay: Relay, observers: Observers, file: ConfigFile) -> Door:
+    """Say what the control socket may ask of the relay."""
+    return Door(
         submit=relay.submit,
         find=relay.find,
         change=relay.change,
@@ -171,36 +206,6 @@ async def _serve_operators(
         reload=file.reload,
         compare=file.compare,
     )
-    control = ControlServer(config.state_dir, door, log)
-    beside = AsyncExitStack()  # what runs beside the relay: opened in order, closed in the reverse one
-    await control.start()
-    try:
-        await beside.enter_async_context(pick_up(config, relay, SystemClock(), log))
-        if config.http.listen:
-            await beside.enter_async_context(_http(config, relay, observers, lately))
-        file.taken = lambda config: _taken(config, relay, control, log)
-        await beside.enter_async_context(file.following(hangup))
-        gc.freeze()  # what start-up made lives as long as we do: no collection need look at it again
-        log.announce(
-            "info",
-            "ready",
-            listen=relay.bound,
-            state_dir=str(config.state_dir),
-            paused=relay.paused,
-            pid=os.getpid(),
-            version=door.version,
-            hostname=config.hostname,
-            config=config.file or None,
-        )
-        log.flush()
-        async with readiness.serving(_watched(relay)):
-            await stop.wait()
-        readiness.stopping(GRACE_S)
-        log.announce("info", "stopping", grace_s=GRACE_S)
-        log.flush()
-    finally:
-        await beside.aclose()
-        await control.close()
 
 
 def _http(
