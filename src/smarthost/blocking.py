@@ -123,6 +123,10 @@ class BlockingRelay:
         """See Relay.report_hosts."""
         return self._run(self._relay_now.report_hosts(text))
 
+    def find_standstill(self) -> tuple[HostReport, ...]:
+        """See Relay.find_standstill."""
+        return self._run(self._relay_now.find_standstill())
+
     def reset_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         """See Relay.reset_hosts."""
         return self._run(self._relay_now.reset_hosts(text))

@@ -274,6 +274,9 @@ class FakeRelay(FakeQueue):
     async def report_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         return (host("192.0.2.1", "mx.example"),) if text in ("", "mx.example") else ()
 
+    async def find_standstill(self) -> tuple[HostReport, ...]:
+        return ()
+
     async def reset_hosts(self, text: str = "") -> tuple[HostReport, ...]:
         return await self.report_hosts(text)
 
@@ -296,7 +299,7 @@ class FakeRelay(FakeQueue):
     async def not_asked(self, *_: object, **__: object) -> None:
         raise NotImplementedError("no test asks for it")
 
-    why = summary = domains_of_lane = suspend = end_suspension = suspensions = not_asked
+    why = summary = domains_of_lane = suspend = end_suspension = suspensions = find_standstill = not_asked
 
     async def stop(self, grace_s: float) -> None:
         if self.config.hostname == "stuck.example":
