@@ -312,15 +312,15 @@ class Hosts:
         waiting = [name for name, recipients in (await self._count()).items() if recipients] if broken else []
         if not waiting:
             return ()
-        asleep = {name for names in (await self._waiting())[0].values() for name in names}
+        await self._waiting()  # plans what waits since a former life
         blamed: set[str] = set()
         for destination in waiting:
             stops = _stops(self._terms.recall(destination))
             shut = {address for _, address in broken & stops.keys()}
-            if destination not in asleep and (not stops or shut < {address for _, address in stops}):
+            if not shut or shut < {address for _, address in stops}:
                 return ()
             blamed |= shut
-        return tuple([each for each in await self.report() if each.address in blamed or not blamed])
+        return tuple([each for each in await self.report() if each.address in blamed])
 
     async def reset(self, text: str = "") -> tuple[HostReport, ...]:
         """Close the hosts that are called so, and give what was known against them."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """When nothing at all can be delivered, the relay says so, and which hosts are to blame; else it does not."""
 
-from tests.journeys.rig import in_world
+from tests.journeys.rig import HOUR_S, in_world
 
 from smarthost.mail.explanation import HostReport
+from smarthost.queue.schedule import RetrySchedule
 from smarthost.queue.store import Filter
 from smarthost.route.table import NextHop, NextHops
 from smarthost.testing.peers import ScriptedExchanger
@@ -77,3 +78,16 @@ async def test_a_standstill_ends_with_the_first_delivery(world: SimulatedWorld) 
     await world.until_empty()
 
     assert {} == await standing(world)
+
+
+@in_world(schedule=RetrySchedule(first_s=4 * HOUR_S, longest_s=4 * HOUR_S, jitter=0.0))
+async def test_a_standstill_outlives_a_restart(world: SimulatedWorld) -> None:
+    """Before anything is planned anew the queue itself says who waits for a host."""
+    world.domain("down.example", "192.0.2.1")
+    await world.submit("ann@example.org", "x@down.example")
+    await world.clock.sleep(60)
+
+    await world.stop()
+    await world.start()
+
+    assert {"192.0.2.1": 1} == await standing(world)

@@ -299,7 +299,7 @@ class FakeRelay(FakeQueue):
     async def not_asked(self, *_: object, **__: object) -> None:
         raise NotImplementedError("no test asks for it")
 
-    why = summary = domains_of_lane = suspend = end_suspension = suspensions = find_standstill = not_asked
+    why = summary = domains_of_lane = suspend = end_suspension = suspensions = not_asked
 
     async def stop(self, grace_s: float) -> None:
         if self.config.hostname == "stuck.example":

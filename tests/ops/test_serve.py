@@ -126,6 +126,21 @@ def test_an_open_relay_is_warned_about_at_each_start(tmp_path: Path) -> None:
     assert line["relay_from"] == ["0.0.0.0/0"]
 
 
+def test_a_password_that_everybody_may_read_is_warned_about_at_each_start(tmp_path: Path) -> None:
+    """The log says so as for the users file, and mail goes on."""
+    password, file = tmp_path / "password", tmp_path / "smarthost.toml"
+    password.write_text("secret\n")
+    password.chmod(0o644)
+    hop = f'{{host = "127.0.0.1", username = "me", password_file = "{password}"}}'
+    file.write_text(f'[[route]]\ndomains = ["a.example"]\nnext_hop = {hop}\n')
+
+    with serving(tmp_path / "state", "--config", str(file)) as process:
+        while (line := next_line(process))["what"] != "password file readable by everybody":
+            assert line["what"] != "ready", "it was not warned about"
+
+    assert (line["level"], line["file"], line["cure"]) == ("warning", str(password), f"chmod 600 {password}")
+
+
 def test_a_bug_in_a_callback_is_a_line_of_the_log(tmp_path: Path) -> None:
     """What escapes into the event loop is told as JSON as everything else is, with its trace, and mail goes on."""
     with serving(tmp_path, "--hostname", "bug.example") as process:
