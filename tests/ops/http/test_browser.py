@@ -188,6 +188,28 @@ def test_it_works_without_script(browser: Browser, door: Served) -> None:
     page.context.close()
 
 
+def test_what_belongs_on_one_line_is_on_one_line(browser: Browser, door: Served) -> None:
+    """The filters of the queue at 1280 px, also when one is set; the menu at 360 px, wherever one is."""
+    tops = "selector => new Set([...document.querySelectorAll(selector)].map(e => e.getBoundingClientRect().top)).size"
+    page, _ = visit(browser, door)
+    log_in(page, door)
+    for path in ("/queue", "/queue?destination=example.com"):
+        page.goto(door.url + path)
+        assert 1 == page.evaluate(tops, ".filters label"), path
+        assert 1 == page.evaluate(tops, ".filters input, .filters select"), path
+        assert 1 == page.evaluate(tops, ".filters > div:first-child, .filters > div:nth-child(6)"), path
+        go, field = page.locator(".filters .go").bounding_box(), page.locator("#f-age").bounding_box()
+        assert go is not None
+        assert field is not None
+        assert go["y"] < field["y"] + field["height"], "the button is beside the fields"
+    page.set_viewport_size({"width": 360, "height": 740})
+    for path in ("/", "/suspensions"):
+        page.goto(door.url + path)
+        assert 1 == page.evaluate(tops, "nav li"), path
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.context.close()
+
+
 @pytest.mark.parametrize(
     ("name", "look"),
     [

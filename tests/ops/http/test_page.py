@@ -13,6 +13,7 @@ from tests.ops.rig import message, recipient
 
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.mail.record import Kind, Record
+from smarthost.mail.story import Summary
 from smarthost.ops.http.page import sessions, site
 from smarthost.ops.http.page.folding import fold
 from smarthost.ops.http.page.plots import draw, round_up
@@ -340,6 +341,8 @@ def test_a_plot_is_drawn_from_counts_alone() -> None:
     assert max(numbers[1::2]) <= plot.height
     assert (41.0, 41) == (plot.lines[0].per_minute, plot.lines[0].total), "the slot under way is not counted yet"
     assert "delivered 41 a minute now" in plot.spoken
+    spike = draw("Through", "a minute", (("delivered", "good", [*[0] * 20, 16, *[0] * 20]),), 10)
+    assert 20 == spike.top, "sixteen in ten seconds are sixteen in that minute"
     assert [10, 20, 100, 500] == [round_up(each) for each in (0, 11, 100, 201)]
 
 
@@ -446,6 +449,18 @@ def test_a_login_that_is_refused_has_its_cure_at_the_message(door: Served) -> No
         cures("mx.example [192.0.2.1]: auth failed once: 454 4.7.0 later"),
         cures("mx.example [192.0.2.1]: banner failed once: 554 no"),
     ]
+
+
+def test_a_quiet_relay_reads_well(door: Served) -> None:
+    """Nothing is held by nobody, and the whole queue is in no danger before somebody confirms."""
+    door.relay.counted = Summary(0, 0, 0.0, (), (), ())
+    headline_of(door)
+    with log_in(door) as client:
+        overview, queue = client.get("/").text, client.get("/queue").text
+
+    assert "nothing is held" in overview
+    assert "by nobody" not in overview
+    assert "Nothing happens before you confirm." in queue
 
 
 def test_a_preview_shows_whose_mail_it_is(door: Served) -> None:
