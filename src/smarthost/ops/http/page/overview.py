@@ -96,7 +96,7 @@ def _plots(desk: Desk, now: float) -> tuple[Plot, Plot]:
     }
     return (
         draw(
-            "Through",
+            "Throughput",
             "a minute",
             (("delivered", "good", counted[Kind.RELAYED]), ("accepted", "plain", counted[Kind.ACCEPTED])),
             SLOT_S,
