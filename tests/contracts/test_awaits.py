@@ -35,6 +35,7 @@ BOUNDED = {
         "is_enough.wait",
     ): "set when the questions are answered or their time is up",
     ("route/plan.py", "_ask_all", "asyncio.TaskGroup"): "each question within ports.Resolver's 30 s",
+    ("ops/control.py", "ControlServer._find_standstill", "asyncio.wait"): "STANDSTILL_S",
     ("ops/control.py", "ControlServer._explain", "asyncio.wait"): "its own timeout, EXPLAIN_S in all",
     ("ops/control.py", "ControlServer._explain", "asyncio.gather"): "cancelled before",
     ("ops/control.py", "ControlServer._drain", "asyncio.wait"): "WORKING_S at a time; sessions have their deadlines",

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: MIT
 """`smarthost ping`, as a health check sees it."""
 
+import asyncio
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
+from tests.live.rig import eventually
 from tests.ops.rig import FakeQueue, host, message, running
 
 from smarthost.mail.errors import StoreError, StoreFull
 from smarthost.mail.explanation import HostReport
-from smarthost.ops import cli, exits
+from smarthost.ops import cli, control, exits
 from smarthost.ops.door import Door
 from smarthost.ops.standstill import say_standstill
 
@@ -112,6 +116,26 @@ def test_a_daemon_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
 
     assert code == exits.TEMPORARY
     assert "has not answered" in said
+
+
+def test_a_ping_waits_for_no_name_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever restarts what does not answer would restart for DNS; the next ping has what was found meanwhile."""
+    monkeypatch.setattr(control, "STANDSTILL_S", 0.05)
+    stuck, released = queue(), threading.Event()
+    stuck.standing = (host("127.0.0.1", "localhost", step="auth", detail="535 5.7.8 wrong"),)
+
+    async def find_slowly() -> tuple[HostReport, ...]:
+        while not released.is_set():
+            await asyncio.sleep(0.01)
+        return stuck.standing
+
+    stuck.find_standstill = find_slowly  # type: ignore[method-assign]
+    with running(tmp_path, stuck):
+        first = run(tmp_path)[1]
+        released.set()
+        eventually(lambda: "delivers none: localhost refuses our login" in run(tmp_path)[1], "it was found")
+
+    assert "takes and delivers mail" in first
 
 
 def test_a_daemon_that_can_deliver_nothing_says_so_and_why(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ EXPLAIN_S = 180.0  # above DNS's 90 s, and above a probe's 60 s for each of seve
 WORKING_S = 15.0  # below client.ANSWER_S by enough for one to come late; bounds how long the gone are worked for, too
 BACKUP_WORKING_S = 1.0  # a command that was interrupted is noticed so soon
 CHECK_S = 600.0  # a million recipients take 15 s beside an idle loop
+STANDSTILL_S = 1.0  # a ping tells whether we live: it waits for no name server and no count of a million
 DRAIN_NEWS_S = 0.5  # how often a drain is told of, and below client.ANSWER_S by far
 
 
@@ -55,6 +56,7 @@ class ControlServer:
         self._server: asyncio.AbstractServer | None = None
         self._open: set[asyncio.Task[None]] = set()
         self._submissions = asyncio.Semaphore(SUBMISSIONS)
+        self._looking: asyncio.Task[tuple[HostReport, ...]] | None = None  # for what keeps all mail back
         self._owners = frozenset({0, os.geteuid()})
 
     async def start(self) -> None:
@@ -78,9 +80,10 @@ class ControlServer:
         self._server.close()
         self._server = None
         (self._state_dir / verbs.SOCKET_NAME).unlink(missing_ok=True)
-        for task in self._open:
+        tasks = [*self._open, *([] if self._looking is None else [self._looking])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _bind(self) -> socket.socket:
         path = self._state_dir / verbs.SOCKET_NAME
@@ -152,7 +155,7 @@ class ControlServer:
                 messages, recipients = await self._door.count()
                 door = self._door
                 refusal = door.refusal()
-                standing = say_standstill(await door.find_standstill(), local_time)
+                standing = say_standstill(await self._find_standstill(), local_time)
                 state = door.is_paused(), door.figures(), "" if refusal is None else str(refusal), standing
                 await _say(writer, verbs.Pong(os.getpid(), door.version, door.listen, messages, recipients, *state))
             case verbs.Send():
@@ -190,6 +193,18 @@ class ControlServer:
                 await self._back_up(request, writer)
             case verbs.PlanAddress():
                 await self._explain(request, writer)
+
+    async def _find_standstill(self) -> tuple[HostReport, ...]:
+        """Give what keeps all mail back, if that is found soon; who asks later has what was found meanwhile."""
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._door.find_standstill())
+        looking = self._looking
+        await asyncio.wait({looking}, timeout=STANDSTILL_S)
+        if not looking.done():
+            return ()
+        if self._looking is looking:
+            self._looking = None
+        return () if looking.cancelled() or looking.exception() is not None else looking.result()
 
     async def _take(self, request: verbs.Send, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         limit = self._door.message_octets
