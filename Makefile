@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: install man docs demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-why bench-watched bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick crash crash-quick simulate simulate-quick simulate-long system lock clean
+.PHONY: install man docs demo test test-twisted interop fuzz check static format lint types contracts bench bench-quick bench-why bench-page bench-watched bench-idle bench-dead-mx bench-dead-mx-quick bench-hostile bench-hostile-quick crash crash-quick simulate simulate-quick simulate-long system lock clean
 
 install: $(STAMP)
 demo: $(STAMP)
@@ -38,6 +38,8 @@ bench-quick: $(DEV)
 	$(BIN)/python -m bench --quick --no-gate
 bench-why: $(DEV)
 	$(BIN)/python -m bench.why
+bench-page: $(DEV)
+	$(BIN)/python -m bench.page
 bench-watched: $(DEV)
 	$(BIN)/python -m bench.watched
 bench-idle: $(DEV)

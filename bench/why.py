@@ -21,7 +21,9 @@ MOST_MS = 100.0
 ADDERS = 100
 
 
-async def _fill(relay: Relay, count: int) -> None:
+async def fill(relay: Relay, count: int) -> None:
+    """Hand in so many messages, from 50 senders to 1,000 domains."""
+
     async def put(numbers: range) -> None:
         for n in numbers:
             content = b"Message-ID: <m%d@origin.example>\r\nSubject: x\r\n\r\nhello\r\n" % n
@@ -47,7 +49,7 @@ async def measure(directory: Path) -> bool:
     async with Relay(
         state_dir=directory / "state", next_hop="127.0.0.1:9", hostname="relay.bench.test", paused=True
     ) as relay:
-        await _fill(relay, MESSAGES)
+        await fill(relay, MESSAGES)
         numbers = [chance.randrange(MESSAGES) for _ in range(STORIES)]
         worst = 0.0
         for name, texts, found in (
