@@ -24,7 +24,7 @@ from smarthost.ops.http.service import open_http
 from smarthost.ops.http.tokens import Scope, add_token
 
 EVERY_S = 5.0
-SPAN_S = 60.0
+SPAN_S = 120.0
 MOST_SHARE = 0.02
 _CONFIG = """
 state_dir = "{home}/state"

@@ -215,6 +215,7 @@ class Delivery:
                 destination_of=terms.table.destination_of,
                 plan=terms.planner.plan,
                 recall=terms.planner.recall,
+                tallied=self.operations.tallied,
                 probe=self._sender.opener.probe,
                 suspended=self.journey.suspended,
                 resume=self.journey.resume,

@@ -20,7 +20,6 @@ from smarthost.mail.plan import NoPlan, Plan
 from smarthost.mail.record import Kind, Record
 from smarthost.ports import Clock, Sink
 from smarthost.queue.store import Filter, Store, Tallied
-from smarthost.queue.tallies import add_up
 from smarthost.route.broken import HealthState, HostState
 from smarthost.route.health import HostHealth
 from smarthost.send.gates import describe_key, gate_keys, is_demand
@@ -52,8 +51,9 @@ _Stop = tuple[Host, str, SessionPolicy]  # how to dial it
 class HostsTerms(Struct, frozen=True):
     """The parts that are joined here.
 
-    `recall` gives the last plan, if it is remembered. `suspended` names the destinations that sleep,
-    `resume` wakes one of them. `probe` begins a probe of a broken host; none begins while it `is_paused`.
+    `recall` gives the last plan, if it is remembered. `suspended` names the destinations that sleep, `resume` wakes one
+    of them. `tallied` counts what waits by recipient domain. `probe` begins a probe of a broken host; none begins
+    while it `is_paused`.
     """
 
     health: HostHealth
@@ -64,6 +64,7 @@ class HostsTerms(Struct, frozen=True):
     destination_of: Callable[[str], str]
     plan: Callable[[str], Awaitable[Plan | NoPlan]]
     recall: Callable[[str], Plan | NoPlan | None]
+    tallied: Callable[[], Awaitable[Mapping[str, Tallied]]]
     probe: Callable[[Host, str, SessionPolicy], bool]
     suspended: Callable[[], Collection[str]]
     resume: Callable[[str], None]
@@ -83,7 +84,6 @@ class Hosts:
         self._unsaved: dict[str, bytes] = {}
         self._works: set[Key] = set()
         self._again: set[Key] = set()  # to be looked at for the second time
-        self._counted: tuple[float, dict[str, int]] = 0.0, {}  # (good until, monotonic; recipients by destination)
         self._change_bell = asyncio.Event()
         self._works_bell = asyncio.Event()
         terms.health.changed = self._changed
@@ -278,22 +278,10 @@ class Hosts:
 
     async def _count(self) -> dict[str, int]:
         """Give how many recipients of each destination are unfinished and not held."""
-        began = self._clock.monotonic()
-        if began < self._counted[0]:
-            return self._counted[1]
-        domains: dict[str, Tallied] = {}
-        cursor: str | None = None
-        while True:
-            part = await self._store.tally(cursor, self._clock.wall())
-            add_up(domains, part.by_domain)
-            if (cursor := part.cursor) is None:
-                break
         counted: dict[str, int] = {}
-        for domain, each in domains.items():
+        for domain, each in (await self._terms.tallied()).items():
             destination = self._terms.destination_of(domain)
             counted[destination] = counted.get(destination, 0) + each.recipients - each.held
-        ended = self._clock.monotonic()
-        self._counted = ended + REST * (ended - began), counted
         return counted
 
     # -- what operators ask and say ------------------------------------------------------------------------------------
