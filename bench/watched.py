@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`python -m bench.watched`: smarthost alone beside smarthost with a webhook, an event file and scraped metrics.
+"""`python -m bench.watched`: smarthost alone beside smarthost with one webhook, the HTTP door, and scraped metrics.
 
 Interleaved runs of the same load, as `make bench` has it; the ratio of the medians is what being watched costs. The
 receiver of the webhook and the scraper are processes of their own on the same machine, so they take part of it, too.
@@ -39,9 +39,6 @@ listen = ["127.0.0.1:{http}"]
 [[webhook]]
 url = "http://127.0.0.1:{hook}/"
 secret_file = "{secret}"
-
-[events]
-file = "{home}/events.jsonl"
 """
 
 
@@ -64,7 +61,7 @@ def _start_watched(program: Path, scratch: Scratch, home: Path, sink_port: int) 
     secret.touch(mode=0o600)
     secret.write_text("whsec_" + base64.b64encode(b"s" * 32).decode() + "\n")
     config = home / "smarthost.toml"
-    config.write_text(_CONFIG.format(http=http, hook=hook, secret=secret, home=home))
+    config.write_text(_CONFIG.format(http=http, hook=hook, secret=secret))
     words = [sys.executable, "-m", "bench.watched", "--receive", str(hook), "--scrape", str(http)]
     return _Watched(Smarthost(scratch, home, sink_port, program, (), config), scratch.start("watcher", words))
 

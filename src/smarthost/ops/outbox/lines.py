@@ -6,10 +6,10 @@ wrote: as JSON it is harmless for a terminal and a log. The cursor is opaque: it
 """
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from smarthost.mail.record import Record
 from smarthost.ops import words
@@ -33,15 +33,17 @@ def _describe_field(name: str) -> tuple[str, object, object]:
 # A Struct, because encoding one takes a tenth of what building a dict and encoding that does.
 _Event = msgspec.defstruct("_Event", [_describe_field(name) for name in FIELDS], omit_defaults=True, gc=False)
 _encode = msgspec.json.Encoder().encode
-_take = attrgetter(*_PLAIN)
-_NEXT = _PLAIN.index("next_attempt_at")
-_SPAN_PLACES = tuple([_PLAIN.index(name) for name in ("queued_s", "connect_s", "handshake_s", "transfer_s")])
+_SEQ, _KIND, _AT, _NEXT = map(Record.__struct_fields__.index, ("seq", "kind", "at", "next_attempt_at"))
+_SPANS = slice(*(Record.__struct_fields__.index(name) + last for name, last in (("queued_s", 0), ("transfer_s", 1))))
+assert Record.__struct_fields__[_SPANS] == ("queued_s", "connect_s", "handshake_s", "transfer_s")
+assert Record.__struct_fields__[:3] == ("seq", "kind", "at"), "an event begins with the same, in another order"
+_NO_SPANS = [0.0] * 4
 _seconds: dict[int, str] = {}
 
 
 def _iso(at: float) -> str:
     """Give `words.iso_utc`, of which most is the same for all records of a second."""
-    second = int(at // 1)
+    second = int(at) if at >= 0.0 else int(at // 1)
     text = _seconds.get(second)
     if text is None:
         if len(_seconds) >= 64:
@@ -65,15 +67,12 @@ def seq_of(cursor: str) -> int:
 
 
 def _describe(record: Record) -> Any:  # noqa: ANN401 - a class made here
-    values = list(_take(record))
-    if values[_NEXT]:
-        values[_NEXT] = _iso(values[_NEXT])
-    else:
-        values[_NEXT] = ""
-    for place in _SPAN_PLACES:
-        if values[place]:
-            values[place] = round(values[place], 6)
-    return _Event(f"{record.seq:x}", _iso(record.at), record.kind._value_, *values)  # cursor_of, spelled out
+    values = list(astuple(record))
+    values[:3] = f"{values[_SEQ]:x}", _iso(values[_AT]), values[_KIND]._value_  # cursor_of, spelled out
+    values[_NEXT] = _iso(values[_NEXT]) if values[_NEXT] else ""
+    if values[_SPANS] != _NO_SPANS:
+        values[_SPANS] = [round(each, 6) for each in values[_SPANS]]
+    return _Event(*values)
 
 
 def to_event(record: Record) -> dict[str, object]:
