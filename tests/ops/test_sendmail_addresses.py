@@ -4,7 +4,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smarthost.ops.sendmail_addresses import complete_addresses, read_addresses
@@ -68,6 +68,7 @@ def test_a_list_is_read_and_completed(written: str, read: list[str], completed: 
         "a@x.example b@x.example",
         "[a",
         "<a b@c>",
+        "a@.",
     ],
 )
 def test_what_is_no_list_is_refused_and_left_as_it_is(written: str) -> None:
@@ -78,6 +79,7 @@ def test_what_is_no_list_is_refused_and_left_as_it_is(written: str) -> None:
     assert written == complete_addresses(written, "h.example")
 
 
+@example("\\@.")
 @given(st.text(alphabet=st.sampled_from('ab@.<>,:;()"\\[] \r\n\té'), max_size=40))
 def test_any_text_is_read_or_refused(written: str) -> None:
     """Nothing that stands in a field ends in a traceback, and completing adds domains only."""

@@ -121,7 +121,7 @@ def _address(pieces: list[_Piece]) -> Mailbox | None:
         raise ValueError(f"not an address: {written}")
     local = parts[: parts.index("@")] if "@" in parts else parts
     domain = parts[len(local) + 1 :]
-    if not local or "@" in domain or (len(local) < len(parts) and not domain):
+    if not local or "@" in domain or (len(local) < len(parts) and not "".join(domain).strip(".")):
         raise ValueError(f"not an address: {written}")
     if not (_is_joined(local) and _is_joined(domain)):
         raise ValueError(f"not an address: {written} (a comma is missing, or < > around the address)")
